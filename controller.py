@@ -1,0 +1,410 @@
+"""The Controller: plans a migration, drives its steps on both agents and follows each of them to its end.
+
+It prints nothing: an Observer is told what happens, and a RunReport says how it ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, Protocol, TypeVar
+
+from constant import (
+    AGENT_LIST_FILE,
+    AGENT_PORT,
+    CHALLENGE_SECONDS,
+    CONTROLLER_KEY_FILE,
+    GIVE_UP_SECONDS,
+    HELLO_GIVE_UP_SECONDS,
+    VERSION,
+    Command,
+    DomainState,
+    ErrorCode,
+    ExitCode,
+    MigrationError,
+    Outcome,
+)
+from udpmodule import ControllerSocket, Exchange, GaveUp
+from wire.access import AddressList, Key, load_keys
+from wire.message import Request, from_wire, to_wire
+from wire.records import (
+    CancelArguments,
+    CheckReport,
+    DomainFacts,
+    HostFacts,
+    Migration,
+    MigrationReport,
+    Progress,
+    RollBackReport,
+    StepArguments,
+    StepReport,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_OUTCOME_EXIT_CODES: Mapping[Outcome, ExitCode] = {
+    Outcome.MOVED: ExitCode.MOVED,
+    Outcome.MOVED_INCOMPLETE: ExitCode.MOVED_INCOMPLETE,
+    Outcome.ROLLED_BACK: ExitCode.ROLLED_BACK,
+    Outcome.UNKNOWN: ExitCode.UNKNOWN,
+}
+
+
+@dataclass(frozen=True)
+class ControllerSettings:
+    """What a controller reads at its start. No keys means --insecure."""
+
+    agents: AddressList
+    keys: tuple[Key, ...]
+
+    @classmethod
+    def load(cls, directory: Path, *, insecure: bool) -> ControllerSettings:
+        """Read the list of agents and the master key. Raises MigrationError."""
+        return cls(
+            agents=AddressList.load(directory / AGENT_LIST_FILE, "node that this controller may talk to"),
+            keys=() if insecure else load_keys(directory / CONTROLLER_KEY_FILE))
+
+    def agent_keys(self, address: str) -> tuple[Key, ...]:
+        """The keys for the agent at that address. Raises MigrationError AGENT_NOT_LISTED."""
+        if address not in self.agents:
+            raise MigrationError(
+                ErrorCode.AGENT_NOT_LISTED, {"address": address, "path": str(self.agents.path)})
+        return tuple(key.for_agent(address) for key in self.keys)
+
+
+class Observer(Protocol):
+    """Who is told about a run while it goes on."""
+
+    def step_began(self, command: Command, host: str) -> None:
+        """An agent is being asked to run a step."""
+
+    def step_progress(self, command: Command, host: str, progress: Progress) -> None:
+        """The step told how far it is."""
+
+    def step_ended(self, step: StepResult) -> None:
+        """The step has ended, well or not."""
+
+    def cancelling(self) -> None:
+        """The admin asked to stop; the running step is being ended."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step as the admin sees it."""
+
+    command: Command
+    host: str
+    seconds: float
+    summary: str
+    error: Optional[MigrationError] = None
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """How a run ended. `runs_on` is the address of the host that has the VM now, None if that is not known."""
+
+    migration: Migration
+    outcome: Outcome
+    runs_on: Optional[str]
+    seconds: float
+    errors: tuple[MigrationError, ...] = ()
+    steps: tuple[StepResult, ...] = ()
+    moved: Optional[MigrationReport] = None
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The exit code for this outcome; where nothing changed, the first error's own."""
+        if self.outcome is Outcome.NOTHING_CHANGED:
+            # Nothing was changed, whatever the code says of an error in the middle of a migration.
+            first = self.errors[0] if self.errors else None
+            kind = first.exit_code if first is not None else ExitCode.REFUSED
+            return kind if kind in (ExitCode.INPUT, ExitCode.NO_CONTACT, ExitCode.INTERNAL) else ExitCode.REFUSED
+        return _OUTCOME_EXIT_CODES[self.outcome]
+
+
+class _Silence(Exception):  # noqa: N818 - what the agent did, not what went wrong
+    """The agent stopped answering after it may have begun the step."""
+
+    def __init__(self, host: str, command: Command) -> None:
+        super().__init__(f"the agent on {host} does not answer about {command.value}")
+        self.host = host
+
+    def error(self) -> MigrationError:
+        """The same for the admin."""
+        return _silent(self.host, GIVE_UP_SECONDS)
+
+
+@dataclass
+class _Contact:
+    """The last HELLO of an agent."""
+
+    facts: HostFacts
+    at: float
+
+
+@dataclass
+class Controller:
+    """One controller run: its agents, and what it has seen so far."""
+
+    settings: ControllerSettings
+    udp: ControllerSocket
+    observer: Observer
+    clock: Callable[[], float] = time.monotonic
+    _contacts: dict[str, _Contact] = field(default_factory=dict)
+    _steps: list[StepResult] = field(default_factory=list)
+    _running: Optional[Exchange] = None
+    _cancelled: bool = False
+
+    def migrate(self, migration: Migration) -> RunReport:
+        """Move the VM, or leave it as it was. Raises MigrationError for what is wrong before any agent is asked."""
+        began = self.clock()
+        for address in (migration.source, migration.destination):
+            self.settings.agent_keys(address)
+        report = self._run(migration)
+        return dataclasses.replace(report, seconds=self.clock() - began, steps=tuple(self._steps))
+
+    def _run(self, migration: Migration) -> RunReport:
+        try:
+            migration, facts = self._check(migration)
+        except _Obstacles as obstacles:
+            return RunReport(migration, Outcome.NOTHING_CHANGED, None, 0.0, errors=obstacles.errors)
+        try:
+            for command, host in (
+                (Command.PREPARE_DESTINATION, migration.destination), (Command.COPY_DISK_FILE, migration.source),
+            ):
+                self._step(command, host, StepArguments(migration, facts), StepReport, _summary)
+            moved = self._step(
+                Command.LIVE_MIGRATION, migration.source, StepArguments(migration, facts), MigrationReport, _moved)
+        except MigrationError as error:
+            return self._after_failure(migration, facts, error)
+        except _Silence as silence:
+            return self._unknown(migration, str(silence))
+        return self._complete(migration, facts, moved, ())
+
+    # Steps 1 to 3: nothing is changed.
+
+    def _check(self, migration: Migration) -> tuple[Migration, DomainFacts]:
+        """HELLO and both checks. Raises _Obstacles with everything that stands in the way."""
+        try:
+            for host in (migration.source, migration.destination):
+                self._hello(host, migration)
+            migration = migration.to_daemon(self._contacts[migration.destination].facts.daemon)
+            source = self._step(
+                Command.CHECK_SOURCE, migration.source, StepArguments(migration), CheckReport, _checked)
+            obstacles = list(source.obstacles)
+            facts = source.facts
+            if facts is not None:
+                destination = self._step(
+                    Command.CHECK_DESTINATION, migration.destination, StepArguments(migration, facts), CheckReport,
+                    _checked)
+                obstacles.extend(destination.obstacles)
+        except MigrationError as error:
+            raise _Obstacles((error,)) from error
+        except _Silence as silence:
+            raise _Obstacles((silence.error(),)) from silence
+        if obstacles or facts is None:
+            raise _Obstacles(tuple(obstacle.error() for obstacle in obstacles))
+        return migration, facts
+
+    def _hello(self, host: str, migration: Migration) -> None:
+        """Shake hands as a step of its own. Raises MigrationError AGENT_SILENT or AGENT_OTHER_VERSION."""
+        began = self.clock()
+        self.observer.step_began(Command.HELLO, host)
+        try:
+            facts = self._say_hello(host)
+        except MigrationError as error:
+            self._ended(StepResult(Command.HELLO, host, self.clock() - began, "", error))
+            raise
+        summary = f"{facts.hostname}, libvirt {_version(facts.libvirt_version)}"
+        self._ended(StepResult(Command.HELLO, host, self.clock() - began, summary))
+        log.debug("job %s: %s is %s", migration.job_id, host, facts)
+
+    def _say_hello(self, host: str) -> HostFacts:
+        request = Request(request_id=secrets.token_hex(16), agent_ip=host, cmd=Command.HELLO, cmd_arguments={})
+        reply = self.udp.wait(
+            self.udp.start(request, self.settings.agent_keys(host), HELLO_GIVE_UP_SECONDS), lambda _progress: None)
+        if isinstance(reply, GaveUp):
+            raise _silent(host, HELLO_GIVE_UP_SECONDS)
+        error = reply.error()
+        if error is not None:
+            raise error
+        facts = _value(HostFacts, reply.cmd_result, host)
+        if facts.version != VERSION:
+            raise MigrationError(
+                ErrorCode.AGENT_OTHER_VERSION, {"host": host, "theirs": facts.version, "ours": VERSION})
+        self._contacts[host] = _Contact(facts, self.clock())
+        return facts
+
+    # One step.
+
+    def _step(
+        self, command: Command, host: str, arguments: StepArguments, kind: type[T], summarise: Callable[[T], str],
+    ) -> T:
+        """Run one step on one agent and tell the observer. Raises MigrationError or _Silence."""
+        began = self.clock()
+        self.observer.step_began(command, host)
+        try:
+            if self._cancelled and command not in _CLEARING:
+                raise MigrationError(ErrorCode.MIGRATION_CANCELLED, {"domain": arguments.migration.domain})
+            value = self._ask(command, host, arguments, kind)
+        except MigrationError as error:
+            self._ended(StepResult(command, host, self.clock() - began, "", error))
+            raise
+        except _Silence as silence:
+            self._ended(StepResult(command, host, self.clock() - began, "", silence.error()))
+            raise
+        self._ended(StepResult(command, host, self.clock() - began, summarise(value)))
+        return value
+
+    def _ended(self, step: StepResult) -> None:
+        self._steps.append(step)
+        self.observer.step_ended(step)
+
+    def _ask(self, command: Command, host: str, arguments: StepArguments, kind: type[T]) -> T:
+        exchange = self.udp.start(
+            self._fresh_request(command, host, to_wire(arguments)), self.settings.agent_keys(host), GIVE_UP_SECONDS)
+        while True:
+            try:
+                reply = self.udp.wait(
+                    exchange, lambda progress: self.observer.step_progress(command, host, progress))
+                break
+            except KeyboardInterrupt:
+                if self._cancelled:
+                    raise
+                self._cancel(arguments.migration)
+        if isinstance(reply, GaveUp):
+            raise _Silence(host, command)
+        error = reply.error()
+        if error is not None:
+            if error.code is ErrorCode.REQUEST_UNKNOWN:
+                raise _Silence(host, command)
+            raise error
+        return _value(kind, reply.cmd_result, host)
+
+    def _fresh_request(self, command: Command, host: str, arguments: Mapping[str, Any]) -> Request:
+        """A request with a challenge that has not run out; half its life is left for repeats on a lossy path."""
+        if self.clock() - self._contacts[host].at > CHALLENGE_SECONDS / 2:
+            self._say_hello(host)
+        facts = self._contacts[host].facts
+        return Request(
+            request_id=secrets.token_hex(16), agent_ip=host, cmd=command, cmd_arguments=arguments, epoch=facts.epoch,
+            challenge=facts.challenge)
+
+    def _cancel(self, migration: Migration) -> None:
+        """Ask the source's agent to end what it does for this job; the running step then ends with an error."""
+        self._cancelled = True
+        self.observer.cancelling()
+        try:
+            request = self._fresh_request(
+                Command.CANCEL, migration.source, to_wire(CancelArguments(migration.job_id)))
+        except MigrationError as error:
+            log.warning("cannot cancel: %s", error)
+            return
+        exchange = self.udp.start(request, self.settings.agent_keys(migration.source), GIVE_UP_SECONDS)
+        self.udp.wait(exchange, lambda _progress: None)
+
+    # How it ends.
+
+    def _complete(
+        self, migration: Migration, facts: DomainFacts, moved: MigrationReport | None,
+        errors: tuple[MigrationError, ...],
+    ) -> RunReport:
+        """The steps after switchover. Each is tried, whatever became of the one before: the VM has moved."""
+        found = list(errors)
+        for command, host in (
+            (Command.EXTRACT_CONFIGURE_FILE, migration.destination),
+            (Command.DEFINE_VIRTUAL_MACHINE, migration.destination),
+            (Command.FINISH, migration.destination),
+            (Command.FINISH, migration.source),
+        ):
+            try:
+                self._step(command, host, StepArguments(migration, facts), StepReport, _summary)
+            except MigrationError as error:
+                found.append(error)
+            except _Silence as silence:
+                found.append(silence.error())
+        outcome = Outcome.MOVED_INCOMPLETE if found else Outcome.MOVED
+        return RunReport(migration, outcome, migration.destination, 0.0, errors=tuple(found), moved=moved)
+
+    def _after_failure(self, migration: Migration, facts: DomainFacts, error: MigrationError) -> RunReport:
+        """Undo on both hosts, and conclude from what each says of the VM, not from what should be."""
+        states: dict[str, DomainState] = {}
+        for host in (migration.source, migration.destination):
+            try:
+                states[host] = self._step(
+                    Command.ROLL_BACK, host, StepArguments(migration, facts), RollBackReport, _rolled_back).state
+            except MigrationError as undo_error:
+                return self._unknown(migration, f"{error.message} {undo_error.message}")
+            except _Silence as silence:
+                return self._unknown(migration, f"{error.message} Then {silence}")
+        here, there = states[migration.source], states[migration.destination]
+        if here is DomainState.RUNNING and there is DomainState.ABSENT:
+            return RunReport(migration, Outcome.ROLLED_BACK, migration.source, 0.0, errors=(error,))
+        if here in (DomainState.SHUT_OFF, DomainState.ABSENT) and there is DomainState.RUNNING:
+            return self._complete(migration, facts, None, (error,))
+        where = f"It is {here.value} on {migration.source} and {there.value} on {migration.destination}"
+        return self._unknown(migration, f"{error.message} {where}")
+
+    @staticmethod
+    def _unknown(migration: Migration, reason: str) -> RunReport:
+        error = MigrationError(ErrorCode.STATE_UNKNOWN, {
+            "domain": migration.domain, "reason": reason.rstrip("."), "source": migration.source,
+            "destination": migration.destination})
+        return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(error,))
+
+
+# Steps that go on after the admin cancelled: they clear up, or the VM has moved already.
+_CLEARING = frozenset({
+    Command.ROLL_BACK, Command.EXTRACT_CONFIGURE_FILE, Command.DEFINE_VIRTUAL_MACHINE, Command.FINISH,
+})
+
+
+class _Obstacles(Exception):  # noqa: N818 - not an error of the program: what stands in the way
+    """What stands in the way, before anything was changed."""
+
+    def __init__(self, errors: tuple[MigrationError, ...]) -> None:
+        super().__init__(f"{len(errors)} obstacle(s)")
+        self.errors = errors
+
+
+def _silent(host: str, seconds: float) -> MigrationError:
+    return MigrationError(
+        ErrorCode.AGENT_SILENT, {"host": host, "port": str(AGENT_PORT), "seconds": f"{seconds:.0f}"})
+
+
+def _value(kind: type[T], result: Mapping[str, Any], host: str) -> T:
+    try:
+        return from_wire(kind, result.get("value"))
+    except ValueError as error:
+        raise MigrationError(
+            ErrorCode.MESSAGE_INVALID, {"host": host, "problem": f"its answer is {error}"}) from error
+
+
+def _version(number: int) -> str:
+    """libvirt's way of counting, the usual way."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}" if number else "not answering"
+
+
+def _summary(report: StepReport) -> str:
+    return report.summary
+
+
+def _checked(report: CheckReport) -> str:
+    count = len(report.obstacles)
+    return f"{count} obstacle{'s' if count != 1 else ''}" if count else "nothing in the way"
+
+
+def _moved(report: MigrationReport) -> str:
+    return f"downtime {report.downtime} ms" if report.downtime >= 0 else "done"
+
+
+def _rolled_back(report: RollBackReport) -> str:
+    removed = f", removed {', '.join(report.removed)}" if report.removed else ""
+    return f"VM {report.state.value} here{removed}"

@@ -1,0 +1,257 @@
+"""The few libvirt calls that a migration needs, behind one narrow class, with libvirt's errors as MigrationErrors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from constant import CopyStorage, DomainState, ErrorCode, LibvirtDaemon, MigrationError
+from host import domain_xml
+from wire.records import MigrationReport
+
+try:
+    import libvirt
+except ImportError as _error:
+    raise MigrationError(
+        ErrorCode.PACKAGE_MISSING, {"module": "libvirt", "package": "python3-libvirt"}) from _error
+
+SYSTEM_URI = "qemu:///system"
+
+# libvirt keeps asking a silent peer every 5 s and gives it up after 5 unanswered questions (libvirtd.conf's defaults).
+_COPY_FLAGS = {
+    CopyStorage.ALL: libvirt.VIR_MIGRATE_NON_SHARED_DISK,
+    CopyStorage.INC: libvirt.VIR_MIGRATE_NON_SHARED_INC,
+    # The job made the image itself, empty: leaving out the zeroing copies the same bytes (design.md, section 3).
+    CopyStorage.AUTO: libvirt.VIR_MIGRATE_NON_SHARED_INC,
+}
+_MIGRATE_FLAGS = (
+    libvirt.VIR_MIGRATE_LIVE
+    | libvirt.VIR_MIGRATE_PEER2PEER
+    | libvirt.VIR_MIGRATE_PERSIST_DEST
+    | libvirt.VIR_MIGRATE_CHANGE_PROTECTION
+    | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+)
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: DomainState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: DomainState.PAUSED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: DomainState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: DomainState.RUNNING,
+    libvirt.VIR_DOMAIN_SHUTOFF: DomainState.SHUT_OFF,
+    libvirt.VIR_DOMAIN_CRASHED: DomainState.SHUT_OFF,
+}
+
+
+@dataclass(frozen=True)
+class MigrationTarget:
+    """Where a domain goes, and how: URIs for the peer libvirtd, for memory and for the disks; limits in MiB/s."""
+
+    connection: str
+    memory: str
+    disks: str
+    listen_address: str | None
+    copy_storage: CopyStorage
+    bandwidth: int
+    mirrored: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class JobStatistics:
+    """How far a running migration is, in bytes."""
+
+    disk_done: int
+    disk_total: int
+    memory_done: int
+    memory_total: int
+
+
+def _silent(_context: object, _error: object) -> None:
+    """libvirt would print each error on stderr as well as raise it."""
+
+
+libvirt.registerErrorHandler(_silent, None)
+
+
+class Hypervisor:
+    """A connection to one host's libvirt. `host` is that host's name in error messages."""
+
+    def __init__(self, connection: Any, host: str) -> None:
+        self._connection = connection
+        self._host = host
+
+    @classmethod
+    @contextmanager
+    def open(cls, host: str, uri: str = SYSTEM_URI) -> Iterator[Hypervisor]:
+        """Connect for the length of a `with`. Raises MigrationError LIBVIRT_UNREACHABLE."""
+        try:
+            connection = libvirt.open(uri)
+        except libvirt.libvirtError as error:
+            raise MigrationError(ErrorCode.LIBVIRT_UNREACHABLE, {"host": host, "reason": _reason(error)}) from error
+        try:
+            yield cls(connection, host)
+        except libvirt.libvirtError as error:
+            raise MigrationError(ErrorCode.LIBVIRT_ERROR, {"host": host, "reason": _reason(error)}) from error
+        finally:
+            connection.close()
+
+    def version(self) -> int:
+        """libvirt's version: major * 1,000,000 + minor * 1,000 + release."""
+        return int(self._connection.getLibVersion())
+
+    def host_uuid(self) -> str:
+        """libvirt's UUID of the host: two hosts with the same one cannot migrate to each other."""
+        return domain_xml.host_uuid(self._connection.getCapabilities())
+
+    def qemu_ids(self, virtualization: str) -> tuple[int, int]:
+        """The user and group ids as which QEMU runs here."""
+        return domain_xml.dac_ids(self._connection.getCapabilities(), virtualization)
+
+    def _find(self, domain: str) -> Any:
+        try:
+            return self._connection.lookupByName(domain)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+            raise MigrationError(ErrorCode.DOMAIN_MISSING, {"domain": domain, "host": self._host}) from error
+
+    def state(self, domain: str) -> DomainState:
+        """How the domain is on this host, ABSENT if there is none."""
+        try:
+            return _STATES.get(self._find(domain).state()[0], DomainState.PAUSED)
+        except MigrationError:
+            return DomainState.ABSENT
+
+    def name_of(self, uuid: str) -> str | None:
+        """The name of the domain with that UUID, if there is one."""
+        try:
+            return str(self._connection.lookupByUUIDString(uuid).name())
+        except libvirt.libvirtError:
+            return None
+
+    def document(self, domain: str, *, inactive: bool = False) -> str:
+        """The domain's XML: of the running domain, or of its persistent definition with nothing left out."""
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE if inactive else 0
+        return str(self._find(domain).XMLDesc(flags))
+
+    def snapshots(self, domain: str) -> int:
+        """How many snapshots libvirt keeps for the domain."""
+        return int(self._find(domain).snapshotNum())
+
+    def busy(self, domain: str) -> bool:
+        """Whether a job (a migration, a save, a dump) or a block job runs on the domain."""
+        found = self._find(domain)
+        if found.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+            return True
+        disks = [disk.target for disk in domain_xml.describe(found.XMLDesc(0)).disks if disk.path]
+        return any(found.blockJobInfo(target, 0) for target in disks)
+
+    def disk_size(self, domain: str, target: str) -> tuple[int, int]:
+        """The size that the guest sees and the bytes allocated on the host."""
+        capacity, allocation, _physical = self._find(domain).blockInfo(target)
+        return int(capacity), int(allocation)
+
+    def machine_problem(self, virtualization: str, architecture: str, machine: str) -> str | None:
+        """Why this host cannot run such a machine; None if it can."""
+        try:
+            self._connection.getDomainCapabilities(None, architecture, machine, virtualization)
+        except libvirt.libvirtError as error:
+            return _reason(error)
+        return None
+
+    def network_active(self, name: str) -> bool:
+        """Whether libvirt has a network of that name and it is started."""
+        try:
+            return bool(self._connection.networkLookupByName(name).isActive())
+        except libvirt.libvirtError:
+            return False
+
+    def is_persistent(self, domain: str) -> bool:
+        """Whether the domain stays defined when it is shut off."""
+        return bool(self._find(domain).isPersistent())
+
+    def define(self, document: str) -> None:
+        """Make the domain in `document`, which came from libvirt, persistent."""
+        self._connection.defineXML(document)
+
+    def autostart(self, domain: str) -> bool:
+        """Whether the domain starts with the host."""
+        found = self._find(domain)
+        return bool(found.isPersistent() and found.autostart())
+
+    def set_autostart(self, domain: str, enabled: bool) -> None:
+        """Have the domain start with the host, or not."""
+        self._find(domain).setAutostart(int(enabled))
+
+    def migrate(self, domain: str, target: MigrationTarget) -> None:
+        """Move the running domain; returns when it runs over there. Raises MigrationError MIGRATION_FAILED."""
+        parameters: dict[str, Any] = {
+            libvirt.VIR_MIGRATE_PARAM_URI: target.memory,
+            libvirt.VIR_MIGRATE_PARAM_DISKS_URI: target.disks,
+            libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: list(target.mirrored),
+        }
+        if target.listen_address is not None:
+            parameters[libvirt.VIR_MIGRATE_PARAM_LISTEN_ADDRESS] = target.listen_address
+        if target.bandwidth:
+            parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = target.bandwidth
+        try:
+            self._find(domain).migrateToURI3(
+                target.connection, parameters, _MIGRATE_FLAGS | _COPY_FLAGS[target.copy_storage])
+        except libvirt.libvirtError as error:
+            facts = {"domain": domain, "host": self._host, "reason": _reason(error)}
+            raise MigrationError(ErrorCode.MIGRATION_FAILED, facts) from error
+
+    def job_statistics(self, domain: str) -> JobStatistics | None:
+        """How far the domain's migration is; None while libvirt has nothing to tell."""
+        try:
+            values = self._find(domain).jobStats()
+        except (libvirt.libvirtError, MigrationError):
+            return None
+        return JobStatistics(
+            disk_done=int(values.get("disk_processed", 0)), disk_total=int(values.get("disk_total", 0)),
+            memory_done=int(values.get("memory_processed", 0)), memory_total=int(values.get("memory_total", 0)))
+
+    def abort_job(self, domain: str) -> None:
+        """Ask libvirt to end the domain's job; after switchover, or without a job, nothing happens."""
+        try:
+            self._find(domain).abortJob()
+        except (libvirt.libvirtError, MigrationError):
+            return
+
+    def finished_job(self, domain: str) -> MigrationReport:
+        """What libvirt counted in the migration that ended last."""
+        values = self._find(domain).jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+        return MigrationReport(
+            disk_bytes=int(values.get("disk_processed", 0)), memory_bytes=int(values.get("memory_processed", 0)),
+            downtime=int(values.get("downtime", -1)))
+
+
+def _reason(error: Any) -> str:
+    """libvirt's message, without the full stop that a sentence around it would double."""
+    return str(error.get_error_message() or error).rstrip(".")
+
+
+def libvirt_daemon(sockets: dict[LibvirtDaemon, bool]) -> LibvirtDaemon:
+    """Which daemon serves qemu:///system, given which sockets exist: the monolithic one where both do."""
+    return LibvirtDaemon.VIRTQEMUD if sockets == {
+        LibvirtDaemon.LIBVIRTD: False, LibvirtDaemon.VIRTQEMUD: True} else LibvirtDaemon.LIBVIRTD
+
+
+class MigrationThread(threading.Thread):
+    """One migration in a thread of its own: libvirt-python blocks in it, without holding the interpreter's lock."""
+
+    def __init__(self, hypervisor: Hypervisor, domain: str, target: MigrationTarget) -> None:
+        super().__init__(name=f"migrate-{domain}", daemon=True)
+        self._hypervisor = hypervisor
+        self._domain = domain
+        self._target = target
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Migrate, and keep the error if one came."""
+        try:
+            self._hypervisor.migrate(self._domain, self._target)
+        except Exception as error:
+            self.error = error

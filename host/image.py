@@ -1,0 +1,58 @@
+"""Disk images on this host: what one is, and making an empty one. Formats are always given, never probed."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from constant import ErrorCode, ImageFormat, MigrationError
+from host.domain_xml import DiskElement
+from host.process import run_tool
+from wire.records import DiskFacts
+
+
+def examine(disk: DiskElement, image_format: ImageFormat, size: tuple[int, int], host: str) -> DiskFacts:
+    """The facts of a disk's image, which may be in use. `size` is what libvirt says: virtual, allocated, in bytes.
+
+    Raises MigrationError TOOL_MISSING or TOOL_FAILED, DISK_UNSUPPORTED.
+    """
+    assert disk.path is not None, "only a disk with an image is examined"  # noqa: S101 - for the type checker
+    cluster_size, compat = 0, ""
+    if image_format is ImageFormat.QCOW2:
+        # -U reads without QEMU's lock, which the running VM holds: the header does not change under it.
+        information = json.loads(run_tool(
+            ["qemu-img", "info", "-U", "-f", image_format.value, "--output=json", disk.path], host))
+        cluster_size = int(information["cluster-size"])
+        compat = str(information["format-specific"]["data"]["compat"])
+    return DiskFacts(
+        target=disk.target, path=disk.path, format=image_format, virtual_size=size[0], allocated=size[1],
+        cluster_size=cluster_size, compat=compat)
+
+
+def create_empty(disk: DiskFacts, owner: tuple[int, int], host: str) -> os.stat_result:
+    """Make an empty image of the disk's format and size at its path, which must not exist, for QEMU's user alone.
+
+    Returns the new file's status. Raises MigrationError PATH_TAKEN, TOOL_FAILED, DIRECTORY_MISSING.
+    """
+    try:
+        descriptor = os.open(disk.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except FileExistsError as error:
+        raise MigrationError(ErrorCode.PATH_TAKEN, {"path": disk.path, "host": host}) from error
+    except OSError as error:
+        facts = {"path": os.path.dirname(disk.path), "host": host, "reason": error.strerror or str(error)}
+        raise MigrationError(ErrorCode.DIRECTORY_MISSING, facts) from error
+    try:
+        status = os.fstat(descriptor)
+        os.fchown(descriptor, *owner)
+        if disk.format is ImageFormat.RAW:
+            os.ftruncate(descriptor, disk.virtual_size)
+        else:
+            options = f"compat={disk.compat},cluster_size={disk.cluster_size}"
+            run_tool(["qemu-img", "create", "-q", "-f", disk.format.value, "-o", options, disk.path,
+                      str(disk.virtual_size)], host)
+    except BaseException:
+        os.unlink(disk.path)
+        raise
+    finally:
+        os.close(descriptor)
+    return status

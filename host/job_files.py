@@ -1,0 +1,177 @@
+"""What a job makes for itself on a host: its directory of sockets, and the ledger of what it made and may remove."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+
+from constant import SOCKET_PATH_LIMIT, ErrorCode, MigrationError
+from host.process import run_tool
+from wire.records import Migration
+
+STATE_DIRECTORY = Path("/var/lib/vmmigration")
+_SOCKET_ROOT = "/run/libvirt/qemu"
+# What may stand in the name of a socket: ssh reads `:` `%` `$` and a backslash in a forward as its own.
+_FIT_NAME = re.compile(r"[\w.+@=,~ -]+")
+# Images and conf files never go here, whoever asks: what lies there is read, or run, by other programs.
+_SYSTEM_DIRECTORIES = (
+    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr", "/var/run",
+    "/var/spool/cron",
+)
+
+
+def in_system_directory(path: str) -> bool:
+    """Whether a file at this path would land among the system's own, links in its directory followed."""
+    directory = os.path.realpath(os.path.dirname(path))
+    return directory == "/" or any(
+        directory == system or directory.startswith(system + "/") for system in _SYSTEM_DIRECTORIES)
+
+
+@dataclass(frozen=True)
+class JobSockets:
+    """The paths of a job's sockets, the same on both hosts.
+
+    Their names end as libvirt's AppArmor profile of the VM allows (virt-aa-helper: `*.tunnelmigrate.dest.NAME rw`
+    below /run/libvirt).
+    """
+
+    directory: str
+    memory: str
+    disks: str
+    libvirt: str
+
+    @classmethod
+    def of(cls, migration: Migration) -> JobSockets:
+        """The paths for this migration."""
+        directory = f"{_SOCKET_ROOT}/vmmigration-{migration.job_id}"
+        ending = f"tunnelmigrate.dest.{migration.domain}"
+        return cls(directory, f"{directory}/m.{ending}", f"{directory}/d.{ending}", f"{directory}/libvirt")
+
+    def fit(self, domain: str) -> bool:
+        """Whether the kernel and ssh take such paths."""
+        return len(self.memory.encode()) <= SOCKET_PATH_LIMIT and bool(_FIT_NAME.fullmatch(domain))
+
+
+def make_socket_directory(path: str, owner: tuple[int, int], others: list[str], host: str) -> os.stat_result:
+    """Make a directory that only `owner` may enter, and `others` (user names or ids) who may use sockets in it.
+
+    Raises MigrationError PATH_TAKEN, TOOL_MISSING or TOOL_FAILED.
+    """
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.mkdir(path, 0o700)
+    except FileExistsError as error:
+        raise MigrationError(ErrorCode.PATH_TAKEN, {"path": path, "host": host}) from error
+    try:
+        os.chown(path, *owner)
+        for user in others:
+            run_tool(["setfacl", "-m", f"u:{user}:x", "-d", "-m", f"u:{user}:rw", path], host)
+    except BaseException:
+        os.rmdir(path)
+        raise
+    return os.stat(path)
+
+
+def remove_socket_directory(path: str) -> None:
+    """Remove the directory with the sockets in it; anything else in it stays, and so does the directory then."""
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(path):
+            if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
+                os.unlink(entry.path)
+        os.rmdir(path)
+
+
+@contextmanager
+def socket_directory(path: str, owner: tuple[int, int], others: list[str], host: str) -> Iterator[None]:
+    """Such a directory for the length of a `with`."""
+    make_socket_directory(path, owner, others, host)
+    try:
+        yield
+    finally:
+        remove_socket_directory(path)
+
+
+class MadeKind(str, Enum):
+    """What kind of thing a job made."""
+
+    IMAGE = "image"
+    SOCKET_DIRECTORY = "socket directory"
+
+
+@dataclass(frozen=True)
+class Made:
+    """One thing that a job made on this host. Device and inode tell it from another thing put at the same path."""
+
+    kind: MadeKind
+    path: str
+    device: int
+    inode: int
+
+    def still_there(self) -> bool:
+        """Whether what is at the path now is what the job made."""
+        try:
+            status = os.lstat(self.path)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == (self.device, self.inode)
+
+    def remove(self) -> None:
+        """Remove it."""
+        if self.kind is MadeKind.IMAGE:
+            os.unlink(self.path)
+        else:
+            remove_socket_directory(self.path)
+
+
+class Ledger:
+    """What one job made on this host, written down so that a later step, or a later agent, can remove just that."""
+
+    def __init__(self, job_id: str, directory: Path = STATE_DIRECTORY / "jobs") -> None:
+        self._path = directory / f"{job_id}.json"
+
+    def entries(self) -> list[Made]:
+        """What was made, in the order it was made; empty if there is no such job."""
+        try:
+            records = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            return []
+        return [Made(**{**record, "kind": MadeKind(record["kind"])}) for record in records]
+
+    def add(self, kind: MadeKind, path: str, status: os.stat_result) -> None:
+        """Write down that the job made this, on disk before it returns."""
+        self._write([*self.entries(), Made(kind, path, status.st_dev, status.st_ino)])
+
+    def _write(self, entries: list[Made]) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = self._path.with_suffix(".part")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w") as file:
+            json.dump([asdict(made) for made in entries], file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self._path)
+
+    def close(self, kinds: frozenset[MadeKind]) -> list[str]:
+        """Remove what is of these kinds and still what the job made, newest first, then forget the job.
+
+        Returns the paths that were removed. Raises OSError; what could not be removed stays written down.
+        """
+        removed = []
+        entries = self.entries()
+        while entries:
+            made = entries[-1]
+            if made.kind in kinds and made.still_there():
+                made.remove()
+                removed.append(made.path)
+            entries.pop()
+            self._write(entries)
+        self._path.unlink(missing_ok=True)
+        return removed

@@ -1,0 +1,1 @@
+"""What an agent does for each command: a module for each, named after its command, with one function `run`."""

@@ -1,0 +1,41 @@
+"""What every step is given besides its arguments: who it is, how it reports, and whether it was cancelled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from constant import MigrationError
+from host.job_files import Ledger
+from wire.access import AddressList
+from wire.records import Migration, Obstacle, Progress
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """The host that a step runs on, and its way to report. `host` is its address as the admin knows it.
+
+    `epoch` and `challenge` are what HELLO hands out, for the requests that start something.
+    """
+
+    host: str
+    epoch: str
+    challenge: str
+    destinations: AddressList
+    cancelled: threading.Event
+    progress: Callable[[Progress], None]
+
+    def ledger(self, migration: Migration) -> Ledger:
+        """What the job has made on this host."""
+        return Ledger(migration.job_id)
+
+
+@contextmanager
+def noting(obstacles: list[Obstacle]) -> Iterator[None]:
+    """Take a MigrationError in the `with` down as one more obstacle, so that the other checks go on."""
+    try:
+        yield
+    except MigrationError as error:
+        obstacles.append(Obstacle(error.code, error.facts))

@@ -1,0 +1,38 @@
+"""EXTRACT_CONFIGURE_FILE: the domain's XML, as this host's libvirt has it now, at the conf file path asked for."""
+
+from __future__ import annotations
+
+import os
+
+from constant import ErrorCode, MigrationError
+from host.hypervisor import Hypervisor
+from steps.context import StepContext
+from wire.records import StepArguments, StepReport, libvirt_conf_path
+
+
+def run(context: StepContext, arguments: StepArguments) -> StepReport:
+    """Write the file, or leave libvirt's own alone if that is the one. Raises MigrationError."""
+    migration = arguments.migration
+    path = migration.conf_path()
+    if path == libvirt_conf_path(migration.domain):
+        # Writing over the file that libvirtd keeps for itself would only be overwritten by its next change.
+        if not os.path.isfile(path):
+            problem = f"libvirt has not written {path}"
+            raise MigrationError(
+                ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": migration.domain})
+        return StepReport(summary=f"{path} (libvirt's own)")
+    with Hypervisor.open(context.host) as hypervisor:
+        document = hypervisor.document(migration.domain, inactive=True)
+    try:
+        # Not for others: the document may hold a console's password.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(document)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError as error:
+        raise MigrationError(ErrorCode.PATH_TAKEN, {"path": path, "host": context.host}) from error
+    except OSError as error:
+        facts = {"path": os.path.dirname(path), "host": context.host, "reason": error.strerror or str(error)}
+        raise MigrationError(ErrorCode.DIRECTORY_MISSING, facts) from error
+    return StepReport(summary=path)

@@ -1,0 +1,114 @@
+"""LIVE_MIGRATION: the SSH tunnel, then libvirt's own peer-to-peer live migration with storage through it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+from constant import LIBVIRT_SOCKETS, CopyStorage, ErrorCode, MigrationError, Transport
+from host.hypervisor import Hypervisor, JobStatistics, MigrationTarget, MigrationThread
+from host.job_files import JobSockets, socket_directory
+from host.ssh import Login, Tunnel, tunnel
+from steps.context import StepContext
+from wire.records import Migration, MigrationReport, Progress, StepArguments
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.1
+_STATISTICS_SECONDS = 0.5
+# libvirt ends a job some time after it was asked to, and may have missed the first asking while it began.
+_ABORT_AGAIN_SECONDS = 2.0
+
+
+def run(context: StepContext, arguments: StepArguments) -> MigrationReport:
+    """Move the running domain. Raises MigrationError; the domain then runs here, as libvirt left it."""
+    migration = arguments.migration
+    if migration.destination not in context.destinations:
+        raise MigrationError(ErrorCode.DESTINATION_NOT_ALLOWED, {
+            "host": context.host, "address": migration.destination, "path": str(context.destinations.path)})
+    facts = arguments.known_facts()
+    sockets = JobSockets.of(migration)
+    target = _target(migration, sockets, tuple(disk.target for disk in facts.disks))
+    login = Login(context.host, migration.user, migration.destination)
+    context.progress(Progress(phase="opening the SSH tunnel", done=0, total=0))
+    with Hypervisor.open(context.host) as hypervisor:
+        uid, _ = hypervisor.qemu_ids(facts.virtualization)
+        with socket_directory(sockets.directory, (0, 0), [str(uid)] if uid else [], context.host), \
+                tunnel(login, _forwards(migration, sockets)) as opened:
+            _Watch(context, migration, hypervisor, opened).follow(target)
+            return hypervisor.finished_job(migration.domain)
+
+
+def _forwards(migration: Migration, sockets: JobSockets) -> dict[str, str]:
+    forwards = {sockets.libvirt: LIBVIRT_SOCKETS[migration.destination_daemon]}
+    if migration.transport is Transport.SSH:
+        forwards.update({sockets.memory: sockets.memory, sockets.disks: sockets.disks})
+    return forwards
+
+
+def _target(migration: Migration, sockets: JobSockets, mirrored: tuple[str, ...]) -> MigrationTarget:
+    """Each address is given: left to itself, libvirt would have to resolve the destination's host name."""
+    address = f"[{migration.destination}]" if ":" in migration.destination else migration.destination
+    over_ssh = migration.transport is Transport.SSH
+    return MigrationTarget(
+        connection=f"qemu+unix:///system?socket={sockets.libvirt}",
+        memory=f"unix://{sockets.memory}" if over_ssh else f"tcp://{address}",
+        disks=f"unix://{sockets.disks}" if over_ssh else f"tcp://{address}",
+        listen_address=None if over_ssh else migration.destination,
+        copy_storage=CopyStorage.INC if migration.copy_storage is CopyStorage.AUTO else migration.copy_storage,
+        bandwidth=migration.bandwidth,
+        mirrored=mirrored,
+    )
+
+
+@dataclass
+class _Watch:
+    """Follows one migration: reports how far it is, and ends it on cancel, time-out or a lost tunnel."""
+
+    context: StepContext
+    migration: Migration
+    hypervisor: Hypervisor
+    tunnel: Tunnel
+
+    def follow(self, target: MigrationTarget) -> None:
+        """Migrate to `target` and return when it is done. Raises MigrationError with the reason that came first."""
+        began = time.monotonic()
+        thread = MigrationThread(self.hypervisor, self.migration.domain, target)
+        thread.start()
+        stopped_by: MigrationError | None = None
+        abort_at, statistics_at = began, began
+        while thread.is_alive():
+            thread.join(_LOOK_SECONDS)
+            now = time.monotonic()
+            stopped_by = stopped_by or self._reason_to_stop(now - began)
+            if stopped_by is not None and now >= abort_at and thread.is_alive():
+                log.warning("asking libvirt to end the migration: %s", stopped_by.message)
+                self.hypervisor.abort_job(self.migration.domain)
+                abort_at = now + _ABORT_AGAIN_SECONDS
+            if now >= statistics_at:
+                self._report()
+                statistics_at = now + _STATISTICS_SECONDS
+        if thread.error is not None:
+            raise stopped_by or thread.error
+
+    def _reason_to_stop(self, seconds: float) -> MigrationError | None:
+        if self.context.cancelled.is_set():
+            return MigrationError(ErrorCode.MIGRATION_CANCELLED, {"domain": self.migration.domain})
+        if self.migration.timeout and seconds > self.migration.timeout:
+            facts = {"domain": self.migration.domain, "seconds": str(self.migration.timeout)}
+            return MigrationError(ErrorCode.MIGRATION_TIMEOUT, facts)
+        return self.tunnel.lost() if self.tunnel.ended() else None
+
+    def _report(self) -> None:
+        statistics = self.hypervisor.job_statistics(self.migration.domain)
+        if statistics is not None:
+            self.context.progress(as_progress(statistics))
+
+
+def as_progress(statistics: JobStatistics) -> Progress:
+    """libvirt's counts as one figure: disk and memory together, since both cross the same link."""
+    disk_left = statistics.disk_total - statistics.disk_done
+    phase = "copying the disk" if disk_left > 0 else "copying memory"
+    done = statistics.disk_done + statistics.memory_done
+    return Progress(phase=phase, done=done, total=max(done, statistics.disk_total + statistics.memory_total))

@@ -1,0 +1,43 @@
+"""ROLL_BACK: after a failure, removes what the job made here, unless the domain came to live here after all."""
+
+from __future__ import annotations
+
+import time
+
+from constant import DomainState, ErrorCode, MigrationError
+from host.hypervisor import Hypervisor
+from host.job_files import MadeKind
+from steps.context import StepContext
+from wire.records import Migration, RollBackReport, StepArguments
+
+# libvirt here ends the half-arrived domain when it notices that its peer is gone: 5 s when the link was cut
+# (design.md, section 4), at most its keepalive of 5 x 5 s and the end of QEMU.
+_GONE_SECONDS = 45.0
+
+
+def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
+    """Tell how the domain is on this host, and remove what the job made if it is not the domain's home now."""
+    migration = arguments.migration
+    with Hypervisor.open(context.host) as hypervisor:
+        if context.host == migration.source:
+            state = hypervisor.state(migration.domain)
+            return RollBackReport(state=state, removed=())
+        state = _state_at_rest(hypervisor, migration)
+    if state is not DomainState.ABSENT:
+        return RollBackReport(state=state, removed=())
+    try:
+        removed = context.ledger(migration).close(frozenset(MadeKind))
+    except OSError as error:
+        facts = {"host": context.host, "problem": f"cannot remove {error.filename}: {error.strerror}"}
+        raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {**facts, "domain": migration.domain}) from error
+    return RollBackReport(state=state, removed=tuple(removed))
+
+
+def _state_at_rest(hypervisor: Hypervisor, migration: Migration) -> DomainState:
+    """How the domain is here once a half-arrived one, which libvirt shows as paused, has been ended by libvirt."""
+    deadline = time.monotonic() + _GONE_SECONDS
+    while True:
+        state = hypervisor.state(migration.domain)
+        if state is not DomainState.PAUSED or time.monotonic() > deadline:
+            return state
+        time.sleep(0.2)

@@ -1,0 +1,36 @@
+"""Which step an agent runs for which command. Importing it needs libvirt-python, and says so if it is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from constant import Command
+from steps import (
+    check_destination,
+    check_source,
+    copy_disk_file,
+    define_virtual_machine,
+    extract_configure_file,
+    finish,
+    hello,
+    live_migration,
+    prepare_destination,
+    roll_back,
+)
+from steps.context import StepContext
+from wire.records import StepArguments
+
+STEPS: Mapping[Command, Callable[[StepContext, StepArguments], object]] = MappingProxyType({
+    Command.CHECK_SOURCE: check_source.run,
+    Command.CHECK_DESTINATION: check_destination.run,
+    Command.PREPARE_DESTINATION: prepare_destination.run,
+    Command.COPY_DISK_FILE: copy_disk_file.run,
+    Command.LIVE_MIGRATION: live_migration.run,
+    Command.EXTRACT_CONFIGURE_FILE: extract_configure_file.run,
+    Command.DEFINE_VIRTUAL_MACHINE: define_virtual_machine.run,
+    Command.FINISH: finish.run,
+    Command.ROLL_BACK: roll_back.run,
+})
+
+HELLO = hello.run

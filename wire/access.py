@@ -1,0 +1,121 @@
+"""Who may talk to whom: the configuration directory, the two address lists and the keys in it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Union
+
+from constant import SYSTEM_CONFIG_DIRECTORY, ErrorCode, MigrationError
+
+
+def config_directory(given: str | None, script: str) -> Path:
+    """Where lists and keys are: as given, else /etc/vmmigration if it exists, else the folder of `script`."""
+    if given is not None:
+        return Path(given)
+    system = Path(SYSTEM_CONFIG_DIRECTORY)
+    return system if system.is_dir() else Path(script).resolve().parent
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise MigrationError(ErrorCode.FILE_UNREADABLE, {"path": str(path), "reason": reason}) from error
+
+
+def _entries(text: str) -> list[tuple[int, str]]:
+    """The numbered lines that say something, without comments."""
+    lines = ((number, line.partition("#")[0].strip()) for number, line in enumerate(text.splitlines(), start=1))
+    return [(number, line) for number, line in lines if line]
+
+
+@dataclass(frozen=True)
+class AddressList:
+    """The addresses and networks of one of the two list files."""
+
+    path: Path
+    networks: tuple[Union[ipaddress.IPv4Network, ipaddress.IPv6Network], ...]
+
+    @classmethod
+    def load(cls, path: Path, what: str) -> AddressList:
+        """Read the file; `what` says what its entries are.
+
+        Raises MigrationError FILE_UNREADABLE, LIST_LINE_INVALID (with the line's number) or LIST_EMPTY.
+        """
+        networks = []
+        for number, entry in _entries(_read(path)):
+            try:
+                networks.append(ipaddress.ip_network(entry))
+            except ValueError as error:
+                facts = {"path": str(path), "line": str(number), "text": entry}
+                raise MigrationError(ErrorCode.LIST_LINE_INVALID, facts) from error
+        if not networks:
+            raise MigrationError(ErrorCode.LIST_EMPTY, {"path": str(path), "what": what})
+        return cls(path, tuple(networks))
+
+    def __contains__(self, address: str) -> bool:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+        mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+        return any(mapped in network for network in self.networks)
+
+
+@dataclass(frozen=True, repr=False)
+class Key:
+    """256 random bits, or what is derived from them for one agent. Never printed but by the commands that make one."""
+
+    secret: bytes
+
+    @property
+    def id(self) -> str:
+        """What the header line names the key by; says nothing about the key."""
+        return hashlib.sha256(b"VMMigration key id" + self.secret).hexdigest()[:8]
+
+    def for_agent(self, address: str) -> Key:
+        """The key of the agent at `address`. It cannot be turned back into this one, nor into another agent's."""
+        packed = ipaddress.ip_address(address).packed
+        return Key(hmac.digest(self.secret, b"VMMigration agent key" + packed, "sha256"))
+
+
+def load_keys(path: Path) -> tuple[Key, ...]:
+    """The keys in a file, one a line; the first one is used to send.
+
+    Raises MigrationError KEY_MISSING, FILE_NOT_PRIVATE (others may read it) or KEY_INVALID.
+    """
+    if not path.exists():
+        raise MigrationError(ErrorCode.KEY_MISSING, {"path": str(path)})
+    # Windows has no such bits: there the directory's own access list protects the file.
+    if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise MigrationError(ErrorCode.FILE_NOT_PRIVATE, {"path": str(path)})
+    keys = []
+    for number, entry in _entries(_read(path)):
+        try:
+            secret = bytes.fromhex(entry)
+        except ValueError:
+            secret = b""
+        if len(secret) != 32:
+            raise MigrationError(ErrorCode.KEY_INVALID, {"path": str(path), "line": str(number)})
+        keys.append(Key(secret))
+    if not keys:
+        raise MigrationError(ErrorCode.KEY_MISSING, {"path": str(path)})
+    return tuple(keys)
+
+
+def write_new_key(path: Path) -> None:
+    """Make a master key in a new file with mode 0600. Raises MigrationError KEY_EXISTS or FILE_NOT_WRITTEN."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise MigrationError(ErrorCode.KEY_EXISTS, {"path": str(path)}) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MigrationError(ErrorCode.FILE_NOT_WRITTEN, {"path": str(path), "reason": reason}) from error
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32) + "\n")

@@ -1,0 +1,231 @@
+"""The records that cross the wire, inside requests and replies. None of them can be constructed wrong.
+
+Their type hints are read at run time to check what comes in, so they must be such as Python 3.9 can evaluate.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Optional
+
+from constant import (
+    CopyStorage,
+    DomainState,
+    ErrorCode,
+    ImageFormat,
+    LibvirtDaemon,
+    MigrationError,
+    Transport,
+)
+
+JOB_ID_PATTERN = re.compile(r"[0-9a-f]{8}")
+# What useradd(8) accepts, less the trailing dollar of machine accounts; it must never look like an option.
+USER_PATTERN = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+# libvirt forbids a slash and control characters in a name; a leading dash would be taken for an option by virsh.
+DOMAIN_PATTERN = re.compile(r"[^-/\x00-\x1f\x7f][^/\x00-\x1f\x7f]{0,254}")
+
+
+def check_path(what: str, path: str) -> str:
+    """Return `path` if it is a plain absolute path of at most 512 characters to a file.
+
+    Raises MigrationError PATH_INVALID. Every path from the command line or a datagram comes through here.
+    """
+    parts = path.split("/")
+    plain = (
+        path.startswith("/") and len(path) <= 512 and len(parts) > 2 and path.isprintable()
+        and not any(part in ("", ".", "..") for part in parts[1:])
+    )
+    if not plain:
+        raise MigrationError(ErrorCode.PATH_INVALID, {"what": what, "path": path, "reason": ""})
+    return path
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What the admin asked for. It goes with every step, so that each request can be understood alone."""
+
+    job_id: str
+    domain: str
+    source: str
+    destination: str
+    user: str
+    disk: Optional[str]
+    conf_file: Optional[str]
+    transport: Transport
+    copy_storage: CopyStorage
+    bandwidth: int
+    """The limit for disk and for memory, each, in MiB/s; 0 is no limit."""
+    timeout: int
+    """The longest that the live migration may take, in seconds; 0 is no limit."""
+    destination_daemon: LibvirtDaemon = LibvirtDaemon.LIBVIRTD
+
+    def __post_init__(self) -> None:
+        for what, pattern, value in (
+            ("job id", JOB_ID_PATTERN, self.job_id),
+            ("user name", USER_PATTERN, self.user),
+            ("VM name", DOMAIN_PATTERN, self.domain),
+        ):
+            if not pattern.fullmatch(value):
+                problem = f"{value!r} is not a {what}"
+                raise MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": "vmmigration.py"})
+        for address in (self.source, self.destination):
+            if address != str(ipaddress.ip_address(address)):
+                raise ValueError(f"{address!r} is not a canonical address")
+        for what, path in (("Disk path", self.disk), ("Conf file path", self.conf_file)):
+            if path is not None:
+                check_path(what, path)
+        if self.bandwidth < 0 or self.timeout < 0:
+            raise ValueError("bandwidth and timeout must not be negative")
+
+    def to_daemon(self, daemon: LibvirtDaemon) -> Migration:
+        """The same migration, to a destination on which `daemon` serves libvirt."""
+        return replace(self, destination_daemon=daemon)
+
+    def conf_path(self) -> str:
+        """Where the destination's domain XML goes: as asked for, or where libvirt itself keeps it."""
+        return self.conf_file or libvirt_conf_path(self.domain)
+
+
+def libvirt_conf_path(domain: str) -> str:
+    """The file in which libvirt keeps the persistent XML of a system domain (libvirt's drvqemu.rst)."""
+    return f"/etc/libvirt/qemu/{domain}.xml"
+
+
+@dataclass(frozen=True)
+class DiskFacts:
+    """One disk of the domain as the source sees it. Sizes in bytes."""
+
+    target: str
+    path: str
+    format: ImageFormat
+    virtual_size: int
+    allocated: int
+    cluster_size: int
+    """0 for raw."""
+    compat: str
+    """qcow2's version as qemu-img names it, "1.1" or "0.10"; empty for raw."""
+
+    def __post_init__(self) -> None:
+        check_path("Disk path", self.path)
+        if self.virtual_size <= 0 or self.allocated < 0 or not re.fullmatch(r"[a-z]{2,4}", self.target):
+            raise ValueError("disk sizes or target out of range")
+        if self.format is ImageFormat.QCOW2:
+            power_of_two = self.cluster_size & (self.cluster_size - 1) == 0
+            if not (512 <= self.cluster_size <= 2 * 1024 * 1024 and power_of_two and self.compat in ("1.1", "0.10")):
+                raise ValueError("no such qcow2 image")
+        elif self.cluster_size or self.compat:
+            raise ValueError("a raw image has neither clusters nor a version")
+
+
+@dataclass(frozen=True)
+class DomainFacts:
+    """What the destination must know about the domain to judge whether it can run there. Memory in bytes."""
+
+    uuid: str
+    virtualization: str
+    architecture: str
+    machine: str
+    memory: int
+    autostart: bool
+    disks: tuple[DiskFacts, ...]
+    kernel: Optional[str] = None
+    initrd: Optional[str] = None
+    networks: tuple[str, ...] = ()
+    """What its interfaces are connected to, each as `bridge:NAME` or `network:NAME`."""
+
+    def __post_init__(self) -> None:
+        for path in (self.kernel, self.initrd):
+            if path is not None:
+                check_path("Kernel path", path)
+
+
+@dataclass(frozen=True)
+class StepArguments:
+    """The arguments of a step: what the admin asked for, and what CHECK_SOURCE found."""
+
+    migration: Migration
+    facts: Optional[DomainFacts] = None
+
+    def known_facts(self) -> DomainFacts:
+        """The facts, for a step that cannot do without. Raises MigrationError MESSAGE_INVALID."""
+        if self.facts is None:
+            raise MigrationError(
+                ErrorCode.MESSAGE_INVALID, {"host": self.migration.destination, "problem": "the facts are missing"})
+        return self.facts
+
+
+@dataclass(frozen=True)
+class CancelArguments:
+    """The argument of CANCEL."""
+
+    job_id: str
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One thing that stands in the way, as an error's code and facts."""
+
+    code: ErrorCode
+    facts: Mapping[str, str]
+
+    def error(self) -> MigrationError:
+        """The same as an exception, for its words."""
+        return MigrationError(self.code, self.facts)
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What HELLO tells of a host. `epoch` is new at each start of the agent; `challenge` lives CHALLENGE_SECONDS."""
+
+    version: str
+    hostname: str
+    libvirt_version: int
+    """As libvirt counts: major * 1,000,000 + minor * 1,000 + release; 0 if it does not answer."""
+    daemon: LibvirtDaemon
+    epoch: str
+    challenge: str
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The result of CHECK_SOURCE and CHECK_DESTINATION; only the source's has facts."""
+
+    obstacles: tuple[Obstacle, ...]
+    facts: Optional[DomainFacts] = None
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """The result of a step that has nothing more to tell than what it did, in a few words for the admin."""
+
+    summary: str
+
+
+@dataclass(frozen=True)
+class MigrationReport:
+    """The result of LIVE_MIGRATION, from libvirt's statistics of the finished job. Bytes, and milliseconds."""
+
+    disk_bytes: int
+    memory_bytes: int
+    downtime: int
+    """-1 if libvirt did not say."""
+
+
+@dataclass(frozen=True)
+class RollBackReport:
+    """The result of ROLL_BACK: how the domain is on this host now, and which paths of the job were removed."""
+
+    state: DomainState
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a step is: cumulative, so that any of them may be lost. Bytes; `total` 0 while it is not known."""
+
+    phase: str
+    done: int
+    total: int
