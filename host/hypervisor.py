@@ -221,8 +221,9 @@ class Hypervisor:
             return
 
     def finished_job(self, domain: str) -> MigrationReport:
-        """What libvirt counted in the migration that ended last."""
-        values = self._find(domain).jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+        """What libvirt counted in the migration that ended last; it keeps the figures for `virsh domjobinfo`."""
+        flags = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
+        values = self._find(domain).jobStats(flags)
         return MigrationReport(
             disk_bytes=int(values.get("disk_processed", 0)), memory_bytes=int(values.get("memory_processed", 0)),
             downtime=int(values.get("downtime", -1)))

@@ -47,7 +47,9 @@ def from_wire(kind: type[T], value: object) -> T:
     unknown = value.keys() - hints.keys()
     if unknown:
         raise ValueError(f"{kind.__name__} has unknown fields")
-    fields = {name: _field(hints[name], content, f"{kind.__name__}.{name}") for name, content in value.items()}
+    # to_wire() leaves out what is None.
+    fields = {name: None for name, hint in hints.items() if type(None) in typing.get_args(hint)}
+    fields |= {name: _field(hints[name], content, f"{kind.__name__}.{name}") for name, content in value.items()}
     try:
         return kind(**fields)
     except TypeError as error:

@@ -1,0 +1,146 @@
+"""The ordinary migration, end to end on real hosts: what is true after success, whatever the options."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+
+import pytest
+
+from . import Lab, WitnessReport
+from .conftest import IMAGES, Admin, Guest, job_leftovers, virsh
+
+MakeGuest = Callable[..., Guest]
+# The longest silence that counts as alive on a busy CI machine; the benchmarks measure it finer.
+LIVE_GAP_MS = 3000
+
+
+def disk_paths(document: str) -> list[str | None]:
+    """The disks that a domain's XML names."""
+    sources = ElementTree.fromstring(document).findall("devices/disk/source")  # noqa: S314 - from our own libvirt
+    return [source.get("file") for source in sources]
+
+
+def assert_moved(guest: Guest) -> WitnessReport:
+    """What holds after any successful run, seen from both hosts and from inside the guest."""
+    node1, node2 = guest.lab.nodes
+    before = guest.witness.wait_for_ticks(20)
+    report = guest.witness.report()
+    assert report.sound, report.to_text()
+    assert report.host == "node2"
+    assert report.last_tick >= before
+    assert report.longest_gap_ms < LIVE_GAP_MS, report.to_text()
+    assert guest.state(node2) == "running"
+    assert "yes" in next(line for line in guest.on(node2, "dominfo").splitlines() if line.startswith("Persistent"))
+    for kind in ([], ["--inactive"]):
+        assert disk_paths(guest.on(node2, "dumpxml", *kind)) == [guest.disk]
+    assert guest.state(node1) == "shut off"
+    assert node1.path(guest.disk).exists()
+    assert job_leftovers(node1) == []
+    assert job_leftovers(node2) == []
+    return report
+
+
+def test_the_originals_six_arguments_move_a_running_vm_through_a_closed_firewall(
+    admin: Admin, make_guest: MakeGuest,
+) -> None:
+    guest = make_guest("six")
+    conf_file = f"{IMAGES}/six.xml"
+    run = admin.migrate(guest.name, guest.disk, conf_file)
+    assert run.code == 0, run.text
+    assert_moved(guest)
+    node2 = admin.lab.host("node2")
+    assert disk_paths(node2.path(conf_file).read_text()) == [guest.disk]
+    assert node2.path(conf_file).stat().st_mode & 0o777 == 0o600
+    assert f"six runs on {node2.address} now." in run.stdout
+    assert "downtime" in run.stdout
+    steps = [line.split()[0] for line in run.stderr.splitlines() if " ok " in line]
+    assert steps == [
+        "HELLO", "HELLO", "CHECK_SOURCE", "CHECK_DESTINATION", "PREPARE_DESTINATION", "COPY_DISK_FILE",
+        "LIVE_MIGRATION", "EXTRACT_CONFIGURE_FILE", "DEFINE_VIRTUAL_MACHINE", "FINISH", "FINISH"]
+
+
+def test_a_raw_image_moves_and_stays_sparse(admin: Admin, make_guest: MakeGuest) -> None:
+    guest = make_guest("raw", image_format="raw", disk_mib=1024)
+    node1, node2 = admin.lab.nodes
+    run = admin.migrate(guest.name)
+    assert run.code == 0, run.text
+    assert_moved(guest)
+    source, destination = node1.path(guest.disk).stat(), node2.path(guest.disk).stat()
+    assert destination.st_size == source.st_size
+    assert destination.st_blocks <= source.st_blocks * 1.05
+
+
+def test_the_result_as_json_says_what_libvirt_says(admin: Admin, make_guest: MakeGuest) -> None:
+    guest = make_guest("json")
+    run = admin.migrate(guest.name, "--json", "--progress", "none", "--copy-storage", "all")
+    result = run.result()
+    assert (run.code, run.stderr) == (0, "")
+    assert result["outcome"] == "moved"
+    assert result["runs_on"] == admin.lab.host("node2").address
+    assert result["disk_bytes"] >= 128 * 1024 * 1024
+    statistics = guest.on(admin.lab.host("node1"), "domjobinfo", "--completed")
+    downtime = next(line for line in statistics.splitlines() if line.startswith("Total downtime"))
+    assert str(result["downtime_ms"]) in downtime
+    assert_moved(guest)
+
+
+def test_tcp_transport_moves_without_the_tunnel_for_data(admin: Admin, make_guest: MakeGuest) -> None:
+    guest = make_guest("tcp")
+    for node in admin.lab.nodes:
+        node.firewall(on=False)
+    try:
+        run = admin.migrate(guest.name, "--transport", "tcp")
+    finally:
+        for node in admin.lab.nodes:
+            node.firewall()
+    assert run.code == 0, run.text
+    assert_moved(guest)
+
+
+def test_autostart_moves_with_the_vm_and_leaves_the_stale_copy(admin: Admin, make_guest: MakeGuest) -> None:
+    guest = make_guest("auto")
+    node1, node2 = admin.lab.nodes
+    guest.on(node1, "autostart")
+    run = admin.migrate(guest.name)
+    assert run.code == 0, run.text
+    assert virsh(node2, "list", "--autostart", "--all", "--name").split() == [guest.name]
+    assert virsh(node1, "list", "--autostart", "--all", "--name").split() == []
+
+
+def test_a_vm_can_go_there_and_back_once_the_stale_copy_is_gone(admin: Admin, make_guest: MakeGuest) -> None:
+    guest = make_guest("back")
+    node1, node2 = admin.lab.nodes
+    assert admin.migrate(guest.name).code == 0
+    refused = admin.migrate(guest.name, back=True)
+    assert refused.code == 3, refused.text
+    assert "has a VM with the same name already" in refused.stderr
+    assert f"{guest.disk} exists already on {node1.address}" in refused.stderr
+    virsh(node1, "undefine", guest.name)
+    node1.path(guest.disk).unlink()
+    returned = admin.migrate(guest.name, back=True)
+    assert returned.code == 0, returned.text
+    guest.witness.wait_for_ticks(20)
+    report = guest.witness.report()
+    assert report.sound, report.to_text()
+    assert (report.host, guest.state(node1), guest.state(node2)) == ("node1", "running", "shut off")
+
+
+@pytest.mark.parametrize("qemu_user", ["root"])
+def test_it_works_where_qemu_runs_as_another_user(lab: Lab, qemu_user: str) -> None:
+    """The session's lab runs QEMU as Debian does; other hosts run it as root."""
+    from . import GuestSpec, start_guest
+
+    with Lab("tests-root", qemu_user=qemu_user) as other:
+        other.down()
+        other.up(firewall=True)
+        other.provision()
+        agents = [other.start_agent(node) for node in other.nodes]
+        spec = GuestSpec("rooted", disk_bytes=512 * 1024 * 1024, data_bytes=64 * 1024 * 1024)
+        guest = Guest(other, "rooted", f"{IMAGES}/rooted.qcow2", start_guest(other, other.host("node1"), spec))
+        guest.witness.wait_for_ticks(20)
+        run = Admin(other).migrate("rooted")
+        assert run.code == 0, run.text
+        assert_moved(guest)
+        assert [agent.stop() for agent in agents] == [0, 0]
+    assert other.leftovers() == []
