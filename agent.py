@@ -7,7 +7,6 @@ import contextvars
 import ipaddress
 import logging
 import signal
-import socket
 import sys
 import threading
 import time
@@ -238,7 +237,7 @@ def _serve(options: argparse.Namespace) -> None:
     directory = config_directory(options.config_dir, __file__)
     address, port = parse_listen(options.listen)
     settings = AgentSettings.load(directory, insecure=options.insecure)
-    responder = Responder(settings.controllers, settings.keys, socket.gethostname())
+    responder = Responder(settings.controllers, settings.keys)
     udp = AgentSocket(responder, address, port)
     agent = Agent(settings, udp, HELLO, STEPS)
     for number in (signal.SIGTERM, signal.SIGINT):

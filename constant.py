@@ -241,6 +241,7 @@ class ErrorCode(str, Enum):
     MIGRATION_TIMEOUT = "migration-timeout"
     MIGRATION_CANCELLED = "migration-cancelled"
     NOT_AS_EXPECTED = "not-as-expected"
+    LEFT_BEHIND = "left-behind"
     STATE_UNKNOWN = "state-unknown"
     INTERNAL = "internal"
 
@@ -398,8 +399,11 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _FAILED, "The migration of VM {domain} was cancelled.", "Repeat the command when you want it moved."),
     ErrorCode.NOT_AS_EXPECTED: ErrorText(
         _FAILED, "On {host}: {problem}.", "See `virsh list --all` and `virsh dumpxml {domain}` on both hosts."),
+    ErrorCode.LEFT_BEHIND: ErrorText(
+        _FAILED, "What this run made on {host} may still be there: {paths}.",
+        "Once {host} can be reached again and `virsh list --all` there shows no {domain}, remove it."),
     ErrorCode.STATE_UNKNOWN: ErrorText(
-        ErrorKind.UNKNOWN, "It is not known where VM {domain} runs: {reason}.",
+        ErrorKind.UNKNOWN, "It is not certain where VM {domain} runs: {reason}.",
         "Run `virsh list --all` on {source} and on {destination}; start nothing before you have looked at both."),
     ErrorCode.INTERNAL: ErrorText(
         ErrorKind.INTERNAL, "Unexpected error on {host}: {reason}.",

@@ -29,9 +29,9 @@ from constant import (
     MigrationError,
     Outcome,
 )
-from udpmodule import ControllerSocket, Exchange, GaveUp
+from udpmodule import ControllerSocket, GaveUp
 from wire.access import AddressList, Key, load_keys
-from wire.message import Request, from_wire, to_wire
+from wire.message import Reply, Request, from_wire, to_wire
 from wire.records import (
     CancelArguments,
     CheckReport,
@@ -159,7 +159,6 @@ class Controller:
     clock: Callable[[], float] = time.monotonic
     _contacts: dict[str, _Contact] = field(default_factory=dict)
     _steps: list[StepResult] = field(default_factory=list)
-    _running: Optional[Exchange] = None
     _cancelled: bool = False
 
     def migrate(self, migration: Migration) -> RunReport:
@@ -218,7 +217,7 @@ class Controller:
         began = self.clock()
         self.observer.step_began(Command.HELLO, host)
         try:
-            facts = self._say_hello(host)
+            facts = self._say_hello(host, HELLO_GIVE_UP_SECONDS)
         except MigrationError as error:
             self._ended(StepResult(Command.HELLO, host, self.clock() - began, "", error))
             raise
@@ -226,12 +225,12 @@ class Controller:
         self._ended(StepResult(Command.HELLO, host, self.clock() - began, summary))
         log.debug("job %s: %s is %s", migration.job_id, host, facts)
 
-    def _say_hello(self, host: str) -> HostFacts:
+    def _say_hello(self, host: str, patience: float) -> HostFacts:
         request = Request(request_id=secrets.token_hex(16), agent_ip=host, cmd=Command.HELLO, cmd_arguments={})
         reply = self.udp.wait(
-            self.udp.start(request, self.settings.agent_keys(host), HELLO_GIVE_UP_SECONDS), lambda _progress: None)
+            self.udp.start(request, self.settings.agent_keys(host), patience), lambda _progress: None)
         if isinstance(reply, GaveUp):
-            raise _silent(host, HELLO_GIVE_UP_SECONDS)
+            raise _silent(host, patience)
         error = reply.error()
         if error is not None:
             raise error
@@ -268,6 +267,21 @@ class Controller:
         self.observer.step_ended(step)
 
     def _ask(self, command: Command, host: str, arguments: StepArguments, kind: type[T]) -> T:
+        """Ask until there is an answer. An agent that was restarted has run nothing of it, so it is asked anew."""
+        reply = self._follow(command, host, arguments)
+        error = reply.error()
+        if error is not None and error.code is ErrorCode.REQUEST_STALE:
+            self._say_hello(host, GIVE_UP_SECONDS)
+            reply = self._follow(command, host, arguments)
+            error = reply.error()
+        if error is not None and error.code is ErrorCode.REQUEST_UNKNOWN:
+            raise _Silence(host, command)
+        if error is not None:
+            raise error
+        return _value(kind, reply.cmd_result, host)
+
+    def _follow(self, command: Command, host: str, arguments: StepArguments) -> Reply:
+        """One request to its end. The first Ctrl-C cancels the job and goes on waiting, the second one passes."""
         exchange = self.udp.start(
             self._fresh_request(command, host, to_wire(arguments)), self.settings.agent_keys(host), GIVE_UP_SECONDS)
         while True:
@@ -281,17 +295,12 @@ class Controller:
                 self._cancel(arguments.migration)
         if isinstance(reply, GaveUp):
             raise _Silence(host, command)
-        error = reply.error()
-        if error is not None:
-            if error.code is ErrorCode.REQUEST_UNKNOWN:
-                raise _Silence(host, command)
-            raise error
-        return _value(kind, reply.cmd_result, host)
+        return reply
 
     def _fresh_request(self, command: Command, host: str, arguments: Mapping[str, Any]) -> Request:
         """A request with a challenge that has not run out; half its life is left for repeats on a lossy path."""
         if self.clock() - self._contacts[host].at > CHALLENGE_SECONDS / 2:
-            self._say_hello(host)
+            self._say_hello(host, GIVE_UP_SECONDS)
         facts = self._contacts[host].facts
         return Request(
             request_id=secrets.token_hex(16), agent_ip=host, cmd=command, cmd_arguments=arguments, epoch=facts.epoch,
@@ -336,21 +345,28 @@ class Controller:
     def _after_failure(self, migration: Migration, facts: DomainFacts, error: MigrationError) -> RunReport:
         """Undo on both hosts, and conclude from what each says of the VM, not from what should be."""
         states: dict[str, DomainState] = {}
+        undone = []
         for host in (migration.source, migration.destination):
             try:
                 states[host] = self._step(
                     Command.ROLL_BACK, host, StepArguments(migration, facts), RollBackReport, _rolled_back).state
             except MigrationError as undo_error:
-                return self._unknown(migration, f"{error.message} {undo_error.message}")
+                undone.append(undo_error.message)
             except _Silence as silence:
-                return self._unknown(migration, f"{error.message} Then {silence}")
-        here, there = states[migration.source], states[migration.destination]
+                undone.append(f"{silence}.".capitalize())
+        here, there = states.get(migration.source), states.get(migration.destination)
         if here is DomainState.RUNNING and there is DomainState.ABSENT:
             return RunReport(migration, Outcome.ROLLED_BACK, migration.source, 0.0, errors=(error,))
         if here in (DomainState.SHUT_OFF, DomainState.ABSENT) and there is DomainState.RUNNING:
             return self._complete(migration, facts, None, (error,))
-        where = f"It is {here.value} on {migration.source} and {there.value} on {migration.destination}"
-        return self._unknown(migration, f"{error.message} {where}")
+        found = [f"It is {state.value} on {host}." for host, state in states.items()]
+        report = self._unknown(migration, " ".join([error.message, *undone, *found]))
+        if there is None:
+            left = MigrationError(ErrorCode.LEFT_BEHIND, {
+                "host": migration.destination, "domain": migration.domain,
+                "paths": ", ".join(disk.path for disk in facts.disks)})
+            return dataclasses.replace(report, errors=(*report.errors, left))
+        return report
 
     @staticmethod
     def _unknown(migration: Migration, reason: str) -> RunReport:

@@ -206,10 +206,9 @@ class _Entry:
 class Responder:
     """The agent's protocol: who is heard, what is fresh, what was asked before and what it was answered."""
 
-    def __init__(self, controllers: AddressList, keys: Sequence[Key], hostname: str) -> None:
+    def __init__(self, controllers: AddressList, keys: Sequence[Key]) -> None:
         self._controllers = controllers
         self._keys = keyring(keys)
-        self._hostname = hostname
         self._secret = secrets.token_bytes(32)
         self.epoch = secrets.token_hex(8)
         self.counters: Counter[str] = Counter()
@@ -280,7 +279,7 @@ class Responder:
             self._send(known)
 
     def _refuse(self, entry: _Entry, code: ErrorCode) -> None:
-        facts = {"host": self._hostname, "command": entry.request.cmd.value}
+        facts = {"host": entry.request.agent_ip, "command": entry.request.cmd.value}
         self._reply(entry, MessageType.REFUSED, {"error": to_wire(Obstacle(code, facts))}, 0.0)
 
     def _forget_old(self, now: float) -> None:
@@ -306,7 +305,8 @@ class Responder:
         datagram = seal(self._keys[entry.key_id], Direction.REPLY, encode(entry.reply))
         if len(datagram) > DATAGRAM_LIMIT:
             what = f"answer to {entry.request.cmd.value}"
-            facts = {"what": what, "host": self._hostname, "size": str(len(datagram)), "limit": str(DATAGRAM_LIMIT)}
+            facts = {"what": what, "host": entry.request.agent_ip, "size": str(len(datagram))}
+            facts["limit"] = str(DATAGRAM_LIMIT)
             error = {"error": to_wire(Obstacle(ErrorCode.MESSAGE_TOO_LONG, facts))}
             entry.reply = dataclasses.replace(entry.reply, cmd_result=error)
             datagram = seal(self._keys[entry.key_id], Direction.REPLY, encode(entry.reply))

@@ -187,9 +187,10 @@ def progress_text(progress: Progress, shown_percent: int, rate: float) -> str:
     """One line: phase, percent, bytes, rate and time left."""
     if not progress.total:
         return progress.phase
-    left = f", {duration((progress.total - progress.done) / rate)} left" if rate > 0 else ""
-    return (f"{progress.phase} {shown_percent}%, {size(progress.done)} of {size(progress.total)}, "
-            f"{size(rate)}/s{left}")
+    speed = "no data at the moment"
+    if rate > 0:
+        speed = f"{size(rate)}/s, {duration((progress.total - progress.done) / rate)} left"
+    return f"{progress.phase} {shown_percent}%, {size(progress.done)} of {size(progress.total)}, {speed}"
 
 
 class Display:

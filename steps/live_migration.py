@@ -89,6 +89,9 @@ class _Watch:
             if now >= statistics_at:
                 self._report()
                 statistics_at = now + _STATISTICS_SECONDS
+        if thread.error is not None and self.tunnel.ended():
+            # libvirt noticed first and names a closed socket; the admin needs the reason behind it.
+            stopped_by = stopped_by or self.tunnel.lost()
         if thread.error is not None:
             raise stopped_by or thread.error
 
