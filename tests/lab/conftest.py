@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,8 +144,11 @@ def virsh(host: Host, *words: str) -> str:
     return host.run(["virsh", "-q", "-c", "qemu:///system", *words]).stdout
 
 
+MakeGuest = Callable[..., Guest]
+
+
 @pytest.fixture
-def make_guest(lab: Lab) -> Iterator[Any]:
+def make_guest(lab: Lab) -> Iterator[MakeGuest]:
     """Starts guests on node1, by name, and removes them from both nodes after the test."""
     made: list[Guest] = []
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
 
 from . import Agent
-from .conftest import Admin, Guest, Run, job_leftovers
+from .conftest import Admin, Guest, MakeGuest, Run, job_leftovers
 
-MakeGuest = Callable[..., Guest]
 # Slow enough that there is time to break something, in MiB/s.
 SLOW = ("--bandwidth", "20")
 # What must be over 60 s after a cut (design.md, section 6).

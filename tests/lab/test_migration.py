@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
 
 import pytest
 
 from . import Lab, WitnessReport
-from .conftest import IMAGES, Admin, Guest, job_leftovers, virsh
+from .conftest import IMAGES, Admin, Guest, MakeGuest, job_leftovers, virsh
 
-MakeGuest = Callable[..., Guest]
 # The longest silence that counts as alive on a busy CI machine; the benchmarks measure it finer.
 LIVE_GAP_MS = 3000
 

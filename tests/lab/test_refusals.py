@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from . import Agent, Lab, hostfiles
-from .conftest import CONTROLLER, PYTHON, Admin, Guest, Run, snapshot, virsh
-
-MakeGuest = Callable[..., Guest]
+from .conftest import CONTROLLER, PYTHON, Admin, MakeGuest, Run, snapshot, virsh
 
 REFUSED, NO_CONTACT, INPUT = 3, 4, 2
 
