@@ -25,7 +25,7 @@ from constant import (
     ErrorCode,
     MigrationError,
 )
-from steps.context import StepContext
+from steps.context import Cancellation, StepContext
 from udpmodule import AgentSocket, Responder
 from wire.access import AddressList, Key, config_directory, load_keys
 from wire.message import Request, from_wire
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 # A job that is ended by SIGTERM gets this long to be rolled back by libvirt before the agent leaves.
 _STOP_SECONDS = 30.0
+# After that its controller wants the result, and to hear how the VM is: a round trip or two, some of them lost.
+_LINGER_SECONDS = 4.0
 _NO_JOB = ("-", "-")
 _job: contextvars.ContextVar[tuple[str, str]] = contextvars.ContextVar("job", default=_NO_JOB)
 
@@ -79,9 +81,10 @@ class Agent:
         self._udp = udp
         self._hello = hello
         self._steps = steps
-        self._cancelled: dict[str, threading.Event] = {}
+        self._cancellations: dict[str, Cancellation] = {}
         self._working: set[threading.Thread] = set()
         self._stop_by: float | None = None
+        self._linger_until = 0.0
 
     def run(self) -> None:
         """Serve until stop() was called and all work has ended, at most _STOP_SECONDS later."""
@@ -91,31 +94,37 @@ class Agent:
         """Refuse new work and cancel what runs. Called in the receive loop's thread."""
         if self._stop_by is None:
             log.info("stopping; %d job step(s) to end first", len(self._working))
-            self._stop_by = time.monotonic() + _STOP_SECONDS
-            for event in self._cancelled.values():
-                event.set()
+            now = time.monotonic()
+            self._stop_by = now + _STOP_SECONDS
+            self._linger_until = now + _LINGER_SECONDS if self._working else now
+            for cancellation in self._cancellations.values():
+                cancellation.reason = "the agent on the source was stopped"
 
     def _stopped(self) -> bool:
         if self._stop_by is None:
             return False
-        return not self._working or time.monotonic() > self._stop_by
+        now = time.monotonic()
+        return now > self._stop_by or (not self._working and now >= self._linger_until)
 
     def take(self, request: Request) -> None:
         """Accept, answer or refuse one new request. Returns at once."""
         responder, now = self._udp.responder, time.monotonic()
+        asked_by = responder.asked_by(request.request_id)
         try:
             if request.cmd in ANSWERED_AT_ONCE:
                 responder.finish(request.request_id, self._cancel(request), now)
                 return
             arguments = self._arguments(request)
-            if self._stop_by is not None:
+            if self._stop_by is not None and request.cmd is not Command.ROLL_BACK:
                 raise MigrationError(ErrorCode.AGENT_STOPPING, {"host": request.agent_ip})
         except MigrationError as error:
-            log.warning("refused %s for %s: %s", request.cmd.value, request.agent_ip, error.message)
+            log.warning("refused %s, asked for by %s: %s", request.cmd.value, asked_by, error.message)
             responder.refuse(request.request_id, error, now)
             return
         responder.accept(request.request_id, now)
-        worker = threading.Thread(target=self._work, args=(request, arguments), name=request.cmd.value, daemon=True)
+        worker = threading.Thread(
+            target=self._work, args=(request, arguments, asked_by), name=request.cmd.value,
+            daemon=True)
         self._working.add(worker)
         worker.start()
 
@@ -140,23 +149,25 @@ class Agent:
         except ValueError as error:
             facts = {"host": request.agent_ip, "problem": str(error)}
             raise MigrationError(ErrorCode.MESSAGE_INVALID, facts) from error
-        event = self._cancelled.get(job_id)
-        log.info("job %s: cancel asked for, %s", job_id, "it runs" if event else "no such job here")
-        if event is not None:
-            event.set()
-        return {"known": event is not None}
+        cancellation = self._cancellations.get(job_id)
+        log.info("job %s: cancel asked for, %s", job_id, "it runs" if cancellation else "no such job here")
+        if cancellation is not None:
+            cancellation.reason = "somebody pressed Ctrl-C"
+        return {"known": cancellation is not None}
 
-    def _work(self, request: Request, arguments: StepArguments | None) -> None:
+    def _work(self, request: Request, arguments: StepArguments | None, asked_by: str) -> None:
         """In a thread of its own: run the step, then hand its result to the receive loop."""
         if arguments is not None:
             _job.set((arguments.migration.job_id, arguments.migration.domain))
         began = time.monotonic()
-        log.info("%s asked for", request.cmd.value)
+        log.info("%s asked for by %s", request.cmd.value, asked_by)
         outcome = self._outcome(request, arguments)
         if isinstance(outcome, MigrationError):
             log.error("%s failed: %s", request.cmd.value, outcome.message)
         else:
             log.info("%s done in %.2f s", request.cmd.value, time.monotonic() - began)
+            for obstacle in getattr(outcome, "obstacles", ()):
+                log.info("obstacle: %s", obstacle.error().message)
         thread = threading.current_thread()
 
         def deliver() -> None:
@@ -167,14 +178,14 @@ class Agent:
 
     def _outcome(self, request: Request, arguments: StepArguments | None) -> object:
         """The step's result or its error; whatever else goes wrong in it is an error of its own code."""
-        cancelled = threading.Event()
+        cancellation = Cancellation()
         job_id = arguments.migration.job_id if arguments is not None else ""
         if job_id:
-            self._cancelled[job_id] = cancelled
+            self._cancellations[job_id] = cancellation
         responder = self._udp.responder
         context = StepContext(
             host=request.agent_ip, epoch=responder.epoch, challenge=responder.challenge(time.monotonic()),
-            destinations=self._settings.destinations, cancelled=cancelled,
+            destinations=self._settings.destinations, cancellation=cancellation,
             progress=lambda progress: self._progress(request.request_id, progress))
         try:
             if arguments is None:
@@ -186,7 +197,7 @@ class Agent:
             log.exception("%s ended in an unexpected error", request.cmd.value)
             return MigrationError(ErrorCode.INTERNAL, {"host": request.agent_ip, "reason": repr(error)})
         finally:
-            self._cancelled.pop(job_id, None)
+            self._cancellations.pop(job_id, None)
 
     def _progress(self, request_id: str, progress: Progress) -> None:
         self._udp.post(lambda: self._udp.responder.progress(request_id, progress, time.monotonic()))

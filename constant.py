@@ -198,6 +198,7 @@ class ErrorCode(str, Enum):
     KEY_INVALID = "key-invalid"
     KEY_EXISTS = "key-exists"
     PATH_INVALID = "path-invalid"
+    PATH_NOT_ALLOWED = "path-not-allowed"
     LISTEN_FAILED = "listen-failed"
     PACKAGE_MISSING = "package-missing"
     AGENT_SILENT = "agent-silent"
@@ -260,7 +261,8 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.FILE_UNREADABLE: ErrorText(
         _INPUT, "{path} cannot be read: {reason}.", "Create it or mend its permissions; README.md says what it holds."),
     ErrorCode.FILE_NOT_WRITTEN: ErrorText(
-        _INPUT, "{path} cannot be written: {reason}.", "Mend the directory's permissions, or choose another."),
+        _INPUT, "{path} cannot be written: {reason}.",
+        "Make the directory, mend its permissions, or choose another with --config-dir."),
     ErrorCode.FILE_NOT_PRIVATE: ErrorText(
         _INPUT, "{path} holds a key and others on this host can read it.", "Run `chmod 600 {path}`."),
     ErrorCode.LIST_LINE_INVALID: ErrorText(
@@ -278,8 +280,11 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.KEY_EXISTS: ErrorText(
         _INPUT, "{path} exists already.", "Every agent's key is derived from it. Move it away first to start anew."),
     ErrorCode.PATH_INVALID: ErrorText(
-        _INPUT, "{what} {path!r} is not a plain absolute path{reason}.",
+        _INPUT, "{what} {path!r} is not a plain absolute path.",
         "Give it as /directory/file, without `..`, doubled slashes or control characters."),
+    ErrorCode.PATH_NOT_ALLOWED: ErrorText(
+        _REFUSED, "{what} {path} cannot be used on {host}: {reason}.",
+        "Choose another, such as a .xml file beside the image, or leave the argument out."),
     ErrorCode.LISTEN_FAILED: ErrorText(
         _INPUT, "UDP {address} cannot be opened: {reason}.",
         "Another agent may be running here, or the address is not this host's; see `ss -lun` and --listen."),
@@ -290,8 +295,9 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.AGENT_SILENT: ErrorText(
         ErrorKind.NO_CONTACT, "No agent answered at {host} UDP port {port} within {seconds} s.",
         "Check on {host}: vmmigration-agent.py runs (its log counts what it drops), its AgentKey.txt is what "
-        "`vmmigration.py agent-key {host}` prints here, its ControllerIPAddr.txt lists this management host, and the "
-        "firewall lets UDP port {port} in."),
+        "`vmmigration.py agent-key {host}` prints here, its ControllerIPAddr.txt lists this management host, it was "
+        "started again after a change of these files, --insecure is on both sides or on none, and the firewall lets "
+        "UDP port {port} in."),
     ErrorCode.AGENT_OTHER_VERSION: ErrorText(
         ErrorKind.NO_CONTACT, "The agent on {host} is version {theirs}, this controller is {ours}.",
         "Install the same version on both."),
@@ -324,7 +330,9 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.DOMAIN_MISSING: ErrorText(
         _REFUSED, "There is no VM {domain} on {host}.", "See `virsh list --all` on {host}."),
     ErrorCode.DOMAIN_NOT_RUNNING: ErrorText(
-        _REFUSED, "VM {domain} on {host} is {state}, not running.", "Start it there: `virsh start {domain}`."),
+        _REFUSED, "VM {domain} on {host} is {state}, not running.",
+        "If it was moved before, it runs on another host: look there first. Otherwise `virsh start {domain}`, or "
+        "`virsh resume {domain}` if it is paused."),
     ErrorCode.DOMAIN_BUSY: ErrorText(
         _REFUSED, "VM {domain} on {host} is busy with another job.",
         "Wait for it or end it: `virsh domjobinfo {domain}`, `virsh domjobabort {domain}`."),
@@ -362,7 +370,8 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _REFUSED, "{host} has no {what} {name}, to which VM {domain} is connected.",
         "Create it on {host}, or start it: `virsh net-start {name}`."),
     ErrorCode.USER_MISSING: ErrorText(
-        _REFUSED, "{host} has no user {user}.", "Create it there: `adduser {user}`, `adduser {user} libvirt`."),
+        _REFUSED, "{host} has no user {user}.",
+        "Create it there: `adduser --ingroup users {user}`, `adduser {user} libvirt`."),
     ErrorCode.SSH_HOST_KEY_UNKNOWN: ErrorText(
         _REFUSED, "root on {host} does not know the SSH host key of {destination}.",
         "Run `ssh {user}@{destination} true` once as root on {host} and compare the fingerprint."),
@@ -381,7 +390,8 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "Try `ssh -v {user}@{destination} true` as root on {host}."),
     ErrorCode.SSH_LIBVIRT_REFUSED: ErrorText(
         _REFUSED, "libvirt on {destination} does not serve {user} over SSH from {host}: {reason}.",
-        "Run `adduser {user} libvirt` on {destination}; its sshd must allow AllowStreamLocalForwarding."),
+        "On {destination}: libvirtd runs, {user} is in the group libvirt (`adduser {user} libvirt`), and sshd allows "
+        "AllowStreamLocalForwarding."),
     ErrorCode.SAME_LIBVIRT_HOST: ErrorText(
         _REFUSED, "{host} and {destination} have the same libvirt host UUID, so libvirt takes them for one host.",
         "Set a different host_uuid in /etc/libvirt/libvirtd.conf on one of them and restart libvirtd."),
@@ -396,7 +406,7 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _FAILED, "VM {domain} was not moved within {seconds} s.",
         "Give more `--timeout`, more `--bandwidth`, or a quieter hour."),
     ErrorCode.MIGRATION_CANCELLED: ErrorText(
-        _FAILED, "The migration of VM {domain} was cancelled.", "Repeat the command when you want it moved."),
+        _FAILED, "The migration of VM {domain} was cancelled: {reason}.", "Repeat the command when you want it moved."),
     ErrorCode.NOT_AS_EXPECTED: ErrorText(
         _FAILED, "On {host}: {problem}.", "See `virsh list --all` and `virsh dumpxml {domain}` on both hosts."),
     ErrorCode.LEFT_BEHIND: ErrorText(

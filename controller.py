@@ -29,7 +29,7 @@ from constant import (
     MigrationError,
     Outcome,
 )
-from udpmodule import ControllerSocket, GaveUp
+from udpmodule import ControllerSocket, Exchange, GaveUp
 from wire.access import AddressList, Key, load_keys
 from wire.message import Reply, Request, from_wire, to_wire
 from wire.records import (
@@ -104,6 +104,7 @@ class StepResult:
     seconds: float
     summary: str
     error: Optional[MigrationError] = None
+    obstacles: int = 0
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,7 @@ class Controller:
     def _check(self, migration: Migration) -> tuple[Migration, DomainFacts]:
         """HELLO and both checks. Raises _Obstacles with everything that stands in the way."""
         try:
-            for host in (migration.source, migration.destination):
-                self._hello(host, migration)
+            self._greet((migration.source, migration.destination))
             migration = migration.to_daemon(self._contacts[migration.destination].facts.daemon)
             source = self._step(
                 Command.CHECK_SOURCE, migration.source, StepArguments(migration), CheckReport, _checked)
@@ -212,23 +212,31 @@ class Controller:
             raise _Obstacles(tuple(obstacle.error() for obstacle in obstacles))
         return migration, facts
 
-    def _hello(self, host: str, migration: Migration) -> None:
-        """Shake hands as a step of its own. Raises MigrationError AGENT_SILENT or AGENT_OTHER_VERSION."""
+    def _greet(self, hosts: tuple[str, ...]) -> None:
+        """HELLO to all hosts at once, each a step of its own. Raises _Obstacles with all that did not go well."""
         began = self.clock()
-        self.observer.step_began(Command.HELLO, host)
-        try:
-            facts = self._say_hello(host, HELLO_GIVE_UP_SECONDS)
-        except MigrationError as error:
-            self._ended(StepResult(Command.HELLO, host, self.clock() - began, "", error))
-            raise
-        summary = f"{facts.hostname}, libvirt {_version(facts.libvirt_version)}"
-        self._ended(StepResult(Command.HELLO, host, self.clock() - began, summary))
-        log.debug("job %s: %s is %s", migration.job_id, host, facts)
+        errors = []
+        exchanges = {host: self._start_hello(host, HELLO_GIVE_UP_SECONDS) for host in hosts}
+        for host, exchange in exchanges.items():
+            self.observer.step_began(Command.HELLO, host)
+            try:
+                facts = self._end_hello(host, exchange, HELLO_GIVE_UP_SECONDS)
+            except MigrationError as error:
+                errors.append(error)
+                self._ended(StepResult(Command.HELLO, host, self.clock() - began, "", error))
+                continue
+            summary = f"{facts.hostname}, libvirt {_version(facts.libvirt_version)}"
+            self._ended(StepResult(Command.HELLO, host, self.clock() - began, summary))
+        if errors:
+            raise _Obstacles(tuple(errors))
 
-    def _say_hello(self, host: str, patience: float) -> HostFacts:
+    def _start_hello(self, host: str, patience: float) -> Exchange:
         request = Request(request_id=secrets.token_hex(16), agent_ip=host, cmd=Command.HELLO, cmd_arguments={})
-        reply = self.udp.wait(
-            self.udp.start(request, self.settings.agent_keys(host), patience), lambda _progress: None)
+        return self.udp.start(request, self.settings.agent_keys(host), patience)
+
+    def _end_hello(self, host: str, exchange: Exchange, patience: float) -> HostFacts:
+        """Keep what HELLO told. Raises MigrationError AGENT_SILENT or AGENT_OTHER_VERSION."""
+        reply = self.udp.wait(exchange, lambda _progress: None)
         if isinstance(reply, GaveUp):
             raise _silent(host, patience)
         error = reply.error()
@@ -241,6 +249,10 @@ class Controller:
         self._contacts[host] = _Contact(facts, self.clock())
         return facts
 
+    def _greet_again(self, host: str) -> None:
+        """A fresh challenge in the middle of a run, with the patience that a run deserves."""
+        self._end_hello(host, self._start_hello(host, GIVE_UP_SECONDS), GIVE_UP_SECONDS)
+
     # One step.
 
     def _step(
@@ -251,7 +263,9 @@ class Controller:
         self.observer.step_began(command, host)
         try:
             if self._cancelled and command not in _CLEARING:
-                raise MigrationError(ErrorCode.MIGRATION_CANCELLED, {"domain": arguments.migration.domain})
+                raise MigrationError(
+                    ErrorCode.MIGRATION_CANCELLED,
+                    {"domain": arguments.migration.domain, "reason": "somebody pressed Ctrl-C"})
             value = self._ask(command, host, arguments, kind)
         except MigrationError as error:
             self._ended(StepResult(command, host, self.clock() - began, "", error))
@@ -259,7 +273,8 @@ class Controller:
         except _Silence as silence:
             self._ended(StepResult(command, host, self.clock() - began, "", silence.error()))
             raise
-        self._ended(StepResult(command, host, self.clock() - began, summarise(value)))
+        obstacles = len(value.obstacles) if isinstance(value, CheckReport) else 0
+        self._ended(StepResult(command, host, self.clock() - began, summarise(value), obstacles=obstacles))
         return value
 
     def _ended(self, step: StepResult) -> None:
@@ -271,7 +286,7 @@ class Controller:
         reply = self._follow(command, host, arguments)
         error = reply.error()
         if error is not None and error.code is ErrorCode.REQUEST_STALE:
-            self._say_hello(host, GIVE_UP_SECONDS)
+            self._greet_again(host)
             reply = self._follow(command, host, arguments)
             error = reply.error()
         if error is not None and error.code is ErrorCode.REQUEST_UNKNOWN:
@@ -300,7 +315,7 @@ class Controller:
     def _fresh_request(self, command: Command, host: str, arguments: Mapping[str, Any]) -> Request:
         """A request with a challenge that has not run out; half its life is left for repeats on a lossy path."""
         if self.clock() - self._contacts[host].at > CHALLENGE_SECONDS / 2:
-            self._say_hello(host, GIVE_UP_SECONDS)
+            self._greet_again(host)
         facts = self._contacts[host].facts
         return Request(
             request_id=secrets.token_hex(16), agent_ip=host, cmd=command, cmd_arguments=arguments, epoch=facts.epoch,
@@ -353,7 +368,7 @@ class Controller:
             except MigrationError as undo_error:
                 undone.append(undo_error.message)
             except _Silence as silence:
-                undone.append(f"{silence}.".capitalize())
+                undone.append(silence.error().message)
         here, there = states.get(migration.source), states.get(migration.destination)
         if here is DomainState.RUNNING and there is DomainState.ABSENT:
             return RunReport(migration, Outcome.ROLLED_BACK, migration.source, 0.0, errors=(error,))

@@ -50,6 +50,8 @@ Address = tuple[str, int]
 MAGIC = b"VMM1"
 NO_KEY = "-"
 _LOG_COUNTERS_SECONDS = 60.0
+# How often the agent looks whether it is to stop when nothing else wakes it.
+_LOOK_SECONDS = 1.0
 _RESULTS_KEPT_SECONDS = 24 * 3600.0
 
 
@@ -239,12 +241,19 @@ class Responder:
             if not isinstance(request, Request):
                 raise Dropped("form")
         except Dropped as reason:
-            self.counters[f"dropped: {reason}"] += 1
+            self._drop(str(reason), address)
             return
         except ValueError:
-            self.counters["dropped: form"] += 1
+            self._drop("form", address)
             return
         self._take(_Entry(request, hashlib.sha256(body).digest(), address, key_id), now)
+
+    def _drop(self, reason: str, address: Address) -> None:
+        name = f"dropped: {reason}"
+        if not self.counters[name]:
+            # The first of each kind at once, for the admin who is just setting things up.
+            log.warning("%s: a datagram from %s port %d; more of them are counted", name, *address)
+        self.counters[name] += 1
 
     def _take(self, entry: _Entry, now: float) -> None:
         request = entry.request
@@ -315,6 +324,10 @@ class Responder:
     def next_event(self) -> Request | None:
         """The next request that nobody has answered yet: accept(), refuse() or finish() it."""
         return self._events.popleft() if self._events else None
+
+    def asked_by(self, request_id: str) -> str:
+        """The address that the request came from."""
+        return self._entries[request_id].address[0]
 
     def accept(self, request_id: str, now: float) -> None:
         """Say that the work of this request has begun."""
@@ -471,7 +484,7 @@ class AgentSocket:
         """Receive until `stopped()`; each new request goes to `on_request`, which must return at once."""
         counted, log_at = Counter[str](), time.monotonic() + _LOG_COUNTERS_SECONDS
         while not stopped():
-            readable, _, _ = select.select([self._udp, self._wake_receiver], [], [], _LOG_COUNTERS_SECONDS)
+            readable, _, _ = select.select([self._udp, self._wake_receiver], [], [], _LOOK_SECONDS)
             if self._wake_receiver in readable:
                 self._wake_receiver.recv(4096)
             while not self._posted.empty():

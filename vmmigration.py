@@ -12,6 +12,7 @@ import json
 import logging
 import secrets
 import shutil
+import signal
 import sys
 import time
 from collections import deque
@@ -41,6 +42,9 @@ _MIB = 1024 * 1024
 _PLAIN_INTERVAL_SECONDS = 5.0
 _BAR_INTERVAL_SECONDS = 0.1
 _RATE_WINDOW_SECONDS = 5.0
+# Before that the rate says more about the start than about what is to come.
+_ESTIMATE_AFTER_SECONDS = 2.0
+_LARGEST_NUMBER = 1_000_000
 
 _DESCRIPTION = "Moves a running KVM virtual machine, with its disks, between two hosts that share no storage."
 _USAGE = f"""{PROGRAM} [options] SRC DST USER VM [DISK [CONF]]
@@ -82,10 +86,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _whole_number(text: str) -> int:
-    number = int(text)
-    if not 0 < number <= 1_000_000:
-        raise ValueError
-    return number
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= _LARGEST_NUMBER):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_LARGEST_NUMBER}")
+    return int(text)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -156,7 +159,12 @@ class RateMeter:
     def rate(self) -> float:
         """Bytes per second; 0 while there is too little to tell."""
         (first, begun), (last, done) = self._samples[0], self._samples[-1]
-        return max(0.0, (done - begun) / (last - first)) if last > first else 0.0
+        return max(0.0, (done - begun) / (last - first)) if last - first >= _ESTIMATE_AFTER_SECONDS else 0.0
+
+    def stalled(self) -> bool:
+        """Whether nothing came for as long as the window is."""
+        (first, begun), (last, done) = self._samples[0], self._samples[-1]
+        return done == begun and last - first >= _RATE_WINDOW_SECONDS - 1
 
 
 def percent(progress: Progress, shown: int) -> int:
@@ -183,14 +191,17 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02} h"
 
 
-def progress_text(progress: Progress, shown_percent: int, rate: float) -> str:
-    """One line: phase, percent, bytes, rate and time left."""
+def progress_text(progress: Progress, shown_percent: int, meter: RateMeter) -> str:
+    """One line: phase, percent, bytes, rate and time left, as far as they are known."""
     if not progress.total:
         return progress.phase
-    speed = "no data at the moment"
+    parts = [f"{progress.phase} {shown_percent}%", f"{size(progress.done)} of {size(progress.total)}"]
+    rate = meter.rate()
     if rate > 0:
-        speed = f"{size(rate)}/s, {duration((progress.total - progress.done) / rate)} left"
-    return f"{progress.phase} {shown_percent}%, {size(progress.done)} of {size(progress.total)}, {speed}"
+        parts += [f"{size(rate)}/s", f"{duration((progress.total - progress.done) / rate)} left"]
+    elif meter.stalled():
+        parts.append("nothing is moving")
+    return ", ".join(parts)
 
 
 class Display:
@@ -207,8 +218,8 @@ class Display:
     def _new_step(self) -> None:
         self._meter = RateMeter()
         self._percent = 0
-        self._shown_at = float("-inf")
-        self._phase = ""
+        # A plain line is worth writing once a step takes longer than the interval; a bar at once.
+        self._shown_at = self._clock() if self._mode == "plain" else float("-inf")
 
     def step_began(self, command: Command, host: str) -> None:
         """Name the step on the terminal while it runs."""
@@ -224,16 +235,16 @@ class Display:
         self._meter.add(now, progress.done)
         self._percent = percent(progress, self._percent)
         interval = _PLAIN_INTERVAL_SECONDS if self._mode == "plain" else _BAR_INTERVAL_SECONDS
-        if now - self._shown_at < interval or (self._mode == "plain" and not progress.total):
+        if now - self._shown_at < interval:
             return
         self._shown_at = now
-        rate = self._meter.rate()
         if self._mode == "json":
             self._json({
                 "event": "progress", "command": command.value, "host": host, "phase": progress.phase,
-                "done": progress.done, "total": progress.total, "percent": self._percent, "rate": round(rate)})
+                "done": progress.done, "total": progress.total, "percent": self._percent,
+                "rate": round(self._meter.rate())})
             return
-        text = progress_text(progress, self._percent, rate)
+        text = progress_text(progress, self._percent, self._meter)
         if self._bar:
             filled = self._percent * 20 // 100
             self._draw(f"{command.value:<23} [{'#' * filled}{'.' * (20 - filled)}] {text}")
@@ -245,11 +256,12 @@ class Display:
         if self._mode == "json":
             error = step.error.code.value if step.error else None
             self._json({"event": "step-ended", "command": step.command.value, "host": step.host,
-                        "seconds": round(step.seconds, 3), "summary": step.summary, "error": error})
+                        "seconds": round(step.seconds, 3), "summary": step.summary, "obstacles": step.obstacles,
+                        "error": error})
         elif self._mode != "none":
-            result = "FAILED" if step.error else "ok"
-            text = step.error.message if step.error else step.summary
-            self._line(f"{step.command.value:<23} {step.host:<16} {result:<6} {step.seconds:7.2f} s  {text}")
+            result = "FAILED" if step.error else "BLOCKED" if step.obstacles else "ok"
+            text = step.error.code.value if step.error else step.summary
+            self._line(f"{step.command.value:<23} {step.host:<16} {result:<7} {step.seconds:6.2f} s  {text}")
 
     def cancelling(self) -> None:
         """Say that Ctrl-C was understood."""
@@ -331,7 +343,8 @@ def result_json(report: RunReport) -> dict[str, object]:
         "downtime_ms": moved.downtime if moved and moved.downtime >= 0 else None,
         "steps": [
             {"command": step.command.value, "host": step.host, "seconds": round(step.seconds, 3),
-             "summary": step.summary, "error": step.error.code.value if step.error else None}
+             "summary": step.summary, "obstacles": step.obstacles,
+             "error": step.error.code.value if step.error else None}
             for step in report.steps
         ],
         "errors": [_error_json(error) for error in report.errors],
@@ -371,6 +384,9 @@ def _migrate(options: argparse.Namespace) -> int:
 
 
 def _new_key(options: argparse.Namespace) -> int:
+    if len(options.words) != 1:
+        raise MigrationError(
+            ErrorCode.ARGUMENTS_INVALID, {"problem": "new-key takes no argument", "program": PROGRAM})
     path = config_directory(options.config_dir, __file__) / CONTROLLER_KEY_FILE
     write_new_key(path)
     print(f"New master key in {path}. Now run `{PROGRAM} agent-key IP` for each node.", file=sys.stderr)
@@ -393,6 +409,10 @@ def _run(argv: Sequence[str]) -> int:
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.WARNING, stream=sys.stderr,
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    for name in ("SIGTERM", "SIGHUP"):
+        # The end of a terminal or of a service is to be taken like Ctrl-C: cancelled, not left alone. Not on Windows.
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     commands = {"new-key": _new_key, "agent-key": _agent_key}
     return commands.get(options.words[0] if options.words else "", _migrate)(options)
 

@@ -46,6 +46,7 @@ class DomainDescription:
 # Elements whose presence stops a migration for now, by path, with the words for the admin.
 _UNSUPPORTED = (
     ("devices/hostdev", "a host device (passthrough)"),
+    ("devices/interface[@type='hostdev']", "a host device (network passthrough)"),
     ("devices/filesystem", "a shared folder"),
     ("devices/tpm", "a TPM"),
     ("os/loader", "UEFI firmware"),

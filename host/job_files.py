@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import re
@@ -33,6 +35,14 @@ def in_system_directory(path: str) -> bool:
     directory = os.path.realpath(os.path.dirname(path))
     return directory == "/" or any(
         directory == system or directory.startswith(system + "/") for system in _SYSTEM_DIRECTORIES)
+
+
+def refuse_system_directory(what: str, path: str, host: str) -> None:
+    """Raise MigrationError PATH_NOT_ALLOWED if a new file at this path would land among the system's own."""
+    if in_system_directory(path):
+        reason = "its directory is one of the system's own"
+        raise MigrationError(
+            ErrorCode.PATH_NOT_ALLOWED, {"host": host, "what": what, "path": path, "reason": reason})
 
 
 @dataclass(frozen=True)
@@ -93,10 +103,14 @@ def remove_socket_directory(path: str) -> None:
 def socket_directory(path: str, owner: tuple[int, int], others: list[str], host: str) -> Iterator[None]:
     """Such a directory for the length of a `with`."""
     make_socket_directory(path, owner, others, host)
+    remove = functools.partial(remove_socket_directory, path)
+    # Also when the agent has to leave before this thread gets to its end.
+    atexit.register(remove)
     try:
         yield
     finally:
-        remove_socket_directory(path)
+        remove()
+        atexit.unregister(remove)
 
 
 class MadeKind(str, Enum):

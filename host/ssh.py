@@ -5,6 +5,7 @@ Key login and a known host key are required; nothing is ever asked or accepted o
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import subprocess
@@ -140,9 +141,12 @@ def tunnel(login: Login, forwards: Mapping[str, str]) -> Iterator[Tunnel]:
             command, env=tool_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=messages,
             start_new_session=True)
         opened = Tunnel(login, process, messages)
+        # Also when the agent has to leave before this thread gets to its end.
+        atexit.register(opened.close)
         try:
             opened.wait_until_open(list(forwards))
             log.info("SSH tunnel to %s@%s is open (pid %d)", login.user, login.destination, process.pid)
             yield opened
         finally:
             opened.close()
+            atexit.unregister(opened.close)

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from constant import DomainState, ErrorCode, MigrationError
 from host.hypervisor import Hypervisor
-from host.job_files import in_system_directory
+from host.job_files import refuse_system_directory
 from host.process import tool_path
-from steps.context import StepContext, noting
+from steps.context import StepContext, note_all, noting
 from wire.records import CheckReport, DiskFacts, DomainFacts, Migration, Obstacle, StepArguments, libvirt_conf_path
 
 _MIB = 1024 * 1024
@@ -27,10 +27,20 @@ def run(context: StepContext, arguments: StepArguments) -> CheckReport:
         with noting(obstacles):
             tool_path(tool, context.host)
     with noting(obstacles), Hypervisor.open(context.host) as hypervisor:
-        for error in _libvirt_obstacles(context.host, hypervisor, migration, facts):
-            obstacles.append(Obstacle(error.code, error.facts))
-    for error in _file_obstacles(context.host, migration, facts):
-        obstacles.append(Obstacle(error.code, error.facts))
+        note_all(obstacles, _libvirt_obstacles(context.host, hypervisor, migration, facts))
+    name_taken = any(obstacle.code is ErrorCode.DOMAIN_EXISTS for obstacle in obstacles)
+    note_all(obstacles, _account_obstacles(context.host, migration, facts))
+    for disk in facts.disks:
+        with noting(obstacles):
+            refuse_system_directory("Disk path", disk.path, context.host)
+            note_all(obstacles, _image_obstacles(context.host, disk))
+    with noting(obstacles):
+        if migration.conf_path() != libvirt_conf_path(migration.domain):
+            note_all(obstacles, _conf_file_obstacles(context.host, migration))
+            refuse_system_directory("Conf file path", migration.conf_path(), context.host)
+        elif not name_taken and os.path.lexists(migration.conf_path()):
+            # libvirt writes this one itself, over a leftover that no domain owns.
+            raise MigrationError(ErrorCode.PATH_TAKEN, {"host": context.host, "path": migration.conf_path()})
     return CheckReport(obstacles=tuple(obstacles))
 
 
@@ -63,19 +73,16 @@ def _bridge_exists(name: str) -> bool:
     return "/" not in name and os.path.isdir(f"/sys/class/net/{name}")
 
 
-def _file_obstacles(host: str, migration: Migration, facts: DomainFacts) -> Iterator[MigrationError]:
-    """What the file systems and the accounts here say against it."""
+def _account_obstacles(host: str, migration: Migration, facts: DomainFacts) -> Iterator[MigrationError]:
+    """The SSH user and the files that are expected to be here already."""
     try:
         pwd.getpwnam(migration.user)
     except KeyError:
         yield MigrationError(ErrorCode.USER_MISSING, {"host": host, "user": migration.user})
-    for disk in facts.disks:
-        yield from _image_obstacles(host, disk)
     for what, path in (("kernel", facts.kernel), ("initrd", facts.initrd)):
         if path is not None and not os.path.isfile(path):
             yield MigrationError(
                 ErrorCode.FILE_MISSING, {"host": host, "path": path, "what": what, "domain": migration.domain})
-    yield from _conf_file_obstacles(host, migration)
 
 
 def _new_file_obstacles(host: str, path: str) -> Iterator[MigrationError]:
@@ -92,10 +99,6 @@ def _new_file_obstacles(host: str, path: str) -> Iterator[MigrationError]:
 
 
 def _image_obstacles(host: str, disk: DiskFacts) -> Iterator[MigrationError]:
-    if in_system_directory(disk.path):
-        reason = ": its directory is one of the system's own"
-        yield MigrationError(ErrorCode.PATH_INVALID, {"what": "Disk path", "path": disk.path, "reason": reason})
-        return
     yield from _new_file_obstacles(host, disk.path)
     directory = os.path.dirname(disk.path)
     if os.path.isdir(directory):
@@ -107,20 +110,15 @@ def _image_obstacles(host: str, disk: DiskFacts) -> Iterator[MigrationError]:
 
 
 def _conf_file_obstacles(host: str, migration: Migration) -> Iterator[MigrationError]:
+    """What is against a conf file that is not libvirt's own."""
     path = migration.conf_path()
-    if path == libvirt_conf_path(migration.domain):
-        # libvirt writes this one itself; a leftover there that no domain owns would be overwritten by it.
-        if os.path.lexists(path):
-            yield MigrationError(ErrorCode.PATH_TAKEN, {"host": host, "path": path})
-        return
     in_libvirt = os.path.dirname(path) == os.path.dirname(libvirt_conf_path(migration.domain))
     reasons = (
-        (not path.endswith(".xml"), ": its name must end in .xml"),
-        (in_libvirt, f": in that directory libvirt keeps the VM as {migration.domain}.xml"),
-        (not in_libvirt and in_system_directory(path), ": its directory is one of the system's own"),
+        (not path.endswith(".xml"), "its name must end in .xml"),
+        (in_libvirt, f"in that directory libvirt keeps this VM as {migration.domain}.xml"),
     )
     for applies, reason in reasons:
         if applies:
             yield MigrationError(
-                ErrorCode.PATH_INVALID, {"what": "Conf file path", "path": path, "reason": reason})
+                ErrorCode.PATH_NOT_ALLOWED, {"host": host, "what": "Conf file path", "path": path, "reason": reason})
     yield from _new_file_obstacles(host, path)

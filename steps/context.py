@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Optional
 
 from constant import MigrationError
 from host.job_files import Ledger
 from wire.access import AddressList
 from wire.records import Migration, Obstacle, Progress
+
+
+@dataclass
+class Cancellation:
+    """Whether the job's running step is to end, and why. Set by the receive loop, looked at by the step's thread."""
+
+    reason: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class StepContext:
     epoch: str
     challenge: str
     destinations: AddressList
-    cancelled: threading.Event
+    cancellation: Cancellation
     progress: Callable[[Progress], None]
 
     def ledger(self, migration: Migration) -> Ledger:
@@ -39,3 +46,8 @@ def noting(obstacles: list[Obstacle]) -> Iterator[None]:
         yield
     except MigrationError as error:
         obstacles.append(Obstacle(error.code, error.facts))
+
+
+def note_all(obstacles: list[Obstacle], errors: Iterable[MigrationError]) -> None:
+    """Take each of these errors down as an obstacle."""
+    obstacles.extend(Obstacle(error.code, error.facts) for error in errors)

@@ -74,7 +74,7 @@ class _Watch:
     def follow(self, target: MigrationTarget) -> None:
         """Migrate to `target` and return when it is done. Raises MigrationError with the reason that came first."""
         began = time.monotonic()
-        thread = MigrationThread(self.hypervisor, self.migration.domain, target)
+        thread = MigrationThread(self.context.host, self.migration.domain, target)
         thread.start()
         stopped_by: MigrationError | None = None
         abort_at, statistics_at = began, began
@@ -96,8 +96,9 @@ class _Watch:
             raise stopped_by or thread.error
 
     def _reason_to_stop(self, seconds: float) -> MigrationError | None:
-        if self.context.cancelled.is_set():
-            return MigrationError(ErrorCode.MIGRATION_CANCELLED, {"domain": self.migration.domain})
+        if self.context.cancellation.reason is not None:
+            facts = {"domain": self.migration.domain, "reason": self.context.cancellation.reason}
+            return MigrationError(ErrorCode.MIGRATION_CANCELLED, facts)
         if self.migration.timeout and seconds > self.migration.timeout:
             facts = {"domain": self.migration.domain, "seconds": str(self.migration.timeout)}
             return MigrationError(ErrorCode.MIGRATION_TIMEOUT, facts)
@@ -112,6 +113,6 @@ class _Watch:
 def as_progress(statistics: JobStatistics) -> Progress:
     """libvirt's counts as one figure: disk and memory together, since both cross the same link."""
     disk_left = statistics.disk_total - statistics.disk_done
-    phase = "copying the disk" if disk_left > 0 else "copying memory"
     done = statistics.disk_done + statistics.memory_done
+    phase = "copying the disk" if disk_left > 0 else "copying memory" if done else "connecting to the destination"
     return Progress(phase=phase, done=done, total=max(done, statistics.disk_total + statistics.memory_total))

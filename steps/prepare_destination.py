@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from constant import ErrorCode, MigrationError, Transport
+from constant import Transport
 from host import image
 from host.hypervisor import Hypervisor
-from host.job_files import JobSockets, MadeKind, in_system_directory, make_socket_directory
+from host.job_files import JobSockets, MadeKind, make_socket_directory, refuse_system_directory
 from steps.context import StepContext
 from wire.records import StepArguments, StepReport
 
@@ -21,9 +21,7 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
     made = []
     for disk in facts.disks:
         # Checked before, and again here: the two requests need not have come from one careful controller.
-        if in_system_directory(disk.path):
-            reason = ": its directory is one of the system's own"
-            raise MigrationError(ErrorCode.PATH_INVALID, {"what": "Disk path", "path": disk.path, "reason": reason})
+        refuse_system_directory("Disk path", disk.path, context.host)
         ledger.add(MadeKind.IMAGE, disk.path, image.create_empty(disk, owner, context.host))
         made.append(f"empty {disk.format.value} of {disk.virtual_size // _MIB} MiB at {disk.path}")
     if migration.transport is Transport.SSH:

@@ -22,8 +22,8 @@ from constant import (
 )
 
 JOB_ID_PATTERN = re.compile(r"[0-9a-f]{8}")
-# What useradd(8) accepts, less the trailing dollar of machine accounts; it must never look like an option.
-USER_PATTERN = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+# useradd(8), and the capitals and dots of directory services; it must never look like an option or a path.
+USER_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,63}")
 # libvirt forbids a slash and control characters in a name; a leading dash would be taken for an option by virsh.
 DOMAIN_PATTERN = re.compile(r"[^-/\x00-\x1f\x7f][^/\x00-\x1f\x7f]{0,254}")
 
@@ -39,7 +39,7 @@ def check_path(what: str, path: str) -> str:
         and not any(part in ("", ".", "..") for part in parts[1:])
     )
     if not plain:
-        raise MigrationError(ErrorCode.PATH_INVALID, {"what": what, "path": path, "reason": ""})
+        raise MigrationError(ErrorCode.PATH_INVALID, {"what": what, "path": path})
     return path
 
 

@@ -59,6 +59,16 @@ def test_a_migration_past_its_timeout_is_rolled_back(admin: Admin, make_guest: M
     assert_as_before(guest)
 
 
+def test_a_terminal_that_is_closed_cancels_like_ctrl_c(admin: Admin, make_guest: MakeGuest) -> None:
+    guest = make_guest("closed")
+    process = admin.start(guest.name, *SLOW)
+    wait_until_copying(guest)
+    process.send_signal(signal.SIGHUP)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 5, stdout + stderr
+    assert_as_before(guest)
+
+
 def test_sigterm_of_the_source_agent_rolls_back_before_it_ends(
     admin: Admin, make_guest: MakeGuest, agents: dict[str, Agent],
 ) -> None:
@@ -66,10 +76,11 @@ def test_sigterm_of_the_source_agent_rolls_back_before_it_ends(
     process = admin.start(guest.name, *SLOW)
     wait_until_copying(guest)
     assert agents["node1"].stop(timeout=40) == 0
-    agents["node1"] = admin.lab.start_agent(admin.lab.host("node1"))
     stdout, stderr = process.communicate(timeout=150)
+    agents["node1"] = admin.lab.start_agent(admin.lab.host("node1"))
     run = Run(process.returncode, stdout, stderr)
     assert run.code == 5, run.text
+    assert "the agent on the source was stopped" in run.stderr
     assert_as_before(guest)
 
 

@@ -66,8 +66,8 @@ def test_all_obstacles_of_both_hosts_are_named_at_once(admin: Admin, make_guest:
         run = admin.migrate("many", "/var/lib/libvirt/images/other.qcow2", "/etc/cron.d/many")
     assert_refused(
         run, REFUSED, "/var/lib/libvirt/images/other.qcow2 is not a disk of VM many", "it has a backing image",
-        "'/etc/cron.d/many' is not a plain absolute path: its name must end in .xml",
-        "its directory is one of the system's own")
+        "Conf file path /etc/cron.d/many cannot be used on", "its name must end in .xml",
+        "its directory is one of the system's own", "BLOCKED")
 
 
 def test_an_existing_file_at_the_destination_is_an_obstacle_not_a_target(
