@@ -1,0 +1,1 @@
+"""Unit tests: no root, no network beyond loopback, no libvirt but where a module says so."""

@@ -1,0 +1,523 @@
+"""The admin's command as the admin sees it: what it prints where, its exit code, and never a traceback."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+import vmmigration
+from constant import Command, DomainState, ErrorCode, ExitCode, MigrationError, Outcome
+from controller import RunReport, StepResult
+from tests.unit.samples import DESTINATION, FACTS, MASTER, MIGRATION, MOVED, ROOT, SOURCE, FakeClock, write_key
+from tests.unit.scripted import Call, Interrupt, ScriptedAgents, Silence, WithProgress, states
+from vmmigration import Display, RateMeter, duration, main, percent, progress_text, result_json, result_text, size
+from wire.records import CheckReport, Obstacle, Progress
+
+WORDS = [SOURCE, DESTINATION, "kvm", "VM1", "/var/lib/libvirt/images/node.qcow2", "/etc/libvirt/qemu/VM1.xml"]
+FAILED = MigrationError(ErrorCode.MIGRATION_FAILED, {"domain": "VM1", "host": SOURCE, "reason": "no route"})
+NEWEST_AND_OLDEST = ("3.9", "3.10", "3.11", "3.12", "3.13")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A configuration directory with both hosts listed and a key."""
+    (tmp_path / "AgentIPAddr.txt").write_text(f"{SOURCE}\n{DESTINATION}\n")
+    write_key(tmp_path / "ControllerKey.txt", MASTER)
+    return tmp_path
+
+
+Run = Callable[..., "tuple[int, str, str]"]
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """The command takes SIGTERM and SIGHUP for itself; the tests' own process gets them back."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def run(directory: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process: its exit code, stdout and stderr."""
+    def run_command(*arguments: str) -> tuple[int, str, str]:
+        code = main(["--config-dir", str(directory), *arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        assert MASTER.secret.hex() not in captured.out + captured.err
+        return code, captured.out, captured.err
+    return run_command
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, script: Mapping[Call, object]) -> ScriptedAgents:
+    """Put scripted agents behind the command."""
+    agents = ScriptedAgents(script=script)
+    monkeypatch.setattr(vmmigration, "ControllerSocket", lambda: agents)
+    return agents
+
+
+# What is wrong before any agent is asked: one sentence, one hint, exit code 2, and nothing on stdout.
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ([], "got 0 arguments"),
+    (WORDS[:1], "got 1 argument."),
+    (WORDS[:3], "got 3 arguments"),
+    ([*WORDS, "more"], "got 7 arguments"),
+    (["node1", *WORDS[1:]], "Source 'node1' is not an IP address"),
+    ([SOURCE, "192.0.2.300", *WORDS[2:]], "Destination '192.0.2.300' is not an IP address"),
+    ([SOURCE, SOURCE, *WORDS[2:]], f"both {SOURCE}"),
+    (["2001:db8::1", "2001:0DB8:0::1", *WORDS[2:]], "both 2001:db8::1"),
+    ([SOURCE, "192.0.2.99", *WORDS[2:]], "192.0.2.99 is not in "),
+    (["192.0.2.98", DESTINATION, *WORDS[2:]], "192.0.2.98 is not in "),
+    ([*WORDS[:4], "node.qcow2"], "Disk path 'node.qcow2' is not a plain absolute path"),
+    ([*WORDS[:5], "/etc/../x.xml"], "Conf file path '/etc/../x.xml' is not a plain absolute path"),
+    ([*WORDS[:2], "root;id", "VM1"], "'root;id' is not a user name"),
+    ([*WORDS[:3], "a/b"], "'a/b' is not a VM name"),
+    (["--no-such-option", *WORDS], "--no-such-option"),
+    (["--transport", "pigeon", *WORDS], "pigeon"),
+    (["--bandwidth", "0", *WORDS], "--bandwidth"),
+    (["--bandwidth", "fast", *WORDS], "--bandwidth"),
+    (["--timeout", "-1", *WORDS], "--timeout"),
+    (["--progress", "dance", *WORDS], "dance"),
+    (["new-key", "more"], "new-key takes no argument"),
+    (["agent-key"], "agent-key takes one IP address"),
+    (["agent-key", SOURCE, DESTINATION], "agent-key takes one IP address"),
+    (["agent-key", "node1"], "Agent 'node1' is not an IP address"),
+])
+def test_bad_input_is_told_in_one_sentence_with_a_hint(run: Run, words: Sequence[str], said: str) -> None:
+    code, out, err = run(*words)
+    assert code == 2
+    assert out == ""
+    first, second = err.splitlines()
+    assert first.startswith("vmmigration.py: ")
+    assert said in first
+    assert second.startswith("  ")
+    assert second.endswith(".")
+
+
+@pytest.mark.parametrize(("name", "content", "said"), [
+    ("AgentIPAddr.txt", None, "cannot be read: No such file"),
+    ("AgentIPAddr.txt", b"\xff\xfe", "cannot be read: it is not UTF-8"),
+    ("AgentIPAddr.txt", b"# nothing\n", "names no address"),
+    ("AgentIPAddr.txt", b"192.0.2.11\nnode2\n", "line 2: 'node2'"),
+    ("ControllerKey.txt", None, "There is no key in"),
+    ("ControllerKey.txt", b"", "There is no key in"),
+    ("ControllerKey.txt", b"secret\n", "line 1: not a key"),
+])
+def test_a_bad_file_is_named_with_what_is_wrong(
+    run: Run, directory: Path, name: str, content: bytes | None, said: str,
+) -> None:
+    (directory / name).unlink()
+    if content is not None:
+        (directory / name).write_bytes(content)
+        (directory / name).chmod(0o600)
+    code, out, err = run(*WORDS)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert str(directory / name) in err
+
+
+def test_a_key_that_others_can_read_is_refused_by_every_command(run: Run, directory: Path) -> None:
+    (directory / "ControllerKey.txt").chmod(0o644)
+    for words in (WORDS, ["agent-key", SOURCE]):
+        code, out, err = run(*words)
+        assert (code, out) == (2, "")
+        assert f"chmod 600 {directory / 'ControllerKey.txt'}" in err
+
+
+@pytest.mark.parametrize("words", [[], WORDS[:2], ["--bandwidth", "x", *WORDS], [SOURCE, SOURCE, "kvm", "VM1"]])
+def test_with_json_an_input_error_is_one_json_object_on_stdout(run: Run, words: Sequence[str]) -> None:
+    code, out, _err = run("--json", *words)
+    told = json.loads(out)
+    assert told["exit_code"] == code == 2
+    assert told["outcome"] == "nothing changed"
+    assert told["errors"][0].keys() == {"code", "message", "hint", "facts"}
+
+
+# Keys.
+
+
+def test_new_key_makes_a_private_file_and_shows_nothing_of_it(run: Run, directory: Path) -> None:
+    path = directory / "ControllerKey.txt"
+    path.unlink()
+    code, out, err = run("new-key")
+    assert (code, out) == (0, "")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_text().strip() not in err
+    assert str(path) in err
+
+
+def test_new_key_refuses_to_replace_a_key(run: Run, directory: Path) -> None:
+    before = (directory / "ControllerKey.txt").read_bytes()
+    code, out, err = run("new-key")
+    assert (code, out) == (2, "")
+    assert "exists already" in err
+    assert (directory / "ControllerKey.txt").read_bytes() == before
+
+
+def test_agent_key_prints_the_agents_key_and_nothing_else(run: Run) -> None:
+    code, out, err = run("-v", "agent-key", SOURCE)
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"[0-9a-f]{64}\n", out)
+    assert out.strip() == MASTER.for_agent(SOURCE).secret.hex()
+
+
+# Whole runs against scripted agents.
+
+
+def test_a_good_run_tells_each_step_on_stderr_and_the_result_on_stdout(
+    run: Run, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agents = scripted(monkeypatch, {})
+    code, out, err = run(*WORDS)
+    assert code == 0
+    assert agents.closed
+    assert [line.split()[:3] for line in err.splitlines()] == [
+        [command.value, host, "ok"] for command, host in agents.calls()]
+    first, second = out.splitlines()
+    assert first == f"VM1 runs on {DESTINATION} now."
+    assert "moved 2.29 GiB (disk 2.00 GiB, memory 300 MiB), downtime 87 ms" in second
+
+
+def test_a_quiet_good_run_tells_the_result_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, {})
+    for option in (["-q"], ["--progress", "none"]):
+        code, out, err = run(*option, *WORDS)
+        assert (code, err) == (0, "")
+        assert out.startswith("VM1 runs on")
+
+
+def test_with_json_a_run_is_one_object_on_stdout(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, {})
+    code, out, err = run("--json", "--progress", "json", *WORDS)
+    told = json.loads(out)
+    assert (told["outcome"], told["exit_code"], told["runs_on"]) == ("moved", code, DESTINATION)
+    assert (told["disk_bytes"], told["memory_bytes"], told["downtime_ms"]) == (2 << 30, 300 << 20, 87)
+    events = [json.loads(line) for line in err.splitlines()]
+    assert {event["event"] for event in events} == {"step-began", "step-ended"}
+
+
+@pytest.mark.parametrize(("script", "code", "said"), [
+    ({(Command.HELLO, SOURCE): Silence()}, 4, "Nothing was changed on either host."),
+    ({**states(DomainState.RUNNING, DomainState.ABSENT), (Command.LIVE_MIGRATION, SOURCE): FAILED}, 5,
+     f"Rolled back: VM1 runs on {SOURCE} as before."),
+    ({(Command.FINISH, SOURCE): FAILED}, 6, f"VM1 runs on {DESTINATION} now, but"),
+    ({(Command.LIVE_MIGRATION, SOURCE): Silence()}, 7, "STATE UNKNOWN"),
+])
+def test_each_kind_of_end_has_its_exit_code_and_its_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch, script: Mapping[Call, object], code: int, said: str,
+) -> None:
+    scripted(monkeypatch, script)
+    got, out, err = run(*WORDS)
+    assert got == code
+    assert out.startswith(said)
+    assert "FAILED" in err
+    assert "\nvmmigration.py: " in err
+
+
+def test_leaving_with_a_second_ctrl_c_is_told_as_unknown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents = scripted(monkeypatch, {(Command.LIVE_MIGRATION, SOURCE): Interrupt(MOVED, times=2)})
+    code, out, err = run("--json", *WORDS)
+    assert code == 7
+    assert json.loads(out)["outcome"] == "state unknown"
+    assert agents.closed
+    assert "Cancelling" in err
+
+
+def test_the_options_reach_the_agents(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents = scripted(monkeypatch, {})
+    run("--transport", "tcp", "--copy-storage", "all", "--bandwidth", "50", "--timeout", "600", *WORDS[:4])
+    sent = agents.asked[2].request.cmd_arguments["migration"]
+    assert (sent["transport"], sent["copy_storage"], sent["bandwidth"], sent["timeout"]) == ("tcp", "all", 50, 600)
+    assert not {"disk", "conf_file"} & sent.keys()
+    assert (sent["source"], sent["destination"], sent["user"], sent["domain"]) == tuple(WORDS[:4])
+
+
+# What is shown while it runs.
+
+
+def shown(mode: str, reports: Sequence[tuple[float, int]], total: int = 1000) -> str:
+    """What a Display writes for one step with progress at these seconds."""
+    stream, clock = io.StringIO(), FakeClock(0.0)
+    display = Display(mode, stream, clock)
+    display.step_began(Command.LIVE_MIGRATION, SOURCE)
+    for now, done in reports:
+        clock.now = now
+        display.step_progress(Command.LIVE_MIGRATION, SOURCE, Progress("copying the disk", done, total))
+    display.step_ended(StepResult(Command.LIVE_MIGRATION, SOURCE, 12.0, "downtime 87 ms"))
+    return stream.getvalue()
+
+
+def test_plain_lines_come_at_most_every_five_seconds() -> None:
+    lines = shown("plain", [(second / 2, second * 5) for second in range(40)]).splitlines()
+    assert len(lines) == 3 + 1
+    assert [line.split("%")[0].split()[-1] for line in lines[:-1]] == ["5", "10", "15"]
+    assert all(line.startswith(f"LIVE_MIGRATION          {SOURCE}") for line in lines)
+    assert "\r" not in "".join(lines)
+
+
+def test_a_bar_is_drawn_over_itself_and_is_gone_at_the_end() -> None:
+    written = shown("bar", [(0.0, 0), (1.0, 250), (2.0, 500)])
+    assert "[..........." in written
+    assert "[##########..........] copying the disk 50%" in written
+    assert written.count("\n") == 1
+    assert written.split("\r\x1b[K")[-1].startswith(f"LIVE_MIGRATION          {SOURCE}")
+
+
+def test_json_progress_is_one_object_a_line() -> None:
+    events = [json.loads(line) for line in shown("json", [(0.0, 0), (5.0, 500)]).splitlines()]
+    assert [event["event"] for event in events] == ["step-began", "progress", "progress", "step-ended"]
+    assert (events[2]["percent"], events[2]["done"], events[2]["total"], events[2]["rate"]) == (50, 500, 1000, 100)
+
+
+def test_nothing_is_shown_when_nothing_is_asked_for() -> None:
+    assert shown("none", [(0.0, 0), (10.0, 500)]) == ""
+
+
+def test_the_percentage_never_goes_back_and_is_never_a_hundred() -> None:
+    written = shown("json", [(0.0, 100), (1.0, 700), (2.0, 300), (3.0, 800), (4.0, 1000)])
+    events = [json.loads(line) for line in written.splitlines()]
+    assert [event["percent"] for event in events if event["event"] == "progress"] == [10, 70, 70, 80, 99]
+
+
+def test_each_step_begins_anew_at_nought() -> None:
+    stream = io.StringIO()
+    display = Display("json", stream, FakeClock(0.0))
+    for done in (900, 100):
+        display.step_began(Command.COPY_DISK_FILE, SOURCE)
+        display.step_progress(Command.COPY_DISK_FILE, SOURCE, Progress("x", done, 1000))
+    assert [json.loads(line).get("percent") for line in stream.getvalue().splitlines()] == [None, 90, None, 10]
+
+
+@pytest.mark.parametrize("columns", [1, 2, 10, 40, 80, 200])
+def test_no_bar_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    written = shown("bar", [(0.0, 0), (1.0, 250), (2.0, 500)])
+    drawn = [part for part in written.split("\r\x1b[K")[:-1]]
+    assert len(drawn) > 3
+    assert all(len(part) < columns for part in drawn if part)
+
+
+def metered(*samples: tuple[float, int]) -> RateMeter:
+    """A meter that has seen these counts."""
+    meter = RateMeter()
+    for now, done in samples:
+        meter.add(now, done)
+    return meter
+
+
+def test_progress_of_unknown_size_names_its_phase() -> None:
+    assert progress_text(Progress("opening the SSH tunnel", 0, 0), 0, metered((0.0, 0))) == "opening the SSH tunnel"
+
+
+def test_the_time_left_is_told_only_when_it_can_be_known() -> None:
+    mib = 1 << 20
+    half = Progress("x", 1 << 30, 2 << 30)
+    assert progress_text(half, 50, metered((0.0, 0), (4.0, 4 * mib))).endswith("1 MiB/s, 17:04 min left")
+    for samples in ([(0.0, 0)], [(0.0, 0), (0.5, mib)], [(0.0, mib), (9.0, mib)]):
+        assert "left" not in progress_text(half, 50, metered(*samples))
+
+
+def test_a_rate_is_that_of_the_last_seconds_and_never_negative() -> None:
+    slow_then_fast = [(float(second), 100 * second if second < 5 else 1000 * second - 4600) for second in range(11)]
+    assert metered(*slow_then_fast).rate() == pytest.approx(1000.0)
+    assert metered((1.0, 5)).rate() == 0.0
+    assert metered((1.0, 5), (4.0, 1)).rate() == 0.0
+
+
+def test_sizes_times_and_percentages_read_as_a_person_writes_them() -> None:
+    assert [size(count) for count in (0, 1023, 1024, 5 << 20, 3 << 29)] == [
+        "0 B", "1023 B", "1 KiB", "5 MiB", "1.50 GiB"]
+    assert [duration(seconds) for seconds in (0.9, 59, 60, 185, 3599, 3750)] == [
+        "0 s", "59 s", "1:00 min", "3:05 min", "59:59 min", "1:02:30 h"]
+    assert percent(Progress("x", 1, 0), 0) == 0
+    assert percent(Progress("x", 5, 4), 0) == 99
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("options", "on_terminal", "elsewhere"), [
+    ([], "bar", "plain"), (["-q"], "none", "none"), (["--progress", "plain"], "plain", "plain"),
+    (["--progress", "json"], "json", "json"), (["-q", "--progress", "json"], "none", "none"),
+])
+def test_how_progress_is_shown_follows_the_options_and_the_stream(
+    options: Sequence[str], on_terminal: str, elsewhere: str,
+) -> None:
+    parsed = vmmigration.parse([*options, *WORDS])
+    assert vmmigration.display_mode(parsed, Terminal()) == on_terminal
+    assert vmmigration.display_mode(parsed, io.StringIO()) == elsewhere
+
+
+# The result.
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_every_outcome_has_a_sentence_and_a_json_object(outcome: Outcome) -> None:
+    report = RunReport(MIGRATION, outcome, DESTINATION, 12.34, errors=(FAILED,), moved=None)
+    text = result_text(report)
+    assert "None" not in text
+    assert "VM1" in text or outcome is Outcome.NOTHING_CHANGED
+    told = json.loads(json.dumps(result_json(report)))
+    assert told["outcome"] == outcome.value
+    assert told["exit_code"] == int(report.exit_code)
+    assert told["errors"][0]["code"] == "migration-failed"
+    assert told["downtime_ms"] is None
+
+
+def test_a_downtime_that_libvirt_did_not_tell_is_not_invented() -> None:
+    moved = type(MOVED)(disk_bytes=1, memory_bytes=1, downtime=-1)
+    report = RunReport(MIGRATION, Outcome.MOVED, DESTINATION, 1.0, moved=moved)
+    assert "downtime not told by libvirt" in result_text(report)
+    assert result_json(report)["downtime_ms"] is None
+
+
+def test_a_check_that_found_obstacles_is_not_told_as_ok(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = CheckReport((Obstacle(ErrorCode.DOMAIN_BUSY, {"domain": "VM1", "host": SOURCE}),), FACTS)
+    scripted(monkeypatch, {(Command.CHECK_SOURCE, SOURCE): found})
+    code, out, err = run(*WORDS)
+    assert (code, out) == (3, "Nothing was changed on either host.\n")
+    (line,) = [line for line in err.splitlines() if line.startswith("CHECK_SOURCE")]
+    assert " ok " not in line
+    assert "1 obstacle" in line
+    assert f"vmmigration.py: VM VM1 on {SOURCE} is busy" in err
+
+
+def test_no_progress_is_lost_between_the_agents_and_the_display(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = (Progress("copying the disk", 1 << 20, 4 << 20), Progress("copying memory", 3 << 20, 4 << 20))
+    scripted(monkeypatch, {(Command.LIVE_MIGRATION, SOURCE): WithProgress(reports, MOVED)})
+    _code, _out, err = run("--progress", "json", *WORDS)
+    told = [json.loads(line) for line in err.splitlines() if '"progress"' in line]
+    assert (told[0]["phase"], told[0]["done"], told[0]["percent"]) == ("copying the disk", 1 << 20, 25)
+
+
+# --help, and every Python.
+
+
+def test_help_names_every_exit_code_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    told = capsys.readouterr().out
+    table = told.partition("exit codes:\n")[2].partition("\n\n")[0]
+    assert [int(line.split()[0]) for line in table.splitlines()] == sorted(int(code) for code in ExitCode)
+    for code, words in ((0, "moved"), (2, "nothing changed"), (5, "rolled back"), (6, "moved, but"), (7, "unknown")):
+        assert words in table.splitlines()[code]
+
+
+def test_help_shows_the_arguments_of_the_original_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    assert "SRC DST USER VM [DISK [CONF]]" in told
+    assert "new-key" in told
+    assert "agent-key IP" in told
+    for option in ("--config-dir", "--transport", "--copy-storage", "--bandwidth", "--json", "--progress", "--timeout",
+                   "--verbose", "--quiet", "--insecure", "--version"):
+        assert option in told
+
+
+def pythons() -> list[str]:
+    """This interpreter, and each other version that is found on the machine."""
+    found = {sys.executable}
+    for version in NEWEST_AND_OLDEST:
+        beside = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python3"))
+        path = str(beside[-1]) if beside else shutil.which(f"python{version}")
+        if path is not None:
+            found.add(path)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("python", pythons())
+def test_the_command_needs_nothing_but_python(python: str, tmp_path: Path) -> None:
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        # No site's packages (-S), no user's (-s), no variables (-E); -I would hide the script's own folder too.
+        return subprocess.run(
+            [python, "-S", "-s", "-E", "-B", str(ROOT / "vmmigration.py"), *arguments], capture_output=True, text=True,
+            cwd=tmp_path, env={"PATH": os.defpath, "HOME": str(tmp_path)}, check=False, timeout=30)
+    helped = command("--help")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert "exit codes:" in helped.stdout
+    made = command("--config-dir", str(tmp_path), "new-key")
+    assert (made.returncode, made.stdout) == (0, "")
+    (tmp_path / "AgentIPAddr.txt").write_text("192.0.2.0/24\n")
+    failed = command("--json", "--config-dir", str(tmp_path), "198.51.100.1", DESTINATION, "kvm", "VM1")
+    assert failed.returncode == 2
+    assert json.loads(failed.stdout)["errors"][0]["code"] == "agent-not-listed"
+    assert "Traceback" not in failed.stderr
+
+
+# Who imports whom.
+
+OURS = {"constant", "wire", "udpmodule", "controller", "vmmigration", "agent", "steps", "host"}
+MAY_IMPORT: Mapping[str, set[str]] = {
+    "constant": set(),
+    "wire": {"constant", "wire"},
+    "udpmodule": {"constant", "wire"},
+    "controller": {"constant", "wire", "udpmodule"},
+    "vmmigration": {"constant", "wire", "udpmodule", "controller"},
+    "host": {"constant", "wire", "host"},
+    "steps": {"constant", "wire", "host", "steps"},
+    "agent": {"constant", "wire", "udpmodule", "steps"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level names that a module imports, also inside its functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found.add(str(node.module).partition(".")[0])
+    return found
+
+
+def modules_of(name: str) -> list[Path]:
+    """The files of a module or a package."""
+    return sorted((ROOT / name).glob("*.py")) if (ROOT / name).is_dir() else [ROOT / f"{name}.py"]
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_imports_run_one_way(name: str) -> None:
+    for path in modules_of(name):
+        assert imports(path) & OURS <= MAY_IMPORT[name], path
+
+
+@pytest.mark.parametrize("name", ["constant", "wire", "udpmodule", "controller", "vmmigration"])
+def test_the_controller_imports_the_standard_library_alone(name: str) -> None:
+    standard = set(sys.stdlib_module_names)
+    for path in modules_of(name):
+        assert imports(path) <= standard | OURS, path
+
+
+def test_only_the_host_package_imports_libvirt_and_paramiko() -> None:
+    importing = {name for name in OURS for path in modules_of(name) if imports(path) & {"libvirt", "paramiko"}}
+    assert importing <= {"host"}
+    assert "libvirt" in imports(ROOT / "host" / "hypervisor.py")
+
+
+def test_only_one_module_opens_a_udp_socket() -> None:
+    assert "SOCK_DGRAM" in (ROOT / "udpmodule.py").read_text(encoding="utf-8")
+    for name in OURS - {"udpmodule"}:
+        for path in modules_of(name):
+            assert "SOCK_DGRAM" not in path.read_text(encoding="utf-8"), path

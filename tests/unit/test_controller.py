@@ -1,0 +1,460 @@
+"""The Controller against scripted agents: which host is asked what, in which order, and what it concludes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from constant import (
+    GIVE_UP_SECONDS,
+    HELLO_GIVE_UP_SECONDS,
+    Command,
+    DomainState,
+    ErrorCode,
+    ExitCode,
+    LibvirtDaemon,
+    MessageType,
+    MigrationError,
+    Outcome,
+)
+from controller import Controller, ControllerSettings, RunReport, StepResult
+from tests.unit.samples import (
+    AGENTS,
+    DESTINATION,
+    FACTS,
+    HOST_FACTS,
+    MASTER,
+    MIGRATION,
+    MOVED,
+    SOURCE,
+    write_key,
+)
+from tests.unit.scripted import (
+    CHECKED,
+    COMPLETING,
+    MOVING,
+    ROLLING_BACK,
+    Call,
+    Interrupt,
+    Raw,
+    ScriptedAgents,
+    Silence,
+    WithProgress,
+    states,
+)
+from wire.message import Request, from_wire
+from wire.records import CancelArguments, CheckReport, Obstacle, Progress, StepArguments
+
+FAILED = MigrationError(ErrorCode.MIGRATION_FAILED, {"domain": "VM1", "host": SOURCE, "reason": "no route"})
+BEFORE = states(DomainState.RUNNING, DomainState.ABSENT)
+AFTER = states(DomainState.SHUT_OFF, DomainState.RUNNING)
+
+
+class Notes:
+    """An Observer that writes everything down."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def step_began(self, command: Command, host: str) -> None:
+        self.told.append(f"{command.value} {host} began")
+
+    def step_progress(self, command: Command, host: str, progress: Progress) -> None:
+        self.told.append(f"{command.value} {host} {progress.done}/{progress.total}")
+
+    def step_ended(self, step: StepResult) -> None:
+        self.told.append(f"{step.command.value} {step.host} {'failed' if step.error else 'ended'}")
+
+    def cancelling(self) -> None:
+        self.told.append("cancelling")
+
+
+def run(script: Mapping[Call, object], agents: ScriptedAgents | None = None) -> tuple[RunReport, ScriptedAgents, Notes]:
+    """One run of a controller against agents that do as scripted."""
+    agents = agents or ScriptedAgents()
+    agents.script = script
+    notes = Notes()
+    settings = ControllerSettings(agents=AGENTS, keys=(MASTER,))
+    report = Controller(settings, agents, notes, agents.clock).migrate(MIGRATION)
+    return report, agents, notes
+
+
+def codes(report: RunReport) -> list[ErrorCode]:
+    """The codes of a report's errors."""
+    return [error.code for error in report.errors]
+
+
+# The way it should go.
+
+
+def test_a_run_without_trouble_asks_each_host_for_its_steps_in_order() -> None:
+    report, agents, _notes = run({})
+    assert agents.calls() == CHECKED + MOVING + COMPLETING
+    assert (report.outcome, report.exit_code, report.errors) == (Outcome.MOVED, ExitCode.MOVED, ())
+    assert report.runs_on == DESTINATION
+    assert report.moved == MOVED
+
+
+def test_a_report_holds_every_step_with_its_seconds() -> None:
+    report, _agents, _notes = run({})
+    assert [(step.command, step.host) for step in report.steps] == CHECKED + MOVING + COMPLETING
+    assert all(step.summary and step.error is None for step in report.steps)
+    assert [step.seconds for step in report.steps[2:]] == pytest.approx([0.5] * len(report.steps[2:]))
+    assert report.seconds == pytest.approx(0.5 * len(report.steps))
+
+
+def test_the_observer_hears_of_each_step_as_it_begins_and_ends() -> None:
+    progress = WithProgress((Progress("copying the disk", 1, 4), Progress("copying memory", 3, 4)), MOVED)
+    _report, _agents, notes = run({(Command.LIVE_MIGRATION, SOURCE): progress})
+    expected = []
+    for command, host in CHECKED + MOVING + COMPLETING:
+        expected.append(f"{command.value} {host} began")
+        if command is Command.LIVE_MIGRATION:
+            expected += [f"LIVE_MIGRATION {SOURCE} 1/4", f"LIVE_MIGRATION {SOURCE} 3/4"]
+        expected.append(f"{command.value} {host} ended")
+    assert notes.told == expected
+
+
+def test_each_step_gets_the_whole_migration_and_what_the_check_of_the_source_found() -> None:
+    _report, agents, _notes = run({})
+    for asked in agents.asked[2:]:
+        arguments = from_wire(StepArguments, dict(asked.request.cmd_arguments))
+        assert arguments.migration == MIGRATION
+        assert arguments.facts == (None if asked.request.cmd is Command.CHECK_SOURCE else FACTS)
+
+
+def test_each_agent_is_asked_with_its_own_key_a_fresh_id_and_its_own_challenge() -> None:
+    there = dataclasses.replace(HOST_FACTS, epoch="other", challenge="34-fedcba")
+    _report, agents, _notes = run({(Command.HELLO, DESTINATION): there})
+    for asked in agents.asked:
+        assert asked.keys == (MASTER.for_agent(asked.request.agent_ip),)
+    for asked in agents.asked[2:]:
+        facts = there if asked.request.agent_ip == DESTINATION else HOST_FACTS
+        assert (asked.request.epoch, asked.request.challenge) == (facts.epoch, facts.challenge)
+    ids = [asked.request.request_id for asked in agents.asked]
+    assert len(set(ids)) == len(ids)
+    assert all(len(bytes.fromhex(request_id)) == 16 for request_id in ids)
+
+
+def test_hello_is_given_up_sooner_than_a_step_that_may_have_begun() -> None:
+    _report, agents, _notes = run({})
+    assert {asked.patience for asked in agents.asked[:2]} == {HELLO_GIVE_UP_SECONDS}
+    assert {asked.patience for asked in agents.asked[2:]} == {GIVE_UP_SECONDS}
+
+
+def test_a_challenge_that_grows_old_is_fetched_anew_before_the_next_step() -> None:
+    agents = ScriptedAgents(step_seconds=20.0)
+    report, _agents, notes = run({}, agents)
+    assert report.outcome is Outcome.MOVED
+    for earlier, later in zip(agents.calls()[2:], agents.calls()[3:], strict=False):
+        assert earlier[0] is Command.HELLO or later[0] is Command.HELLO
+        assert earlier[0] is not Command.HELLO or later[1] == earlier[1]
+    assert agents.steps() == CHECKED + MOVING + COMPLETING
+    assert len([line for line in notes.told if "HELLO" in line]) == 4
+
+
+def test_the_daemon_of_the_destination_is_told_to_the_source() -> None:
+    modular = dataclasses.replace(HOST_FACTS, daemon=LibvirtDaemon.VIRTQEMUD)
+    _report, agents, _notes = run({(Command.HELLO, DESTINATION): modular})
+    arguments = from_wire(StepArguments, dict(agents.asked[2].request.cmd_arguments))
+    assert arguments.migration.destination_daemon is LibvirtDaemon.VIRTQEMUD
+
+
+# What stands in the way, before anything is changed.
+
+
+def test_the_obstacles_of_both_hosts_come_in_one_report_and_nothing_is_asked_afterwards() -> None:
+    here = (Obstacle(ErrorCode.DOMAIN_HAS_SNAPSHOTS, {"host": SOURCE}), Obstacle(ErrorCode.DOMAIN_BUSY, {}))
+    there = (Obstacle(ErrorCode.PATH_TAKEN, {"host": DESTINATION}), Obstacle(ErrorCode.SPACE_SHORT, {}))
+    report, agents, _notes = run({
+        (Command.CHECK_SOURCE, SOURCE): CheckReport(here, FACTS),
+        (Command.CHECK_DESTINATION, DESTINATION): CheckReport(there)})
+    assert codes(report) == [obstacle.code for obstacle in here + there]
+    assert agents.calls() == CHECKED
+    assert (report.outcome, report.exit_code) == (Outcome.NOTHING_CHANGED, ExitCode.REFUSED)
+    assert [step.summary for step in report.steps[2:]] == ["2 obstacles", "2 obstacles"]
+
+
+@pytest.mark.parametrize("call", [(Command.CHECK_SOURCE, SOURCE), (Command.CHECK_DESTINATION, DESTINATION)])
+def test_one_obstacle_on_either_host_is_enough_to_change_nothing(call: Call) -> None:
+    facts = FACTS if call[0] is Command.CHECK_SOURCE else None
+    report, agents, _notes = run({call: CheckReport((Obstacle(ErrorCode.PATH_TAKEN, {}),), facts)})
+    assert codes(report) == [ErrorCode.PATH_TAKEN]
+    assert agents.calls() == CHECKED
+    assert report.outcome is Outcome.NOTHING_CHANGED
+
+
+def test_the_destination_is_not_asked_about_a_domain_that_the_source_does_not_have() -> None:
+    report, agents, _notes = run({
+        (Command.CHECK_SOURCE, SOURCE): CheckReport((Obstacle(ErrorCode.DOMAIN_MISSING, {"domain": "VM1"}),))})
+    assert codes(report) == [ErrorCode.DOMAIN_MISSING]
+    assert agents.calls() == CHECKED[:3]
+
+
+@pytest.mark.parametrize("host", [SOURCE, DESTINATION])
+def test_an_agent_that_is_silent_at_hello_is_no_contact_and_nothing_changed(host: str) -> None:
+    report, agents, notes = run({(Command.HELLO, host): Silence()})
+    assert codes(report) == [ErrorCode.AGENT_SILENT]
+    assert host in report.errors[0].message
+    assert "10 s" in report.errors[0].message
+    assert (report.outcome, report.exit_code) == (Outcome.NOTHING_CHANGED, ExitCode.NO_CONTACT)
+    assert agents.calls() == CHECKED[:2]
+    assert f"HELLO {host} failed" in notes.told
+
+
+def test_both_agents_are_greeted_at_once_and_both_silences_are_told() -> None:
+    agents = ScriptedAgents()
+    report, _agents, _notes = run({(Command.HELLO, SOURCE): Silence(), (Command.HELLO, DESTINATION): Silence()}, agents)
+    assert [error.facts["host"] for error in report.errors] == [SOURCE, DESTINATION]
+    assert codes(report) == [ErrorCode.AGENT_SILENT] * 2
+    assert agents.started_before_first_wait == 2
+
+
+@pytest.mark.parametrize("call", [(Command.CHECK_SOURCE, SOURCE), (Command.CHECK_DESTINATION, DESTINATION)])
+def test_an_agent_that_falls_silent_during_a_check_has_changed_nothing(call: Call) -> None:
+    report, agents, _notes = run({call: Silence()})
+    assert (report.outcome, report.exit_code) == (Outcome.NOTHING_CHANGED, ExitCode.NO_CONTACT)
+    assert codes(report) == [ErrorCode.AGENT_SILENT]
+    assert agents.calls()[-1] == call
+
+
+def test_an_agent_of_another_version_is_named_with_both_versions() -> None:
+    other = dataclasses.replace(HOST_FACTS, version="0.0.1")
+    report, agents, _notes = run({(Command.HELLO, DESTINATION): other})
+    assert codes(report) == [ErrorCode.AGENT_OTHER_VERSION]
+    assert report.errors[0].facts["theirs"] == "0.0.1"
+    assert report.exit_code is ExitCode.NO_CONTACT
+    assert agents.calls() == CHECKED[:2]
+
+
+def test_an_agent_that_refuses_a_check_stops_the_run_with_its_own_error() -> None:
+    stopping = MigrationError(ErrorCode.AGENT_STOPPING, {"host": DESTINATION})
+    report, _agents, _notes = run({(Command.CHECK_DESTINATION, DESTINATION): stopping})
+    assert codes(report) == [ErrorCode.AGENT_STOPPING]
+    assert report.exit_code is ExitCode.REFUSED
+
+
+@pytest.mark.parametrize("value", [
+    {}, {"value": None}, {"value": {}}, {"value": {"obstacles": [], "more": 1}}, {"value": {"obstacles": [{}]}},
+    {"other": 1},
+])
+def test_an_answer_that_is_no_report_is_an_error_of_that_host(value: Mapping[str, object]) -> None:
+    report, agents, _notes = run({(Command.CHECK_SOURCE, SOURCE): Raw(value)})
+    assert codes(report) == [ErrorCode.MESSAGE_INVALID]
+    assert SOURCE in report.errors[0].message
+    assert agents.calls() == CHECKED[:3]
+
+
+@pytest.mark.parametrize("missing", [SOURCE, DESTINATION])
+def test_a_host_that_is_not_listed_is_not_talked_to_nor_is_the_other_one(missing: str) -> None:
+    kept = dataclasses.replace(AGENTS, networks=tuple(each for each in AGENTS.networks if missing not in str(each)))
+    agents = ScriptedAgents()
+    with pytest.raises(MigrationError) as caught:
+        Controller(ControllerSettings(kept, (MASTER,)), agents, Notes()).migrate(MIGRATION)
+    assert caught.value.code is ErrorCode.AGENT_NOT_LISTED
+    assert caught.value.facts["address"] == missing
+    assert agents.calls() == []
+
+
+# What fails while something is being made.
+
+
+@pytest.mark.parametrize("call", MOVING)
+def test_a_step_that_fails_before_the_switchover_is_rolled_back_on_both_hosts(call: Call) -> None:
+    report, agents, _notes = run({**BEFORE, call: FAILED})
+    assert agents.calls() == CHECKED + MOVING[:MOVING.index(call) + 1] + ROLLING_BACK
+    assert (report.outcome, report.exit_code) == (Outcome.ROLLED_BACK, ExitCode.ROLLED_BACK)
+    assert report.exit_code == 5
+    assert report.runs_on == SOURCE
+    assert codes(report) == [ErrorCode.MIGRATION_FAILED]
+
+
+def test_what_was_rolled_back_is_told_with_the_paths_that_were_removed() -> None:
+    report, _agents, _notes = run({**BEFORE, (Command.LIVE_MIGRATION, SOURCE): FAILED})
+    assert [step.summary for step in report.steps[-2:]] == [
+        "VM running here", "VM absent here, removed /var/lib/libvirt/images/node.qcow2"]
+
+
+def test_a_migration_that_failed_after_the_switchover_is_gone_on_with_and_told_as_incomplete() -> None:
+    report, agents, _notes = run({**AFTER, (Command.LIVE_MIGRATION, SOURCE): FAILED})
+    assert agents.calls() == CHECKED + MOVING + ROLLING_BACK + COMPLETING
+    assert (report.outcome, report.exit_code) == (Outcome.MOVED_INCOMPLETE, ExitCode.MOVED_INCOMPLETE)
+    assert report.runs_on == DESTINATION
+    assert codes(report) == [ErrorCode.MIGRATION_FAILED]
+
+
+def test_a_source_that_has_no_domain_any_more_has_let_it_go() -> None:
+    report, _agents, _notes = run({
+        **states(DomainState.ABSENT, DomainState.RUNNING), (Command.LIVE_MIGRATION, SOURCE): FAILED})
+    assert report.outcome is Outcome.MOVED_INCOMPLETE
+
+
+UNCLEAR = [
+    (here, there) for here in DomainState for there in DomainState
+    if (here, there) not in [
+        (DomainState.RUNNING, DomainState.ABSENT), (DomainState.SHUT_OFF, DomainState.RUNNING),
+        (DomainState.ABSENT, DomainState.RUNNING)]]
+
+
+@pytest.mark.parametrize(("here", "there"), UNCLEAR)
+def test_any_other_state_of_the_two_hosts_is_told_as_unknown(here: DomainState, there: DomainState) -> None:
+    report, agents, _notes = run({**states(here, there), (Command.LIVE_MIGRATION, SOURCE): FAILED})
+    assert (report.outcome, report.exit_code, report.runs_on) == (Outcome.UNKNOWN, ExitCode.UNKNOWN, None)
+    assert codes(report) == [ErrorCode.STATE_UNKNOWN]
+    assert f"{here.value} on {SOURCE}" in report.errors[0].message
+    assert f"{there.value} on {DESTINATION}" in report.errors[0].message
+    assert "no route" in report.errors[0].message
+    assert agents.calls() == CHECKED + MOVING + ROLLING_BACK
+
+
+@pytest.mark.parametrize("call", MOVING)
+def test_an_agent_that_falls_silent_in_a_step_leaves_the_state_unknown_and_nothing_is_rolled_back(call: Call) -> None:
+    report, agents, _notes = run({**BEFORE, call: Silence()})
+    assert (report.outcome, report.exit_code, report.runs_on) == (Outcome.UNKNOWN, ExitCode.UNKNOWN, None)
+    assert agents.calls() == CHECKED + MOVING[:MOVING.index(call) + 1]
+    assert codes(report) == [ErrorCode.STATE_UNKNOWN]
+    assert SOURCE in report.errors[0].hint
+    assert DESTINATION in report.errors[0].hint
+
+
+def test_an_agent_that_was_restarted_in_the_middle_of_the_move_leaves_the_state_unknown() -> None:
+    forgotten = Raw({"error": {"code": "request-unknown", "facts": {"host": SOURCE}}}, MessageType.REFUSED)
+    report, agents, _notes = run({**BEFORE, (Command.LIVE_MIGRATION, SOURCE): forgotten})
+    assert (report.outcome, report.exit_code) == (Outcome.UNKNOWN, ExitCode.UNKNOWN)
+    assert agents.calls() == CHECKED + MOVING
+
+
+@pytest.mark.parametrize("call", ROLLING_BACK)
+@pytest.mark.parametrize("undo", [
+    Silence(), MigrationError(ErrorCode.LIBVIRT_UNREACHABLE, {"host": DESTINATION, "reason": "gone"}),
+])
+def test_a_roll_back_that_fails_leaves_the_state_unknown(call: Call, undo: object) -> None:
+    report, _agents, _notes = run({**BEFORE, call: undo, (Command.LIVE_MIGRATION, SOURCE): FAILED})
+    assert (report.outcome, report.exit_code, report.runs_on) == (Outcome.UNKNOWN, ExitCode.UNKNOWN, None)
+    assert "no route" in report.errors[0].message
+
+
+def test_an_agent_that_falls_silent_before_a_roll_back_leaves_the_state_unknown() -> None:
+    agents = ScriptedAgents()
+
+    def cut(request: Request) -> None:
+        if request.cmd is Command.LIVE_MIGRATION:
+            agents.clock.now += 60.0
+            agents.script = {**agents.script, (Command.HELLO, DESTINATION): Silence()}
+
+    agents.before = cut
+    report, _agents, _notes = run({**BEFORE, (Command.LIVE_MIGRATION, SOURCE): FAILED}, agents)
+    assert (report.outcome, report.runs_on) == (Outcome.UNKNOWN, None)
+    assert DESTINATION in report.errors[0].message
+
+
+# What fails after the VM has moved.
+
+
+@pytest.mark.parametrize("call", COMPLETING)
+@pytest.mark.parametrize("trouble", [
+    Silence(), MigrationError(ErrorCode.NOT_AS_EXPECTED, {"host": DESTINATION, "problem": "x", "domain": "VM1"}),
+])
+def test_an_error_after_the_move_does_not_keep_the_other_steps_from_running(call: Call, trouble: object) -> None:
+    report, agents, _notes = run({call: trouble})
+    assert agents.steps() == CHECKED + MOVING + COMPLETING
+    assert (report.outcome, report.exit_code) == (Outcome.MOVED_INCOMPLETE, ExitCode.MOVED_INCOMPLETE)
+    assert report.runs_on == DESTINATION
+    assert report.moved == MOVED
+    assert len(report.errors) == 1
+    assert [step.command for step in report.steps if step.error is not None] == [call[0]]
+
+
+def test_all_errors_after_the_move_are_told() -> None:
+    script = {call: MigrationError(ErrorCode.NOT_AS_EXPECTED, {"host": call[1]}) for call in COMPLETING}
+    report, _agents, _notes = run(script)
+    assert [error.facts["host"] for error in report.errors] == [host for _command, host in COMPLETING]
+
+
+# Ctrl-C.
+
+
+def test_ctrl_c_in_the_move_cancels_once_and_rolls_back() -> None:
+    cancelled = MigrationError(ErrorCode.MIGRATION_CANCELLED, {"domain": "VM1"})
+    report, agents, notes = run({**BEFORE, (Command.LIVE_MIGRATION, SOURCE): Interrupt(cancelled)})
+    assert agents.calls() == [*CHECKED, *MOVING, (Command.CANCEL, SOURCE), *ROLLING_BACK]
+    cancel = agents.asked[len(CHECKED + MOVING)].request
+    assert from_wire(CancelArguments, dict(cancel.cmd_arguments)).job_id == MIGRATION.job_id
+    assert notes.told.count("cancelling") == 1
+    assert (report.outcome, report.exit_code) == (Outcome.ROLLED_BACK, ExitCode.ROLLED_BACK)
+    assert codes(report) == [ErrorCode.MIGRATION_CANCELLED]
+
+
+def test_ctrl_c_that_comes_too_late_completes_the_move() -> None:
+    report, agents, _notes = run({(Command.LIVE_MIGRATION, SOURCE): Interrupt(MOVED)})
+    assert agents.calls() == [*CHECKED, *MOVING, (Command.CANCEL, SOURCE), *COMPLETING]
+    assert report.outcome is Outcome.MOVED
+
+
+@pytest.mark.parametrize("call", CHECKED[2:])
+def test_ctrl_c_in_a_check_ends_the_run_before_anything_is_made(call: Call) -> None:
+    report, agents, _notes = run({call: Interrupt(CheckReport((), FACTS if call[1] == SOURCE else None)), **BEFORE})
+    assert not set(MOVING) & set(agents.calls()[:-1])
+    assert codes(report) == [ErrorCode.MIGRATION_CANCELLED]
+    assert report.runs_on in (None, SOURCE)
+    assert report.exit_code in (ExitCode.REFUSED, ExitCode.ROLLED_BACK)
+
+
+def test_ctrl_c_while_the_destination_is_prepared_rolls_back_without_moving() -> None:
+    report, agents, _notes = run({
+        **BEFORE, (Command.PREPARE_DESTINATION, DESTINATION): Interrupt(CheckReport(())),
+    })
+    assert (Command.LIVE_MIGRATION, SOURCE) not in agents.calls()
+    assert agents.calls()[-2:] == ROLLING_BACK
+    assert report.outcome is Outcome.ROLLED_BACK
+
+
+def test_a_second_ctrl_c_leaves_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run({(Command.LIVE_MIGRATION, SOURCE): Interrupt(MOVED, times=2)})
+
+
+def test_ctrl_c_when_the_agent_cannot_be_asked_to_cancel_still_waits_for_the_truth() -> None:
+    agents = ScriptedAgents()
+
+    def cut(request: Request) -> None:
+        if request.cmd is Command.LIVE_MIGRATION:
+            agents.clock.now += 20.0
+            agents.script = {**agents.script, (Command.HELLO, SOURCE): Silence()}
+
+    agents.before = cut
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agents, "step_seconds", 0.0)
+        report, _agents, notes = run({(Command.LIVE_MIGRATION, SOURCE): Interrupt(MOVED)}, agents)
+    assert "cancelling" in notes.told
+    assert report.runs_on == DESTINATION
+
+
+# Settings.
+
+
+def test_a_controller_reads_its_list_and_its_key(tmp_path: Path) -> None:
+    (tmp_path / "AgentIPAddr.txt").write_text(f"{SOURCE}\n")
+    write_key(tmp_path / "ControllerKey.txt", MASTER)
+    settings = ControllerSettings.load(tmp_path, insecure=False)
+    assert settings.agent_keys(SOURCE) == (MASTER.for_agent(SOURCE),)
+    with pytest.raises(MigrationError) as caught:
+        settings.agent_keys(DESTINATION)
+    assert str(tmp_path / "AgentIPAddr.txt") in caught.value.message
+
+
+def test_a_controller_without_a_key_does_not_start_unless_told_to(tmp_path: Path) -> None:
+    (tmp_path / "AgentIPAddr.txt").write_text(f"{SOURCE}\n")
+    with pytest.raises(MigrationError) as caught:
+        ControllerSettings.load(tmp_path, insecure=False)
+    assert caught.value.code is ErrorCode.KEY_MISSING
+    assert ControllerSettings.load(tmp_path, insecure=True).agent_keys(SOURCE) == ()
+
+
+@pytest.mark.parametrize("code", list(ErrorCode))
+def test_no_error_before_a_change_is_told_as_a_change(code: ErrorCode) -> None:
+    report = RunReport(MIGRATION, Outcome.NOTHING_CHANGED, None, 0.0, errors=(MigrationError(code, {}),))
+    assert report.exit_code in (ExitCode.INPUT, ExitCode.REFUSED, ExitCode.NO_CONTACT, ExitCode.INTERNAL)

@@ -1,0 +1,399 @@
+"""The host without libvirt: what OpenSSH's messages mean, what a job makes and may remove, and empty images."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from constant import ErrorCode, ImageFormat, MigrationError
+from host import image, process
+from host.domain_xml import DiskElement
+from host.job_files import (
+    JobSockets,
+    Ledger,
+    MadeKind,
+    in_system_directory,
+    make_socket_directory,
+    remove_socket_directory,
+    socket_directory,
+)
+from host.process import last_line, run_tool, tool_environment, tool_path
+from host.ssh import Login, diagnose
+from tests.unit.samples import MIGRATION, QCOW2, RAW
+from wire.records import DiskFacts
+
+LOGIN = Login("192.0.2.11", "kvm", "192.0.2.12")
+ME = (os.getuid(), os.getgid())
+HOST = "192.0.2.12"
+
+
+# What OpenSSH says.
+
+CHANGED = """\
+@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r
+@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\r
+@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r
+IT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\r
+Add correct host key in /root/.ssh/known_hosts to get rid of this message.\r
+Offending ED25519 key in /root/.ssh/known_hosts:1\r
+Host key for 192.0.2.12 has changed and you have requested strict checking.\r
+Host key verification failed.\r
+"""
+
+
+@pytest.mark.parametrize(("messages", "code"), [
+    (CHANGED, ErrorCode.SSH_HOST_KEY_CHANGED),
+    ("No ED25519 host key is known for 192.0.2.12 and you have requested strict checking.\r\n"
+     "Host key verification failed.\r\n", ErrorCode.SSH_HOST_KEY_UNKNOWN),
+    ("Host key verification failed.\r\n", ErrorCode.SSH_HOST_KEY_UNKNOWN),
+    ("kvm@192.0.2.12: Permission denied (publickey,password).\r\n", ErrorCode.SSH_LOGIN_REFUSED),
+    ("Warning: Permanently added '192.0.2.12'.\r\nkvm@192.0.2.12: Permission denied (publickey).\r\n",
+     ErrorCode.SSH_LOGIN_REFUSED),
+    ("Received disconnect from 192.0.2.12 port 22:2: Too many authentication failures\r\n"
+     "Disconnected from 192.0.2.12 port 22\r\n", ErrorCode.SSH_LOGIN_REFUSED),
+    ("ssh: connect to host 192.0.2.12 port 22: Connection refused\r\n", ErrorCode.SSH_UNREACHABLE),
+    ("ssh: connect to host 192.0.2.12 port 22: Connection timed out\r\n", ErrorCode.SSH_UNREACHABLE),
+    ("ssh: connect to host 192.0.2.12 port 22: Operation timed out\r\n", ErrorCode.SSH_UNREACHABLE),
+    ("ssh: connect to host 192.0.2.12 port 22: No route to host\r\n", ErrorCode.SSH_UNREACHABLE),
+    ("ssh: connect to host 192.0.2.12 port 22: Network is unreachable\r\n", ErrorCode.SSH_UNREACHABLE),
+    ("kex_exchange_identification: Connection closed by remote host\r\n", ErrorCode.SSH_FAILED),
+    ("Bad SSH2 cipher spec '^aes128-gcm@openssh.com'.\r\n", ErrorCode.SSH_FAILED),
+    ("", ErrorCode.SSH_FAILED),
+])
+def test_what_openssh_says_is_told_as_the_error_that_it_means(messages: str, code: ErrorCode) -> None:
+    error = diagnose(LOGIN, messages)
+    assert error.code is code
+    assert "?" not in error.message
+    assert "192.0.2.12" in error.message
+    assert not any(character in str(error) for character in "\r\n")
+    assert ".." not in error.message
+
+
+def test_the_line_of_openssh_that_says_it_is_the_reason() -> None:
+    assert diagnose(LOGIN, "banner\r\nkvm@192.0.2.12: Permission denied (publickey).\r\n").facts["reason"] == (
+        "kvm@192.0.2.12: Permission denied (publickey)")
+    assert diagnose(LOGIN, "one\ntwo\n\n").facts["reason"] == "two"
+    assert diagnose(LOGIN, "").facts["reason"] == "it ended without a word"
+
+
+# Tools.
+
+
+def test_a_missing_tool_is_told_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MigrationError) as caught:
+        tool_path("qemu-img", HOST)
+    assert caught.value.code is ErrorCode.TOOL_MISSING
+    assert "apt-get install qemu-utils" in caught.value.hint
+
+
+def test_a_tool_that_fails_is_told_with_its_last_line() -> None:
+    with pytest.raises(MigrationError) as caught:
+        run_tool(["qemu-img", "info", "/nonexistent/image"], HOST)
+    assert caught.value.code is ErrorCode.TOOL_FAILED
+    assert "No such file" in caught.value.message
+
+
+def test_a_tool_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_TIMEOUT_SECONDS", 0.01)
+    with pytest.raises(MigrationError) as caught:
+        run_tool(["tail", "-f", "/dev/null"], HOST)
+    assert caught.value.code is ErrorCode.TOOL_FAILED
+    assert "no end after" in caught.value.message
+
+
+def test_no_shell_ever_sees_an_argument(tmp_path: Path) -> None:
+    assert run_tool(["echo", f"; touch {tmp_path}/x", "$(id)", "a b"], HOST) == f"; touch {tmp_path}/x $(id) a b\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_messages_of_tools_are_read_in_english(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert tool_environment()["LC_ALL"] == "C"
+
+
+def test_the_last_line_is_the_last_that_says_something() -> None:
+    assert last_line("a.\n b.. \n\n") == "b"
+    assert last_line(" \n") == ""
+
+
+# The ledger.
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """An empty ledger of a job."""
+    return Ledger("0badcafe", tmp_path / "jobs")
+
+
+def made_file(path: Path, ledger: Ledger) -> Path:
+    """A file that is written down as the job's."""
+    path.write_text("image")
+    ledger.add(MadeKind.IMAGE, str(path), path.stat())
+    return path
+
+
+def test_what_a_job_made_is_removed_newest_first(tmp_path: Path, ledger: Ledger) -> None:
+    paths = [made_file(tmp_path / name, ledger) for name in ("one", "two")]
+    directory = tmp_path / "sockets"
+    directory.mkdir()
+    ledger.add(MadeKind.SOCKET_DIRECTORY, str(directory), directory.stat())
+    assert ledger.close(frozenset(MadeKind)) == [str(directory), str(paths[1]), str(paths[0])]
+    assert not any(path.exists() for path in [*paths, directory])
+    assert ledger.entries() == []
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_a_later_agent_reads_what_an_earlier_one_wrote(tmp_path: Path, ledger: Ledger) -> None:
+    path = made_file(tmp_path / "image", ledger)
+    (again,) = Ledger("0badcafe", tmp_path / "jobs").entries()
+    assert (again.kind, again.path, again.inode) == (MadeKind.IMAGE, str(path), path.stat().st_ino)
+    assert Ledger("0badcafe", tmp_path / "jobs").close(frozenset(MadeKind)) == [str(path)]
+
+
+def test_jobs_have_ledgers_of_their_own(tmp_path: Path, ledger: Ledger) -> None:
+    path = made_file(tmp_path / "image", ledger)
+    assert Ledger("ffffffff", tmp_path / "jobs").close(frozenset(MadeKind)) == []
+    assert path.exists()
+
+
+def test_another_file_at_the_same_path_is_not_removed(tmp_path: Path, ledger: Ledger) -> None:
+    path = made_file(tmp_path / "image", ledger)
+    (tmp_path / "other").write_text("somebody's")
+    os.replace(tmp_path / "other", path)
+    assert ledger.close(frozenset(MadeKind)) == []
+    assert path.read_text() == "somebody's"
+
+
+def test_a_link_put_at_the_path_is_not_followed(tmp_path: Path, ledger: Ledger) -> None:
+    path = made_file(tmp_path / "image", ledger)
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    assert ledger.close(frozenset(MadeKind)) == []
+    assert (tmp_path / "moved").exists()
+    assert path.is_symlink()
+
+
+def test_what_is_gone_already_is_no_error(tmp_path: Path, ledger: Ledger) -> None:
+    made_file(tmp_path / "image", ledger).unlink()
+    assert ledger.close(frozenset(MadeKind)) == []
+
+
+def test_only_the_kinds_asked_for_are_removed(tmp_path: Path, ledger: Ledger) -> None:
+    path = made_file(tmp_path / "image", ledger)
+    directory = tmp_path / "sockets"
+    directory.mkdir()
+    ledger.add(MadeKind.SOCKET_DIRECTORY, str(directory), directory.stat())
+    assert ledger.close(frozenset({MadeKind.SOCKET_DIRECTORY})) == [str(directory)]
+    assert path.exists()
+
+
+def test_what_could_not_be_removed_stays_written_down(tmp_path: Path, ledger: Ledger) -> None:
+    path = made_file(tmp_path / "image", ledger)
+    directory = tmp_path / "sockets"
+    directory.mkdir()
+    (directory / "somebody's").write_text("x")
+    ledger.add(MadeKind.SOCKET_DIRECTORY, str(directory), directory.stat())
+    with pytest.raises(OSError, match="not empty"):
+        ledger.close(frozenset(MadeKind))
+    assert [made.path for made in ledger.entries()] == [str(path), str(directory)]
+
+
+def test_a_ledger_is_for_its_owner_alone(tmp_path: Path, ledger: Ledger) -> None:
+    made_file(tmp_path / "image", ledger)
+    (written,) = (tmp_path / "jobs").iterdir()
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "jobs").stat().st_mode) == 0o700
+
+
+# Sockets.
+
+
+def test_the_sockets_of_a_job_are_named_as_the_profile_of_the_vm_allows() -> None:
+    sockets = JobSockets.of(MIGRATION)
+    assert sockets.directory == "/run/libvirt/qemu/vmmigration-0badcafe"
+    for path in (sockets.memory, sockets.disks):
+        assert path.startswith(sockets.directory + "/")
+        assert path.endswith(".tunnelmigrate.dest.VM1")
+    assert len({sockets.memory, sockets.disks, sockets.libvirt}) == 3
+
+
+def test_a_name_fits_as_long_as_its_socket_paths_have_107_bytes() -> None:
+    room = 107 - len(JobSockets.of(dataclasses.replace(MIGRATION, domain="x")).memory.encode()) + 1
+    for domain, fits in (("x" * room, True), ("x" * (room + 1), False), ("ü" * (room // 2), True),
+                         ("ü" * (room // 2 + 1), False)):
+        sockets = JobSockets.of(dataclasses.replace(MIGRATION, domain=domain))
+        assert sockets.fit(domain) is fits
+        assert (len(sockets.disks.encode()) <= 107) is fits
+
+
+@pytest.mark.parametrize("domain", ["a:b", "a%b", "a$b", "a\\b", "a'b", 'a"b', "a;b", "a*b", "a{b}"])
+def test_a_name_that_ssh_reads_as_its_own_does_not_fit(domain: str) -> None:
+    assert not JobSockets.of(dataclasses.replace(MIGRATION, domain=domain)).fit(domain)
+
+
+@pytest.mark.parametrize("domain", ["VM1", "win 11", "a-b_c.d", "büro", "x@y", "a+b"])
+def test_an_ordinary_name_fits(domain: str) -> None:
+    assert JobSockets.of(dataclasses.replace(MIGRATION, domain=domain)).fit(domain)
+
+
+def test_a_socket_directory_is_closed_to_others_and_is_never_one_that_exists(tmp_path: Path) -> None:
+    path = str(tmp_path / "below" / "sockets")
+    status = make_socket_directory(path, ME, [], HOST)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+    assert status.st_ino == os.stat(path).st_ino
+    with pytest.raises(MigrationError) as caught:
+        make_socket_directory(path, ME, [], HOST)
+    assert caught.value.code is ErrorCode.PATH_TAKEN
+
+
+def test_a_socket_directory_that_cannot_be_given_to_a_user_is_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "sockets"
+    with pytest.raises(MigrationError) as caught:
+        make_socket_directory(str(path), ME, ["no-such-user-here"], HOST)
+    assert caught.value.code is ErrorCode.TOOL_FAILED
+    assert not path.exists()
+
+
+def test_sockets_go_with_their_directory_and_other_files_stay(tmp_path: Path) -> None:
+    directory = tmp_path / "s"
+    directory.mkdir()
+    for name in ("m", "d"):
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(directory / name))
+    (directory / "file").write_text("somebody's")
+    (directory / "link").symlink_to(directory / "file")
+    with pytest.raises(OSError, match="not empty"):
+        remove_socket_directory(str(directory))
+    assert sorted(path.name for path in directory.iterdir()) == ["file", "link"]
+    for name in ("file", "link"):
+        (directory / name).unlink()
+    remove_socket_directory(str(directory))
+    assert not directory.exists()
+    remove_socket_directory(str(directory))
+
+
+def test_a_socket_directory_lasts_as_long_as_its_with_also_after_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "sockets"
+    seen = []
+
+    def fail() -> None:
+        seen.append(path.is_dir())
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), socket_directory(str(path), ME, [], HOST):
+        fail()
+    assert seen == [True]
+    assert not path.exists()
+
+
+# Directories that are not for images.
+
+
+@pytest.mark.parametrize("path", [
+    "/etc/x", "/etc/cron.d/x", "/usr/bin/x", "/lib/x", "/lib/systemd/system/x.service", "/bin/x", "/run/x",
+    "/var/run/x", "/boot/x", "/proc/x", "/sys/x", "/dev/x", "/dev/mapper/x", "/var/spool/cron/x", "/x", "/sbin/x",
+])
+def test_no_image_goes_among_the_systems_own_files(path: str) -> None:
+    assert in_system_directory(path)
+
+
+@pytest.mark.parametrize("path", [
+    "/var/lib/libvirt/images/x", "/srv/vm/x", "/home/kvm/x", "/etcetera/x", "/mnt/etc/x", "/usrlocal/x",
+])
+def test_an_image_may_go_where_images_are(path: str) -> None:
+    assert not in_system_directory(path)
+
+
+def test_a_link_into_the_system_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to("/etc/cron.d")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "link").symlink_to(tmp_path / "images")
+    assert in_system_directory(str(tmp_path / "images" / "x"))
+    assert in_system_directory(str(tmp_path / "deep" / "link" / "x"))
+    assert not in_system_directory(str(tmp_path / "deep" / "x"))
+
+
+# Images.
+
+
+def disk_at(path: Path, kind: ImageFormat) -> DiskFacts:
+    """The facts of a small disk at this path."""
+    return dataclasses.replace(QCOW2 if kind is ImageFormat.QCOW2 else RAW, path=str(path), virtual_size=10 << 20)
+
+
+def information(path: Path) -> dict[str, object]:
+    """What qemu-img says of an image."""
+    said = subprocess.run(
+        ["qemu-img", "info", "--output=json", str(path)],  # noqa: S607
+        capture_output=True, check=True)
+    return dict(json.loads(said.stdout))
+
+
+@pytest.mark.parametrize("kind", list(ImageFormat))
+def test_an_empty_image_has_the_format_and_size_asked_for_and_is_its_owners_alone(
+    tmp_path: Path, kind: ImageFormat,
+) -> None:
+    path = tmp_path / "image"
+    status = image.create_empty(disk_at(path, kind), ME, HOST)
+    found = path.stat()
+    assert information(path)["format"] == kind.value
+    assert information(path)["virtual-size"] == 10 << 20
+    assert stat.S_IMODE(found.st_mode) == 0o600
+    assert (found.st_uid, found.st_gid) == ME
+    assert (status.st_dev, status.st_ino) == (found.st_dev, found.st_ino)
+    assert found.st_blocks * 512 < 1 << 20
+
+
+@pytest.mark.parametrize(("cluster_size", "compat"), [(65536, "1.1"), (65536, "0.10"), (512, "1.1"), (2 << 20, "1.1")])
+def test_an_empty_qcow2_image_has_the_sources_version_and_clusters(
+    tmp_path: Path, cluster_size: int, compat: str,
+) -> None:
+    path = tmp_path / "image"
+    disk = dataclasses.replace(disk_at(path, ImageFormat.QCOW2), cluster_size=cluster_size, compat=compat)
+    image.create_empty(disk, ME, HOST)
+    element = DiskElement("vda", "disk", "file", str(path), "qcow2", False, False, False, False)
+    assert image.examine(element, ImageFormat.QCOW2, (10 << 20, disk.allocated), HOST) == disk
+
+
+def test_a_raw_image_is_described_without_a_look_into_it() -> None:
+    element = DiskElement("vda", "disk", "file", "/nonexistent/image", "raw", False, False, False, False)
+    facts = image.examine(element, ImageFormat.RAW, (1024, 512), HOST)
+    assert (facts.virtual_size, facts.allocated, facts.cluster_size, facts.compat) == (1024, 512, 0, "")
+
+
+@pytest.mark.parametrize("kind", list(ImageFormat))
+def test_an_existing_file_or_link_is_never_touched(tmp_path: Path, kind: ImageFormat) -> None:
+    taken, dangling = tmp_path / "taken", tmp_path / "dangling"
+    taken.write_text("somebody's")
+    dangling.symlink_to(tmp_path / "nowhere")
+    link = tmp_path / "link"
+    link.symlink_to(taken)
+    for path in (taken, link, dangling):
+        with pytest.raises(MigrationError) as caught:
+            image.create_empty(disk_at(path, kind), ME, HOST)
+        assert caught.value.code is ErrorCode.PATH_TAKEN
+    assert taken.read_text() == "somebody's"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_missing_directory_is_told_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(MigrationError) as caught:
+        image.create_empty(disk_at(tmp_path / "missing" / "image", ImageFormat.RAW), ME, HOST)
+    assert caught.value.code is ErrorCode.DIRECTORY_MISSING
+    assert not (tmp_path / "missing").exists()
+
+
+def test_an_image_that_cannot_be_finished_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "no-tools"))
+    with pytest.raises(MigrationError) as caught:
+        image.create_empty(disk_at(tmp_path / "image", ImageFormat.QCOW2), ME, HOST)
+    assert caught.value.code is ErrorCode.TOOL_MISSING
+    assert list(tmp_path.iterdir()) == []

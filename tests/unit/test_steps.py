@@ -1,0 +1,302 @@
+"""What needs libvirt-python: the hypervisor over libvirt's own test driver, and the steps' decisions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+libvirt = pytest.importorskip(
+    "libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)", exc_type=ImportError)
+
+from constant import (  # noqa: E402 - nothing below can be imported without libvirt
+    Command,
+    CopyStorage,
+    DomainState,
+    ErrorCode,
+    LibvirtDaemon,
+    MigrationError,
+    Transport,
+)
+from host.domain_xml import DiskElement  # noqa: E402
+from host.hypervisor import (  # noqa: E402
+    Hypervisor,
+    JobStatistics,
+    MigrationTarget,
+    MigrationThread,
+    libvirt_daemon,
+)
+from host.job_files import JobSockets  # noqa: E402
+from steps.check_source import _why_not  # noqa: E402
+from steps.live_migration import _forwards, _target, as_progress  # noqa: E402
+from steps.table import HELLO, STEPS  # noqa: E402
+from tests.unit.samples import MIGRATION  # noqa: E402
+
+TEST_URI = "test:///default"
+SOCKETS = JobSockets.of(MIGRATION)
+PLAIN_DISK = DiskElement(
+    target="vda", device="disk", kind="file", path="/srv/vm/x.qcow2", format="qcow2", backed=False, encrypted=False,
+    read_only=False, shareable=False)
+
+
+@pytest.fixture
+def hypervisor() -> Iterator[Hypervisor]:
+    """libvirt's test driver, with its one running domain `test`; each connection starts anew."""
+    with Hypervisor.open("node1", TEST_URI) as opened:
+        yield opened
+
+
+# The hypervisor.
+
+
+def test_a_libvirt_that_cannot_be_reached_is_told_by_host_and_reason(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(MigrationError) as caught, \
+            Hypervisor.open("node1", "qemu+unix:///system?socket=/nonexistent/socket"):
+        pass
+    assert caught.value.code is ErrorCode.LIBVIRT_UNREACHABLE
+    assert "node1" in caught.value.message
+    assert "/nonexistent/socket" in caught.value.message
+    assert capfd.readouterr().err == ""
+
+
+def test_a_domains_state_is_told_and_a_missing_one_is_absent(hypervisor: Hypervisor) -> None:
+    assert hypervisor.state("test") is DomainState.RUNNING
+    assert hypervisor.state("missing") is DomainState.ABSENT
+
+
+def test_each_state_of_a_domain_is_told(hypervisor: Hypervisor) -> None:
+    domain = hypervisor._find("test")
+    domain.suspend()
+    assert hypervisor.state("test") is DomainState.PAUSED
+    domain.resume()
+    assert hypervisor.state("test") is DomainState.RUNNING
+    domain.destroy()
+    assert hypervisor.state("test") is DomainState.SHUT_OFF
+
+
+@pytest.mark.parametrize("ask", ["document", "snapshots", "is_persistent", "autostart", "busy"])
+def test_a_question_about_a_missing_domain_names_it_and_the_host(hypervisor: Hypervisor, ask: str) -> None:
+    with pytest.raises(MigrationError) as caught:
+        getattr(hypervisor, ask)("missing")
+    assert caught.value.code is ErrorCode.DOMAIN_MISSING
+    assert caught.value.message == "There is no VM missing on node1."
+
+
+def test_a_domain_is_found_by_name_and_by_uuid(hypervisor: Hypervisor) -> None:
+    document = hypervisor.document("test")
+    assert "<name>test</name>" in document
+    uuid = document.partition("<uuid>")[2].partition("</uuid>")[0]
+    assert hypervisor.name_of(uuid) == "test"
+    assert hypervisor.name_of("00000000-0000-0000-0000-000000000001") is None
+    assert hypervisor.name_of("not a uuid") is None
+
+
+def test_a_domain_is_persistent_and_its_autostart_is_set(hypervisor: Hypervisor) -> None:
+    assert hypervisor.is_persistent("test")
+    for enabled in (True, False):
+        hypervisor.set_autostart("test", enabled)
+        assert hypervisor.autostart("test") is enabled
+
+
+def test_a_domain_that_is_defined_is_there_and_shut_off(hypervisor: Hypervisor) -> None:
+    hypervisor.define(
+        "<domain type='test'><name>new</name><memory>1024</memory><os><type>hvm</type></os></domain>")
+    assert hypervisor.state("new") is DomainState.SHUT_OFF
+    assert hypervisor.is_persistent("new")
+
+
+def test_snapshots_are_counted(hypervisor: Hypervisor) -> None:
+    assert hypervisor.snapshots("test") == 0
+    hypervisor._find("test").snapshotCreateXML("<domainsnapshot><name>s</name></domainsnapshot>")
+    assert hypervisor.snapshots("test") == 1
+
+
+def test_a_network_is_active_missing_or_stopped(hypervisor: Hypervisor) -> None:
+    assert hypervisor.network_active("default")
+    assert not hypervisor.network_active("missing")
+    hypervisor._connection.networkLookupByName("default").destroy()
+    assert not hypervisor.network_active("default")
+
+
+def test_an_error_of_libvirt_inside_the_with_is_told_as_one_of_that_host() -> None:
+    with pytest.raises(MigrationError) as caught, Hypervisor.open("node1", TEST_URI) as hypervisor:
+        hypervisor.define("<domain/>")
+    assert caught.value.code is ErrorCode.LIBVIRT_ERROR
+    assert "node1" in caught.value.message
+    assert ".." not in caught.value.message
+
+
+def test_a_job_that_does_not_exist_has_no_statistics_and_is_not_aborted(hypervisor: Hypervisor) -> None:
+    assert hypervisor.job_statistics("missing") is None
+    hypervisor.abort_job("missing")
+    hypervisor.abort_job("test")
+
+
+class FakeDomain:
+    """A domain that writes down how it is migrated."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.calls: list[tuple[str, dict[str, Any], int]] = []
+
+    def migrateToURI3(self, uri: str, parameters: dict[str, Any], flags: int) -> None:  # noqa: N802
+        """As libvirt names it."""
+        self.calls.append((uri, parameters, flags))
+        if self.error is not None:
+            raise self.error
+
+
+class FakeConnection:
+    """A connection with that domain alone."""
+
+    def __init__(self, domain: FakeDomain) -> None:
+        self.domain = domain
+        self.closed = False
+
+    def close(self) -> None:
+        """Note that it was closed."""
+        self.closed = True
+
+    def lookupByName(self, _name: str) -> FakeDomain:  # noqa: N802
+        """As libvirt names it."""
+        return self.domain
+
+
+def migrated(copy_storage: CopyStorage, **changes: Any) -> tuple[str, dict[str, Any], int]:
+    """How libvirt is asked to migrate."""
+    domain = FakeDomain()
+    target = MigrationTarget("qemu+unix:///x", "unix:///m", "unix:///d", None, copy_storage, 0, ("vda",))
+    Hypervisor(FakeConnection(domain), "node1").migrate("VM1", dataclasses.replace(target, **changes))
+    (call,) = domain.calls
+    return call
+
+
+@pytest.mark.parametrize("copy_storage", list(CopyStorage))
+def test_a_migration_is_live_peer_to_peer_with_storage_and_never_unsafe(copy_storage: CopyStorage) -> None:
+    _uri, _parameters, flags = migrated(copy_storage)
+    for name in ("LIVE", "PEER2PEER", "PERSIST_DEST", "ABORT_ON_ERROR", "CHANGE_PROTECTION"):
+        assert flags & getattr(libvirt, f"VIR_MIGRATE_{name}"), name
+    for name in ("UNSAFE", "UNDEFINE_SOURCE", "TUNNELLED", "OFFLINE", "PAUSED"):
+        assert not flags & getattr(libvirt, f"VIR_MIGRATE_{name}"), name
+    whole = bool(flags & libvirt.VIR_MIGRATE_NON_SHARED_DISK)
+    assert whole is (copy_storage is CopyStorage.ALL)
+    assert bool(flags & libvirt.VIR_MIGRATE_NON_SHARED_INC) is not whole
+
+
+def test_every_address_of_a_migration_is_given_and_limits_only_where_asked() -> None:
+    uri, parameters, _flags = migrated(CopyStorage.INC)
+    assert (uri, parameters["migrate_uri"], parameters["disks_uri"]) == ("qemu+unix:///x", "unix:///m", "unix:///d")
+    assert parameters["migrate_disks"] == ["vda"]
+    assert not {"bandwidth", "listen_address"} & parameters.keys()
+    _uri, parameters, _flags = migrated(CopyStorage.INC, bandwidth=50, listen_address="192.0.2.12")
+    assert (parameters["bandwidth"], parameters["listen_address"]) == (50, "192.0.2.12")
+
+
+def test_a_migration_that_fails_in_its_thread_keeps_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = FakeConnection(FakeDomain(libvirt.libvirtError("migration failed")))
+    monkeypatch.setattr(libvirt, "open", lambda _uri: connection)
+    target = MigrationTarget("x", "x", "x", None, CopyStorage.INC, 0, ())
+    thread = MigrationThread("node1", "VM1", target)
+    thread.start()
+    thread.join(5.0)
+    assert isinstance(thread.error, MigrationError)
+    assert thread.error.code is ErrorCode.MIGRATION_FAILED
+    assert connection.closed
+
+
+@pytest.mark.parametrize(("monolithic", "modular", "daemon"), [
+    (True, False, LibvirtDaemon.LIBVIRTD), (True, True, LibvirtDaemon.LIBVIRTD),
+    (False, True, LibvirtDaemon.VIRTQEMUD), (False, False, LibvirtDaemon.LIBVIRTD),
+])
+def test_the_daemon_is_the_one_whose_socket_is_there(
+    monolithic: bool, modular: bool, daemon: LibvirtDaemon,
+) -> None:
+    assert libvirt_daemon({LibvirtDaemon.LIBVIRTD: monolithic, LibvirtDaemon.VIRTQEMUD: modular}) is daemon
+
+
+# CHECK_SOURCE: which disks can be moved.
+
+
+def test_one_plain_disk_can_be_moved() -> None:
+    assert _why_not(PLAIN_DISK, 1) is None
+    assert _why_not(dataclasses.replace(PLAIN_DISK, format="raw"), 1) is None
+
+
+@pytest.mark.parametrize(("changes", "count", "reason"), [
+    ({"device": "cdrom"}, 1, "it is a cdrom with a medium in it"),
+    ({}, 2, "the VM has 2 disks"),
+    ({"kind": "block"}, 1, "its type is block, not file"),
+    ({"kind": "network", "path": None}, 1, "its type is network, not file"),
+    ({"format": "vmdk"}, 1, "its format is vmdk"),
+    ({"format": None}, 1, "its format is None"),
+    ({"backed": True}, 1, "it has a backing image"),
+    ({"encrypted": True}, 1, "it is encrypted"),
+    ({"read_only": True}, 1, "it is read-only"),
+    ({"shareable": True}, 1, "it is shared with other VMs"),
+])
+def test_a_disk_that_cannot_be_moved_says_why(changes: dict[str, Any], count: int, reason: str) -> None:
+    assert _why_not(dataclasses.replace(PLAIN_DISK, **changes), count) == reason
+
+
+# LIVE_MIGRATION: where to, and how far.
+
+
+def target_of(**changes: Any) -> MigrationTarget:
+    """The target of MIGRATION with some fields changed."""
+    return _target(dataclasses.replace(MIGRATION, **changes), SOCKETS, ("vda",))
+
+
+@pytest.mark.parametrize("destination", ["192.0.2.12", "2001:db8::12"])
+def test_over_ssh_everything_goes_through_the_jobs_sockets(destination: str) -> None:
+    target = target_of(destination=destination)
+    assert target.connection == f"qemu+unix:///system?socket={SOCKETS.libvirt}"
+    assert (target.memory, target.disks) == (f"unix://{SOCKETS.memory}", f"unix://{SOCKETS.disks}")
+    assert target.listen_address is None
+    assert destination not in repr(target)
+
+
+@pytest.mark.parametrize(("destination", "uri"), [
+    ("192.0.2.12", "tcp://192.0.2.12"), ("2001:db8::12", "tcp://[2001:db8::12]"),
+])
+def test_over_tcp_the_address_is_the_one_the_admin_gave(destination: str, uri: str) -> None:
+    target = target_of(destination=destination, transport=Transport.TCP)
+    assert (target.memory, target.disks, target.listen_address) == (uri, uri, destination)
+    assert target.connection == f"qemu+unix:///system?socket={SOCKETS.libvirt}"
+
+
+def test_only_what_the_transport_needs_is_forwarded() -> None:
+    assert _forwards(MIGRATION, SOCKETS) == {
+        SOCKETS.libvirt: "/run/libvirt/libvirt-sock", SOCKETS.memory: SOCKETS.memory, SOCKETS.disks: SOCKETS.disks}
+    tcp = dataclasses.replace(
+        MIGRATION, transport=Transport.TCP, destination_daemon=LibvirtDaemon.VIRTQEMUD)
+    assert _forwards(tcp, SOCKETS) == {SOCKETS.libvirt: "/run/libvirt/virtqemud-sock"}
+
+
+@pytest.mark.parametrize(("asked", "used"), [
+    (CopyStorage.AUTO, CopyStorage.INC), (CopyStorage.INC, CopyStorage.INC), (CopyStorage.ALL, CopyStorage.ALL),
+])
+def test_the_storage_is_copied_as_asked_and_without_zeroing_by_default(asked: CopyStorage, used: CopyStorage) -> None:
+    target = target_of(copy_storage=asked, bandwidth=7)
+    assert (target.copy_storage, target.bandwidth, target.mirrored) == (used, 7, ("vda",))
+
+
+@pytest.mark.parametrize(("statistics", "phase", "done", "total"), [
+    (JobStatistics(0, 0, 0, 0), "connecting to the destination", 0, 0),
+    (JobStatistics(10, 100, 0, 50), "copying the disk", 10, 150),
+    (JobStatistics(100, 100, 20, 50), "copying memory", 120, 150),
+    (JobStatistics(100, 100, 90, 50), "copying memory", 190, 190),
+])
+def test_progress_is_disk_and_memory_together_and_never_more_than_all(
+    statistics: JobStatistics, phase: str, done: int, total: int,
+) -> None:
+    progress = as_progress(statistics)
+    assert (progress.phase, progress.done, progress.total) == (phase, done, total)
+
+
+def test_every_command_that_is_work_has_its_step() -> None:
+    assert set(STEPS) == set(Command) - {Command.HELLO, Command.STATUS, Command.CANCEL}
+    for command, step in STEPS.items():
+        assert step.__module__ == f"steps.{command.value.lower()}"
+    assert HELLO.__module__ == "steps.hello"

@@ -1,0 +1,257 @@
+"""The shared vocabulary: every word of it is used, every sentence can be filled, and the tables are complete."""
+
+from __future__ import annotations
+
+import ast
+import string
+from collections.abc import Iterator
+
+import pytest
+
+from constant import (
+    ANSWERED_AT_ONCE,
+    CHALLENGE_SECONDS,
+    DATAGRAM_LIMIT,
+    ERRORS,
+    GIVE_UP_SECONDS,
+    HELLO_GIVE_UP_SECONDS,
+    LIBVIRT_SOCKETS,
+    REPLY_TRANSITIONS,
+    RETRY_FIRST_SECONDS,
+    RETRY_LONGEST_SECONDS,
+    SOCKET_PATH_LIMIT,
+    START_NOTHING,
+    VERSION,
+    Command,
+    ErrorCode,
+    ErrorKind,
+    ExitCode,
+    LibvirtDaemon,
+    MessageType,
+    MigrationError,
+    Outcome,
+)
+from controller import RunReport
+from tests.unit.samples import MIGRATION, ROOT
+
+SOURCES = sorted(
+    path for path in [*ROOT.glob("*.py"), *ROOT.glob("wire/*.py"), *ROOT.glob("steps/*.py"), *ROOT.glob("host/*.py")]
+    if path.name not in ("setup.py", "constant.py"))
+# What these functions put into an error's facts themselves, for the code or the facts that they are called with.
+HELPER_FACTS = {
+    "_obstacle": {"host", "domain"},
+    "facts": {"host", "user", "destination", "reason"},
+    "_refuse": {"host", "command"},
+    "_examine_domain": {"host", "domain"},
+}
+# Codes whose table in host/ssh.py is turned into errors by diagnose(), with the facts of a Login.
+DIAGNOSED = "_DIAGNOSES"
+
+
+def fields(text: str) -> set[str]:
+    """The names in the braces of a sentence."""
+    return {name for _literal, name, _format, _conversion in string.Formatter().parse(text) if name}
+
+
+def mentioned(node: ast.AST) -> Iterator[ErrorCode]:
+    """The error codes that a piece of code makes, not those that it compares with."""
+    if isinstance(node, ast.Compare):
+        return
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ErrorCode":
+        yield ErrorCode[node.attr]
+    for child in ast.iter_child_nodes(node):
+        yield from mentioned(child)
+
+
+def names_in(function: ast.AST) -> set[str]:
+    """Everything in a function that can become the name of a fact."""
+    found: set[str] = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Dict):
+            found |= {str(key.value) for key in node.keys if isinstance(key, ast.Constant)}
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            found.add(str(node.slice.value))
+        if isinstance(node, ast.Call):
+            found |= {keyword.arg for keyword in node.keywords if keyword.arg}
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            found |= HELPER_FACTS.get(called, set())
+    return found
+
+
+def raised() -> dict[ErrorCode, list[tuple[str, set[str]]]]:
+    """For each code the places that make it, each with the facts that it gives."""
+    places: dict[ErrorCode, list[tuple[str, set[str]]]] = {code: [] for code in ErrorCode}
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        for guarded in (node for node in tree.body if isinstance(node, ast.Try)):
+            for code in mentioned(guarded):
+                places[code].append((f"{path.name}:{guarded.lineno}", names_in(guarded)))
+        for function in functions:
+            for code in set(mentioned(function)):
+                places[code].append((f"{path.name}:{function.lineno} {function.name}", names_in(function)))
+        for statement in tree.body:
+            if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", "") == DIAGNOSED:
+                for code in mentioned(statement):
+                    places[code].append((f"{path.name} {DIAGNOSED}", HELPER_FACTS["facts"]))
+    return places
+
+
+RAISED = raised()
+
+
+# Errors.
+
+
+def test_every_error_code_has_its_words() -> None:
+    assert set(ERRORS) == set(ErrorCode)
+    for text in ERRORS.values():
+        assert text.message.endswith(".")
+        assert text.hint.endswith(".")
+        assert not text.message.startswith(" ")
+        assert "  " not in text.message + text.hint
+
+
+def test_every_error_code_has_a_name_of_its_own_that_says_the_same() -> None:
+    assert len({code.value for code in ErrorCode}) == len(list(ErrorCode))
+    assert all(code.value == code.name.lower().replace("_", "-") for code in ErrorCode)
+
+
+@pytest.mark.parametrize("code", list(ErrorCode))
+def test_every_error_is_made_somewhere(code: ErrorCode) -> None:
+    assert RAISED[code], f"no module makes {code.name}"
+
+
+# The controller turns the agent's "unknown" into its own words, since only it knows the domain.
+@pytest.mark.parametrize("code", sorted(set(ErrorCode) - {ErrorCode.REQUEST_UNKNOWN}))
+def test_every_place_that_makes_an_error_gives_all_facts_that_its_words_need(code: ErrorCode) -> None:
+    needed = fields(ERRORS[code].message) | fields(ERRORS[code].hint)
+    for place, given in RAISED[code]:
+        assert needed <= given, f"{place} makes {code.name} without {needed - given}"
+
+
+@pytest.mark.parametrize("code", list(ErrorCode))
+def test_an_error_reads_as_a_sentence_even_if_a_fact_is_missing(code: ErrorCode) -> None:
+    error = MigrationError(code, {})
+    assert "{" not in str(error)
+    needed = fields(ERRORS[code].message) | fields(ERRORS[code].hint)
+    filled = MigrationError(code, {name: f"<{name}>" for name in needed})
+    assert all(f"<{name}>" in str(filled) for name in needed)
+    assert "?" not in filled.message
+
+
+def test_the_facts_of_an_error_cannot_be_changed_afterwards() -> None:
+    facts = {"address": "192.0.2.1"}
+    error = MigrationError(ErrorCode.SAME_HOST, facts)
+    facts["address"] = "x"
+    assert error.facts["address"] == "192.0.2.1"
+    with pytest.raises(TypeError):
+        error.facts["address"] = "y"  # type: ignore[index]
+
+
+def test_braces_in_a_fact_are_shown_as_they_are() -> None:
+    assert "{x}" in MigrationError(ErrorCode.SAME_HOST, {"address": "{x}"}).message
+
+
+@pytest.mark.parametrize("kind", list(ErrorKind))
+def test_every_kind_of_error_has_an_exit_code_that_is_not_success(kind: ErrorKind) -> None:
+    assert isinstance(kind.value, ExitCode)
+    assert kind.value is not ExitCode.MOVED
+    assert kind in {text.kind for text in ERRORS.values()}
+
+
+# Exit codes and outcomes.
+
+
+def test_the_exit_codes_are_the_documented_numbers() -> None:
+    assert {code.name: int(code) for code in ExitCode} == {
+        "MOVED": 0, "INTERNAL": 1, "INPUT": 2, "REFUSED": 3, "NO_CONTACT": 4, "ROLLED_BACK": 5,
+        "MOVED_INCOMPLETE": 6, "UNKNOWN": 7}
+
+
+def test_every_outcome_has_an_exit_code_of_its_own() -> None:
+    codes = {outcome: RunReport(MIGRATION, outcome, None, 0.0).exit_code for outcome in Outcome}
+    assert len(set(codes.values())) == len(list(Outcome))
+    assert [outcome for outcome, code in codes.items() if code == 0] == [Outcome.MOVED]
+
+
+# Commands and messages.
+
+
+def names_of_dictionary(path: str, variable: str) -> set[str]:
+    """The members of Command that are keys of a dictionary in a module's own text."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if getattr(target, "id", "") == variable:
+                return {
+                    key.attr for each in ast.walk(node) if isinstance(each, ast.Dict)
+                    for key in each.keys if isinstance(key, ast.Attribute)}
+    raise AssertionError(f"no {variable} in {path}")
+
+
+def test_every_command_is_handled_by_exactly_one_part_of_an_agent() -> None:
+    steps = names_of_dictionary("steps/table.py", "STEPS")
+    at_once = {command.name for command in ANSWERED_AT_ONCE}
+    assert not steps & at_once
+    assert steps | at_once | {"HELLO"} == {command.name for command in Command}
+
+
+def test_every_step_is_a_module_named_after_its_command() -> None:
+    steps = names_of_dictionary("steps/table.py", "STEPS") | {"HELLO"}
+    for name in steps:
+        tree = ast.parse((ROOT / "steps" / f"{name.lower()}.py").read_text(encoding="utf-8"))
+        assert "run" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_command_is_asked_by_someone() -> None:
+    asked = {
+        node.attr for name in ("controller.py", "udpmodule.py")
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Command"}
+    assert asked >= {command.name for command in Command}
+
+
+def test_the_original_commands_keep_their_names_on_the_wire() -> None:
+    assert all(command.value == command.name for command in Command)
+    original = {"COPY_DISK_FILE", "LIVE_MIGRATION", "EXTRACT_CONFIGURE_FILE", "DEFINE_VIRTUAL_MACHINE"}
+    assert original <= {command.value for command in Command}
+
+
+def test_nothing_that_changes_a_host_goes_without_a_challenge() -> None:
+    assert {Command.HELLO, Command.STATUS} == START_NOTHING
+
+
+def test_every_message_type_says_what_may_follow_it() -> None:
+    assert set(REPLY_TRANSITIONS) == set(MessageType)
+    reached = {MessageType.REQUEST}.union(*REPLY_TRANSITIONS.values())
+    assert reached == set(MessageType)
+    assert all(MessageType.REQUEST not in following for following in REPLY_TRANSITIONS.values())
+    assert {kind for kind, following in REPLY_TRANSITIONS.items() if not following} == {
+        MessageType.RESPONSE, MessageType.REFUSED}
+
+
+def test_from_every_message_type_an_end_can_be_reached() -> None:
+    ending = {kind for kind, following in REPLY_TRANSITIONS.items() if not following}
+    for _step in MessageType:
+        ending |= {kind for kind, following in REPLY_TRANSITIONS.items() if following & ending}
+    assert ending == set(MessageType)
+
+
+# Limits.
+
+
+def test_the_limits_fit_each_other() -> None:
+    assert DATAGRAM_LIMIT == 1200
+    assert SOCKET_PATH_LIMIT == 107
+    assert RETRY_FIRST_SECONDS < RETRY_LONGEST_SECONDS < HELLO_GIVE_UP_SECONDS < CHALLENGE_SECONDS < GIVE_UP_SECONDS
+
+
+def test_every_libvirt_daemon_has_its_socket() -> None:
+    assert set(LIBVIRT_SOCKETS) == set(LibvirtDaemon)
+    assert all(path.startswith("/run/libvirt/") for path in LIBVIRT_SOCKETS.values())
+
+
+def test_the_version_is_the_same_where_it_is_installed_from() -> None:
+    assert f'version="{VERSION}"' in (ROOT / "setup.py").read_text(encoding="utf-8")
