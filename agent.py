@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import contextvars
 import ipaddress
+import json
 import logging
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from constant import (
@@ -20,6 +21,7 @@ from constant import (
     AGENT_PORT,
     ANSWERED_AT_ONCE,
     CONTROLLER_LIST_FILE,
+    DATAGRAM_LIMIT,
     VERSION,
     Command,
     ErrorCode,
@@ -28,8 +30,8 @@ from constant import (
 from steps.context import Cancellation, StepContext
 from udpmodule import AgentSocket, Responder
 from wire.access import AddressList, Key, config_directory, load_keys
-from wire.message import Request, from_wire
-from wire.records import CancelArguments, HostFacts, Progress, StepArguments
+from wire.message import Request, from_wire, to_wire
+from wire.records import CancelArguments, CheckReport, HostFacts, Progress, StepArguments
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ _STOP_SECONDS = 30.0
 # After that its controller wants the result, and to hear how the VM is: a round trip or two, some of them lost.
 _LINGER_SECONDS = 4.0
 _NO_JOB = ("-", "-")
+# What a datagram leaves beside its header (80 bytes at most) and the reply's other fields (220 at most).
+_CHECK_REPORT_LIMIT = DATAGRAM_LIMIT - 300
 _job: contextvars.ContextVar[tuple[str, str]] = contextvars.ContextVar("job", default=_NO_JOB)
 
 Step = Callable[[StepContext, StepArguments], object]
@@ -122,15 +126,18 @@ class Agent:
             responder.refuse(request.request_id, error, now)
             return
         responder.accept(request.request_id, now)
+        cancellation = Cancellation()
+        if arguments is not None:
+            self._cancellations[arguments.migration.job_id] = cancellation
         worker = threading.Thread(
-            target=self._work, args=(request, arguments, asked_by), name=request.cmd.value,
+            target=self._work, args=(request, arguments, asked_by, cancellation), name=request.cmd.value,
             daemon=True)
         self._working.add(worker)
         worker.start()
 
     def _arguments(self, request: Request) -> StepArguments | None:
         """The checked arguments, None for HELLO. Raises MigrationError."""
-        if request.cmd is Command.HELLO and not request.cmd_arguments:
+        if request.cmd is Command.HELLO:
             return None
         try:
             arguments = from_wire(StepArguments, dict(request.cmd_arguments))
@@ -155,13 +162,15 @@ class Agent:
             cancellation.reason = "somebody pressed Ctrl-C"
         return {"known": cancellation is not None}
 
-    def _work(self, request: Request, arguments: StepArguments | None, asked_by: str) -> None:
+    def _work(
+        self, request: Request, arguments: StepArguments | None, asked_by: str, cancellation: Cancellation,
+    ) -> None:
         """In a thread of its own: run the step, then hand its result to the receive loop."""
         if arguments is not None:
             _job.set((arguments.migration.job_id, arguments.migration.domain))
         began = time.monotonic()
         log.info("%s asked for by %s", request.cmd.value, asked_by)
-        outcome = self._outcome(request, arguments)
+        outcome = self._outcome(request, arguments, cancellation)
         if isinstance(outcome, MigrationError):
             log.error("%s failed: %s", request.cmd.value, outcome.message)
         else:
@@ -171,17 +180,17 @@ class Agent:
         thread = threading.current_thread()
 
         def deliver() -> None:
-            self._udp.responder.finish(request.request_id, outcome, time.monotonic())
             self._working.discard(thread)
+            if arguments is not None:
+                self._cancellations.pop(arguments.migration.job_id, None)
+            self._udp.responder.finish(request.request_id, fitting(outcome), time.monotonic())
 
         self._udp.post(deliver)
 
-    def _outcome(self, request: Request, arguments: StepArguments | None) -> object:
+    def _outcome(
+        self, request: Request, arguments: StepArguments | None, cancellation: Cancellation,
+    ) -> object:
         """The step's result or its error; whatever else goes wrong in it is an error of its own code."""
-        cancellation = Cancellation()
-        job_id = arguments.migration.job_id if arguments is not None else ""
-        if job_id:
-            self._cancellations[job_id] = cancellation
         responder = self._udp.responder
         context = StepContext(
             host=request.agent_ip, epoch=responder.epoch, challenge=responder.challenge(time.monotonic()),
@@ -196,11 +205,18 @@ class Agent:
         except Exception as error:
             log.exception("%s ended in an unexpected error", request.cmd.value)
             return MigrationError(ErrorCode.INTERNAL, {"host": request.agent_ip, "reason": repr(error)})
-        finally:
-            self._cancellations.pop(job_id, None)
 
     def _progress(self, request_id: str, progress: Progress) -> None:
         self._udp.post(lambda: self._udp.responder.progress(request_id, progress, time.monotonic()))
+
+
+def fitting(outcome: object) -> object:
+    """The outcome of a step, a CheckReport with as many of its obstacles as a datagram holds."""
+    while isinstance(outcome, CheckReport) and len(json.dumps(to_wire(outcome))) > _CHECK_REPORT_LIMIT:
+        if not outcome.obstacles:
+            break
+        outcome = replace(outcome, obstacles=outcome.obstacles[:-1], omitted=outcome.omitted + 1)
+    return outcome
 
 
 def configure_logging(*, verbose: bool) -> None:

@@ -176,14 +176,25 @@ class Exchange:
             return False
         if not isinstance(reply, Reply) or reply.request_id != self.request.request_id:
             return False
-        self._heard = now
-        self._wait = RETRY_FIRST_SECONDS
-        self._next_send = now + self._wait * (1 + (RETRY_JITTER - 1) * self._random())
-        if reply.msg_type in REPLY_TRANSITIONS[self._state] and reply.sequence > self._sequence:
+        next_state = reply.msg_type in REPLY_TRANSITIONS[self._state] and reply.sequence > self._sequence
+        if next_state or self._forgotten(reply):
             self._sequence = reply.sequence
             self._state = reply.msg_type
             self._events.append(reply)
+        elif reply.sequence != self._sequence:
+            # An old reply that was overtaken says nothing of how the agent is now.
+            return True
+        self._heard = now
+        self._wait = RETRY_FIRST_SECONDS
+        self._next_send = now + self._wait * (1 + (RETRY_JITTER - 1) * self._random())
         return True
+
+    def _forgotten(self, reply: Reply) -> bool:
+        """Whether an agent that had accepted the request knows nothing of it any more: it was started anew."""
+        if self._state is MessageType.REQUEST or reply.msg_type is not MessageType.REFUSED or self.ended:
+            return False
+        error = reply.error()
+        return error is not None and error.code is ErrorCode.REQUEST_UNKNOWN
 
     def next_event(self) -> Reply | GaveUp | None:
         """What has happened since the last call, one at a time."""
@@ -488,7 +499,7 @@ class AgentSocket:
             if self._wake_receiver in readable:
                 self._wake_receiver.recv(4096)
             while not self._posted.empty():
-                self._posted.get()()
+                self._run_posted(self._posted.get())
             if self._udp in readable:
                 received = _receive(self._udp)
                 if received is not None:
@@ -499,6 +510,14 @@ class AgentSocket:
                 _send(self._udp, datagram, address)
             if time.monotonic() >= log_at:
                 counted, log_at = self._log_counters(counted), time.monotonic() + _LOG_COUNTERS_SECONDS
+
+    @staticmethod
+    def _run_posted(action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception:
+            # One answer that cannot be sent must not end the agent for all others.
+            log.exception("a result could not be handed on")
 
     def _log_counters(self, last: Counter[str]) -> Counter[str]:
         now = Counter(self.responder.counters)

@@ -95,7 +95,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options, and the positional arguments as `words`. Raises MigrationError ARGUMENTS_INVALID."""
     parser = _Parser(
         prog=PROGRAM, usage=_USAGE, description=_DESCRIPTION, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("words", nargs="*", help=argparse.SUPPRESS)
     add("--config-dir", metavar="DIR", help=f"where AgentIPAddr.txt and {CONTROLLER_KEY_FILE} are (default: "
@@ -115,11 +115,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("-q", "--quiet", action="store_true", help="only the result and errors")
     add("--insecure", action="store_true", help="no key: rely on the IP lists alone; agents need --insecure too")
     add("--version", action="version", version=f"vmmigration {VERSION}")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def _address(what: str, text: str) -> str:
     try:
+        if "%" in text:
+            raise ValueError("a scope means something on one host only")
         return str(ipaddress.ip_address(text))
     except ValueError as error:
         raise MigrationError(ErrorCode.ADDRESS_INVALID, {"what": what, "address": text}) from error
@@ -267,7 +269,7 @@ class Display:
         """Say that Ctrl-C was understood."""
         if self._mode == "json":
             self._json({"event": "cancelling"})
-        else:
+        elif self._mode != "none":
             self._line("Cancelling: the VM stays where it is. A second Ctrl-C leaves at once, with the state unknown.")
 
     def _draw(self, text: str) -> None:
@@ -431,6 +433,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"{PROGRAM}: interrupted before anything was asked of an agent\n")
         return int(ExitCode.INPUT)
+    except Exception as error:
+        logging.getLogger(__name__).debug("unexpected", exc_info=True)
+        _show_errors([MigrationError(ErrorCode.INTERNAL, {"host": "this host", "reason": repr(error)})], sys.stderr)
+        return int(ExitCode.INTERNAL)
 
 
 def _outcome_before(error: MigrationError) -> Outcome:

@@ -50,9 +50,14 @@ _UNSUPPORTED = (
     ("devices/filesystem", "a shared folder"),
     ("devices/tpm", "a TPM"),
     ("os/loader", "UEFI firmware"),
+    ("os[@firmware='efi']", "UEFI firmware"),
     ("devices/shmem", "shared memory with the host"),
 )
-_UNITS = {"b": 1, "bytes": 1, "k": 1024, "KiB": 1024, "M": 1024**2, "MiB": 1024**2, "G": 1024**3, "GiB": 1024**3}
+# libvirt's units of memory (formatdomain.rst, memory); it writes KiB itself.
+_UNITS = {
+    "b": 1, "bytes": 1, "KB": 1000, "k": 1024, "KiB": 1024, "MB": 1000**2, "M": 1024**2, "MiB": 1024**2,
+    "GB": 1000**3, "G": 1024**3, "GiB": 1024**3, "TB": 1000**4, "T": 1024**4, "TiB": 1024**4,
+}
 
 
 def describe(document: str) -> DomainDescription:
@@ -74,7 +79,7 @@ def describe(document: str) -> DomainDescription:
         disks=tuple(_disk(element) for element in domain.findall("devices/disk")),
         networks=tuple(
             name for name in (_network(element) for element in domain.findall("devices/interface")) if name),
-        unsupported=tuple(words for path, words in _UNSUPPORTED if domain.find(path) is not None),
+        unsupported=tuple(dict.fromkeys(words for path, words in _UNSUPPORTED if domain.find(path) is not None)),
         dac_label=seclabel.text if seclabel is not None else None,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -51,7 +52,9 @@ def create_empty(disk: DiskFacts, owner: tuple[int, int], host: str) -> os.stat_
             run_tool(["qemu-img", "create", "-q", "-f", disk.format.value, "-o", options, disk.path,
                       str(disk.virtual_size)], host)
     except BaseException:
-        os.unlink(disk.path)
+        # qemu-img removes the file itself when it fails.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(disk.path)
         raise
     finally:
         os.close(descriptor)

@@ -23,7 +23,8 @@ STATE_DIRECTORY = Path("/var/lib/vmmigration")
 _SOCKET_ROOT = "/run/libvirt/qemu"
 # What may stand in the name of a socket: ssh reads `:` `%` `$` and a backslash in a forward as its own.
 _FIT_NAME = re.compile(r"[\w.+@=,~ -]+")
-# Images and conf files never go here, whoever asks: what lies there is read, or run, by other programs.
+# Images and conf files never go here, nor into a hidden directory such as .ssh, whoever asks: what lies there is
+# read, or run, by other programs.
 _SYSTEM_DIRECTORIES = (
     "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr", "/var/run",
     "/var/spool/cron",
@@ -31,9 +32,9 @@ _SYSTEM_DIRECTORIES = (
 
 
 def in_system_directory(path: str) -> bool:
-    """Whether a file at this path would land among the system's own, links in its directory followed."""
+    """Whether a file at this path would land among the system's own or a program's, links followed."""
     directory = os.path.realpath(os.path.dirname(path))
-    return directory == "/" or any(
+    return directory == "/" or "/." in directory or any(
         directory == system or directory.startswith(system + "/") for system in _SYSTEM_DIRECTORIES)
 
 
@@ -172,6 +173,11 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, self._path)
+        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def close(self, kinds: frozenset[MadeKind]) -> list[str]:
         """Remove what is of these kinds and still what the job made, newest first, then forget the job.

@@ -50,7 +50,7 @@ _DIAGNOSES = (
     ("REMOTE HOST IDENTIFICATION HAS CHANGED", ErrorCode.SSH_HOST_KEY_CHANGED),
     ("Host key verification failed", ErrorCode.SSH_HOST_KEY_UNKNOWN),
     ("host key is known for", ErrorCode.SSH_HOST_KEY_UNKNOWN),
-    ("Permission denied", ErrorCode.SSH_LOGIN_REFUSED),
+    ("Permission denied (", ErrorCode.SSH_LOGIN_REFUSED),
     ("Too many authentication failures", ErrorCode.SSH_LOGIN_REFUSED),
     ("Connection refused", ErrorCode.SSH_UNREACHABLE),
     ("Connection timed out", ErrorCode.SSH_UNREACHABLE),

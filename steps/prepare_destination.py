@@ -22,7 +22,8 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
     for disk in facts.disks:
         # Checked before, and again here: the two requests need not have come from one careful controller.
         refuse_system_directory("Disk path", disk.path, context.host)
-        ledger.add(MadeKind.IMAGE, disk.path, image.create_empty(disk, owner, context.host))
+        status = image.create_empty(disk, owner, context.host)
+        ledger.add(MadeKind.IMAGE, disk.path, status)
         made.append(f"empty {disk.format.value} of {disk.virtual_size // _MIB} MiB at {disk.path}")
     if migration.transport is Transport.SSH:
         directory = JobSockets.of(migration).directory

@@ -89,10 +89,15 @@ def load_keys(path: Path) -> tuple[Key, ...]:
 
     Raises MigrationError KEY_MISSING, FILE_NOT_PRIVATE (others may read it) or KEY_INVALID.
     """
-    if not path.exists():
-        raise MigrationError(ErrorCode.KEY_MISSING, {"path": str(path)})
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError as error:
+        raise MigrationError(ErrorCode.KEY_MISSING, {"path": str(path)}) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MigrationError(ErrorCode.FILE_UNREADABLE, {"path": str(path), "reason": reason}) from error
     # Windows has no such bits: there the directory's own access list protects the file.
-    if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+    if os.name == "posix" and mode & 0o077:
         raise MigrationError(ErrorCode.FILE_NOT_PRIVATE, {"path": str(path)})
     keys = []
     for number, entry in _entries(_read(path)):

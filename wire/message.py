@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar, Union
 
-from constant import Command, MessageType, MigrationError
+from constant import Command, ErrorCode, MessageType, MigrationError
 from wire.records import Obstacle
 
 T = TypeVar("T")
@@ -102,8 +102,11 @@ class Reply:
         """The error that ended the request, if one did."""
         if "error" not in self.cmd_result:
             return None
-        obstacle = from_wire(Obstacle, self.cmd_result["error"])
-        return obstacle.error()
+        try:
+            return from_wire(Obstacle, self.cmd_result["error"]).error()
+        except ValueError:
+            problem = "it answers with an error that this version does not know"
+            return MigrationError(ErrorCode.MESSAGE_INVALID, {"host": self.agent_ip, "problem": problem})
 
 
 def encode(message: Request | Reply) -> bytes:
@@ -111,7 +114,9 @@ def encode(message: Request | Reply) -> bytes:
     body = to_wire(message)
     if isinstance(message, Request):
         body["msg_type"] = MessageType.REQUEST.value
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # A path out of bytes that are not UTF-8 holds lone surrogates, which no peer would accept.
+    return text.encode(errors="replace")
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -128,7 +133,9 @@ def _no_constant(name: str) -> object:
 def decode(body: bytes) -> Request | Reply:
     """The message in `body`. Raises ValueError for anything that is not exactly one."""
     try:
-        content = json.loads(body, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+        content = json.loads(body.decode(), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+        # Lone surrogates, which JSON can escape and UTF-8 cannot hold, are a UnicodeEncodeError: a ValueError.
+        json.dumps(content, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("nested too deep") from error
     if not isinstance(content, dict):

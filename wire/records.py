@@ -72,7 +72,8 @@ class Migration:
                 problem = f"{value!r} is not a {what}"
                 raise MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": "vmmigration.py"})
         for address in (self.source, self.destination):
-            if address != str(ipaddress.ip_address(address)):
+            # A scope (fe80::1%eth0) means something on one host only.
+            if "%" in address or address != str(ipaddress.ip_address(address)):
                 raise ValueError(f"{address!r} is not a canonical address")
         for what, path in (("Disk path", self.disk), ("Conf file path", self.conf_file)):
             if path is not None:
@@ -195,6 +196,8 @@ class CheckReport:
 
     obstacles: tuple[Obstacle, ...]
     facts: Optional[DomainFacts] = None
+    omitted: int = 0
+    """How many more obstacles there are than one datagram holds."""
 
 
 @dataclass(frozen=True)
