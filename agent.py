@@ -7,6 +7,7 @@ import contextvars
 import ipaddress
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -260,6 +261,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def _serve(options: argparse.Namespace) -> None:
     # Imported here because a node without python3-libvirt is told so in a sentence instead of by a traceback.
     from steps.table import HELLO, STEPS
+
+    if os.geteuid() != 0:
+        raise MigrationError(
+            ErrorCode.ARGUMENTS_INVALID, {"problem": "The agent must run as root", "program": "vmmigration-agent.py"})
 
     directory = config_directory(options.config_dir, __file__)
     address, port = parse_listen(options.listen)

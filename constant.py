@@ -36,6 +36,8 @@ RETRY_JITTER = 1.5
 GIVE_UP_SECONDS = 90.0
 # Nothing has been started yet while HELLO goes unanswered, so there is no state to be careful about.
 HELLO_GIVE_UP_SECONDS = 10.0
+# A check that changes nothing takes a second or two; past this, libvirt or a disk hangs on that host.
+CHECK_LIMIT_SECONDS = 45.0
 # How long the challenge in a HELLO reply may be used to start something.
 CHALLENGE_SECONDS = 30.0
 PROGRESS_INTERVAL_SECONDS = 1.0
@@ -89,6 +91,14 @@ REPLY_TRANSITIONS: Mapping[MessageType, frozenset[MessageType]] = MappingProxyTy
 
 # Commands that the agent answers from memory, inside its receive loop; all others are work for a thread.
 ANSWERED_AT_ONCE = frozenset({Command.STATUS, Command.CANCEL})
+# Commands that change nothing on a host.
+CHANGE_NOTHING = frozenset({Command.HELLO, Command.CHECK_SOURCE, Command.CHECK_DESTINATION})
+# Commands that may run twice without harm: an agent that was restarted is asked for them again.
+REPEATABLE = CHANGE_NOTHING | {
+    Command.COPY_DISK_FILE, Command.DEFINE_VIRTUAL_MACHINE, Command.FINISH, Command.ROLL_BACK}
+# Steps that go on after the admin cancelled: they clear up, or the VM has moved already.
+CLEARING = frozenset({
+    Command.ROLL_BACK, Command.EXTRACT_CONFIGURE_FILE, Command.DEFINE_VIRTUAL_MACHINE, Command.FINISH})
 # Commands that start nothing, and so need no challenge.
 START_NOTHING = frozenset({Command.HELLO, Command.STATUS})
 
@@ -202,6 +212,7 @@ class ErrorCode(str, Enum):
     LISTEN_FAILED = "listen-failed"
     PACKAGE_MISSING = "package-missing"
     AGENT_SILENT = "agent-silent"
+    STEP_OVERDUE = "step-overdue"
     AGENT_OTHER_VERSION = "agent-other-version"
     MESSAGE_INVALID = "message-invalid"
     MESSAGE_TOO_LONG = "message-too-long"
@@ -209,6 +220,7 @@ class ErrorCode(str, Enum):
     REQUEST_CONFLICT = "request-conflict"
     REQUEST_UNKNOWN = "request-unknown"
     AGENT_STOPPING = "agent-stopping"
+    MORE_OBSTACLES = "more-obstacles"
     DESTINATION_NOT_ALLOWED = "destination-not-allowed"
     LIBVIRT_UNREACHABLE = "libvirt-unreachable"
     LIBVIRT_ERROR = "libvirt-error"
@@ -298,6 +310,9 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "`vmmigration.py agent-key {host}` prints here, its ControllerIPAddr.txt lists this management host, it was "
         "started again after a change of these files, --insecure is on both sides or on none, and the firewall lets "
         "UDP port {port} in."),
+    ErrorCode.STEP_OVERDUE: ErrorText(
+        ErrorKind.NO_CONTACT, "The agent on {host} answers, but has not finished {command} after {seconds} s.",
+        "Something hangs there: does `virsh list` answer on {host}?"),
     ErrorCode.AGENT_OTHER_VERSION: ErrorText(
         ErrorKind.NO_CONTACT, "The agent on {host} is version {theirs}, this controller is {ours}.",
         "Install the same version on both."),
@@ -316,6 +331,8 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.AGENT_STOPPING: ErrorText(
         _REFUSED, "The agent on {host} is being stopped.", "Start it again, then repeat the command."),
     # What stands in the way on a host.
+    ErrorCode.MORE_OBSTACLES: ErrorText(
+        _REFUSED, "{host} found {count} more obstacle(s).", "Mend those above, then run the command again."),
     ErrorCode.DESTINATION_NOT_ALLOWED: ErrorText(
         _REFUSED, "{host} may not migrate to {address}: it is not in its {path}.",
         "Add the line `{address}` to that file on {host} and start its agent again."),
@@ -368,7 +385,7 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _REFUSED, "QEMU on {host} cannot run this VM: {reason}.", "Install the source's QEMU version on {host}."),
     ErrorCode.NETWORK_MISSING: ErrorText(
         _REFUSED, "{host} has no {what} {name}, to which VM {domain} is connected.",
-        "Create it on {host}, or start it: `virsh net-start {name}`."),
+        "Create it on {host}; a libvirt network is started with `virsh net-start {name}`."),
     ErrorCode.USER_MISSING: ErrorText(
         _REFUSED, "{host} has no user {user}.",
         "Create it there: `adduser --ingroup users {user}`, `adduser {user} libvirt`."),
@@ -390,8 +407,8 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "Try `ssh -v {user}@{destination} true` as root on {host}."),
     ErrorCode.SSH_LIBVIRT_REFUSED: ErrorText(
         _REFUSED, "libvirt on {destination} does not serve {user} over SSH from {host}: {reason}.",
-        "On {destination}: libvirtd runs, {user} is in the group libvirt (`adduser {user} libvirt`), and sshd allows "
-        "AllowStreamLocalForwarding."),
+        "On {destination}: libvirtd runs, {user} is in the group libvirt (`adduser {user} libvirt`), sshd has "
+        "AllowTcpForwarding and AllowStreamLocalForwarding on, and the key is not restricted."),
     ErrorCode.SAME_LIBVIRT_HOST: ErrorText(
         _REFUSED, "{host} and {destination} have the same libvirt host UUID, so libvirt takes them for one host.",
         "Set a different host_uuid in /etc/libvirt/libvirtd.conf on one of them and restart libvirtd."),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -18,9 +19,13 @@ from constant import (
     AGENT_LIST_FILE,
     AGENT_PORT,
     CHALLENGE_SECONDS,
+    CHANGE_NOTHING,
+    CHECK_LIMIT_SECONDS,
+    CLEARING,
     CONTROLLER_KEY_FILE,
     GIVE_UP_SECONDS,
     HELLO_GIVE_UP_SECONDS,
+    REPEATABLE,
     VERSION,
     Command,
     DomainState,
@@ -91,8 +96,8 @@ class Observer(Protocol):
     def step_ended(self, step: StepResult) -> None:
         """The step has ended, well or not."""
 
-    def cancelling(self) -> None:
-        """The admin asked to stop; the running step is being ended."""
+    def cancelling(self, *, possible: bool) -> None:
+        """The admin asked to stop; the running step is being ended, unless it is too late for that."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +136,11 @@ class RunReport:
 
 
 class _Silence(Exception):  # noqa: N818 - what the agent did, not what went wrong
-    """The agent stopped answering after it may have begun the step."""
+    """The agent may have begun the step and cannot tell how it went: it is silent, or was started anew."""
 
-    def __init__(self, host: str, command: Command) -> None:
-        super().__init__(f"the agent on {host} does not answer about {command.value}")
-        self.host = host
-
-    def error(self) -> MigrationError:
-        """The same for the admin."""
-        return _silent(self.host, GIVE_UP_SECONDS)
+    def __init__(self, error: MigrationError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 @dataclass
@@ -161,13 +162,24 @@ class Controller:
     _contacts: dict[str, _Contact] = field(default_factory=dict)
     _steps: list[StepResult] = field(default_factory=list)
     _cancelled: bool = False
+    _changed: bool = False
+    """Whether a step that changes a host has been sent."""
+    _may_have_moved: bool = False
+    """Whether LIVE_MIGRATION has been sent."""
 
     def migrate(self, migration: Migration) -> RunReport:
         """Move the VM, or leave it as it was. Raises MigrationError for what is wrong before any agent is asked."""
         began = self.clock()
         for address in (migration.source, migration.destination):
             self.settings.agent_keys(address)
-        report = self._run(migration)
+        try:
+            report = self._run(migration)
+        except KeyboardInterrupt:
+            report = self._left(migration, _cancelled_by_admin(migration))
+        except Exception as error:
+            log.debug("unexpected", exc_info=True)
+            report = self._left(
+                migration, MigrationError(ErrorCode.INTERNAL, {"host": "this host", "reason": repr(error)}))
         return dataclasses.replace(report, seconds=self.clock() - began, steps=tuple(self._steps))
 
     def _run(self, migration: Migration) -> RunReport:
@@ -185,31 +197,35 @@ class Controller:
         except MigrationError as error:
             return self._after_failure(migration, facts, error)
         except _Silence as silence:
-            return self._unknown(migration, str(silence))
+            if self._may_have_moved:
+                # libvirt may still be at it: nothing is undone under a migration that goes on.
+                return self._unknown(migration, facts, silence.error.message)
+            return self._after_failure(migration, facts, silence.error)
         return self._complete(migration, facts, moved, ())
 
     # Steps 1 to 3: nothing is changed.
 
     def _check(self, migration: Migration) -> tuple[Migration, DomainFacts]:
         """HELLO and both checks. Raises _Obstacles with everything that stands in the way."""
+        obstacles: list[MigrationError] = []
         try:
             self._greet((migration.source, migration.destination))
             migration = migration.to_daemon(self._contacts[migration.destination].facts.daemon)
             source = self._step(
                 Command.CHECK_SOURCE, migration.source, StepArguments(migration), CheckReport, _checked)
-            obstacles = list(source.obstacles)
+            obstacles.extend(_obstacle_errors(source, migration.source))
             facts = source.facts
             if facts is not None:
                 destination = self._step(
                     Command.CHECK_DESTINATION, migration.destination, StepArguments(migration, facts), CheckReport,
                     _checked)
-                obstacles.extend(destination.obstacles)
+                obstacles.extend(_obstacle_errors(destination, migration.destination))
         except MigrationError as error:
-            raise _Obstacles((error,)) from error
+            raise _Obstacles((*obstacles, error)) from error
         except _Silence as silence:
-            raise _Obstacles((silence.error(),)) from silence
+            raise _Obstacles((*obstacles, silence.error)) from silence
         if obstacles or facts is None:
-            raise _Obstacles(tuple(obstacle.error() for obstacle in obstacles))
+            raise _Obstacles(tuple(obstacles))
         return migration, facts
 
     def _greet(self, hosts: tuple[str, ...]) -> None:
@@ -232,13 +248,13 @@ class Controller:
 
     def _start_hello(self, host: str, patience: float) -> Exchange:
         request = Request(request_id=secrets.token_hex(16), agent_ip=host, cmd=Command.HELLO, cmd_arguments={})
-        return self.udp.start(request, self.settings.agent_keys(host), patience)
+        return self.udp.start(request, self.settings.agent_keys(host), patience, CHECK_LIMIT_SECONDS)
 
     def _end_hello(self, host: str, exchange: Exchange, patience: float) -> HostFacts:
         """Keep what HELLO told. Raises MigrationError AGENT_SILENT or AGENT_OTHER_VERSION."""
         reply = self.udp.wait(exchange, lambda _progress: None)
         if isinstance(reply, GaveUp):
-            raise _silent(host, patience)
+            raise _given_up(reply, host, Command.HELLO, patience)
         error = reply.error()
         if error is not None:
             raise error
@@ -262,18 +278,16 @@ class Controller:
         began = self.clock()
         self.observer.step_began(command, host)
         try:
-            if self._cancelled and command not in _CLEARING:
-                raise MigrationError(
-                    ErrorCode.MIGRATION_CANCELLED,
-                    {"domain": arguments.migration.domain, "reason": "somebody pressed Ctrl-C"})
+            if self._cancelled and command not in CLEARING:
+                raise _cancelled_by_admin(arguments.migration)
             value = self._ask(command, host, arguments, kind)
         except MigrationError as error:
             self._ended(StepResult(command, host, self.clock() - began, "", error))
             raise
         except _Silence as silence:
-            self._ended(StepResult(command, host, self.clock() - began, "", silence.error()))
+            self._ended(StepResult(command, host, self.clock() - began, "", silence.error))
             raise
-        obstacles = len(value.obstacles) if isinstance(value, CheckReport) else 0
+        obstacles = len(value.obstacles) + value.omitted if isinstance(value, CheckReport) else 0
         self._ended(StepResult(command, host, self.clock() - began, summarise(value), obstacles=obstacles))
         return value
 
@@ -282,23 +296,34 @@ class Controller:
         self.observer.step_ended(step)
 
     def _ask(self, command: Command, host: str, arguments: StepArguments, kind: type[T]) -> T:
-        """Ask until there is an answer. An agent that was restarted has run nothing of it, so it is asked anew."""
-        reply = self._follow(command, host, arguments)
-        error = reply.error()
+        """Ask until there is an answer.
+
+        A stale request was not run by the agent that refused it. Whether one before it ran it is known only if the
+        step may be run twice; otherwise that is for the admin to look at.
+        """
+        if command not in REPEATABLE:
+            self._greet_again(host)
+        self._changed = self._changed or command not in CHANGE_NOTHING
+        self._may_have_moved = self._may_have_moved or command is Command.LIVE_MIGRATION
+        epoch = self._contacts[host].facts.epoch
+        error = (reply := self._follow(command, host, arguments)).error()
         if error is not None and error.code is ErrorCode.REQUEST_STALE:
             self._greet_again(host)
-            reply = self._follow(command, host, arguments)
-            error = reply.error()
+            if command not in REPEATABLE and self._contacts[host].facts.epoch != epoch:
+                raise _Silence(_forgotten(host, arguments.migration))
+            error = (reply := self._follow(command, host, arguments)).error()
         if error is not None and error.code is ErrorCode.REQUEST_UNKNOWN:
-            raise _Silence(host, command)
+            raise _Silence(_forgotten(host, arguments.migration))
         if error is not None:
             raise error
         return _value(kind, reply.cmd_result, host)
 
     def _follow(self, command: Command, host: str, arguments: StepArguments) -> Reply:
         """One request to its end. The first Ctrl-C cancels the job and goes on waiting, the second one passes."""
+        limit = CHECK_LIMIT_SECONDS if command in CHANGE_NOTHING else math.inf
         exchange = self.udp.start(
-            self._fresh_request(command, host, to_wire(arguments)), self.settings.agent_keys(host), GIVE_UP_SECONDS)
+            self._fresh_request(command, host, to_wire(arguments)), self.settings.agent_keys(host), GIVE_UP_SECONDS,
+            limit)
         while True:
             try:
                 reply = self.udp.wait(
@@ -307,9 +332,12 @@ class Controller:
             except KeyboardInterrupt:
                 if self._cancelled:
                     raise
-                self._cancel(arguments.migration)
+                self._cancelled = True
+                self.observer.cancelling(possible=command not in CLEARING)
+                if command not in CLEARING:
+                    self._cancel(arguments.migration)
         if isinstance(reply, GaveUp):
-            raise _Silence(host, command)
+            raise _Silence(_given_up(reply, host, command, GIVE_UP_SECONDS))
         return reply
 
     def _fresh_request(self, command: Command, host: str, arguments: Mapping[str, Any]) -> Request:
@@ -323,8 +351,6 @@ class Controller:
 
     def _cancel(self, migration: Migration) -> None:
         """Ask the source's agent to end what it does for this job; the running step then ends with an error."""
-        self._cancelled = True
-        self.observer.cancelling()
         try:
             request = self._fresh_request(
                 Command.CANCEL, migration.source, to_wire(CancelArguments(migration.job_id)))
@@ -353,48 +379,47 @@ class Controller:
             except MigrationError as error:
                 found.append(error)
             except _Silence as silence:
-                found.append(silence.error())
+                found.append(silence.error)
         outcome = Outcome.MOVED_INCOMPLETE if found else Outcome.MOVED
         return RunReport(migration, outcome, migration.destination, 0.0, errors=tuple(found), moved=moved)
 
     def _after_failure(self, migration: Migration, facts: DomainFacts, error: MigrationError) -> RunReport:
         """Undo on both hosts, and conclude from what each says of the VM, not from what should be."""
         states: dict[str, DomainState] = {}
-        undone = []
+        silent = []
         for host in (migration.source, migration.destination):
+            # The destination removes the images only if the VM is known to run where it was.
+            source_runs = states.get(migration.source) is DomainState.RUNNING
             try:
                 states[host] = self._step(
-                    Command.ROLL_BACK, host, StepArguments(migration, facts), RollBackReport, _rolled_back).state
+                    Command.ROLL_BACK, host, StepArguments(migration, facts, source_runs), RollBackReport,
+                    _rolled_back).state
             except MigrationError as undo_error:
-                undone.append(undo_error.message)
+                silent.append(undo_error.message)
             except _Silence as silence:
-                undone.append(silence.error().message)
+                silent.append(silence.error.message)
         here, there = states.get(migration.source), states.get(migration.destination)
         if here is DomainState.RUNNING and there is DomainState.ABSENT:
             return RunReport(migration, Outcome.ROLLED_BACK, migration.source, 0.0, errors=(error,))
         if here in (DomainState.SHUT_OFF, DomainState.ABSENT) and there is DomainState.RUNNING:
             return self._complete(migration, facts, None, (error,))
         found = [f"It is {state.value} on {host}." for host, state in states.items()]
-        report = self._unknown(migration, " ".join([error.message, *undone, *found]))
-        if there is None:
-            left = MigrationError(ErrorCode.LEFT_BEHIND, {
-                "host": migration.destination, "domain": migration.domain,
-                "paths": ", ".join(disk.path for disk in facts.disks)})
-            return dataclasses.replace(report, errors=(*report.errors, left))
-        return report
+        return self._unknown(migration, facts, " ".join([error.message, *silent, *found]))
 
     @staticmethod
-    def _unknown(migration: Migration, reason: str) -> RunReport:
-        error = MigrationError(ErrorCode.STATE_UNKNOWN, {
-            "domain": migration.domain, "reason": reason.rstrip("."), "source": migration.source,
-            "destination": migration.destination})
-        return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(error,))
+    def _unknown(migration: Migration, facts: DomainFacts, reason: str) -> RunReport:
+        state = _state_unknown(migration, reason)
+        left = MigrationError(ErrorCode.LEFT_BEHIND, {
+            "host": migration.destination, "domain": migration.domain,
+            "paths": ", ".join(disk.path for disk in facts.disks)})
+        return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(state, left))
 
-
-# Steps that go on after the admin cancelled: they clear up, or the VM has moved already.
-_CLEARING = frozenset({
-    Command.ROLL_BACK, Command.EXTRACT_CONFIGURE_FILE, Command.DEFINE_VIRTUAL_MACHINE, Command.FINISH,
-})
+    def _left(self, migration: Migration, error: MigrationError) -> RunReport:
+        """The report of a run that was not followed to its end."""
+        if not self._changed:
+            return RunReport(migration, Outcome.NOTHING_CHANGED, None, 0.0, errors=(error,))
+        reason = f"{error.message} What had been begun was not followed to its end"
+        return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(_state_unknown(migration, reason),))
 
 
 class _Obstacles(Exception):  # noqa: N818 - not an error of the program: what stands in the way
@@ -405,9 +430,35 @@ class _Obstacles(Exception):  # noqa: N818 - not an error of the program: what s
         self.errors = errors
 
 
-def _silent(host: str, seconds: float) -> MigrationError:
+def _given_up(gave_up: GaveUp, host: str, command: Command, patience: float) -> MigrationError:
+    """The error for an agent that said nothing for too long, or that did not come to an end."""
+    if gave_up.answered:
+        facts = {"host": host, "command": command.value, "seconds": f"{CHECK_LIMIT_SECONDS:.0f}"}
+        return MigrationError(ErrorCode.STEP_OVERDUE, facts)
     return MigrationError(
-        ErrorCode.AGENT_SILENT, {"host": host, "port": str(AGENT_PORT), "seconds": f"{seconds:.0f}"})
+        ErrorCode.AGENT_SILENT, {"host": host, "port": str(AGENT_PORT), "seconds": f"{patience:.0f}"})
+
+
+def _forgotten(host: str, migration: Migration) -> MigrationError:
+    return MigrationError(ErrorCode.REQUEST_UNKNOWN, {"host": host, "domain": migration.domain})
+
+
+def _cancelled_by_admin(migration: Migration) -> MigrationError:
+    facts = {"domain": migration.domain, "reason": "somebody pressed Ctrl-C"}
+    return MigrationError(ErrorCode.MIGRATION_CANCELLED, facts)
+
+
+def _state_unknown(migration: Migration, reason: str) -> MigrationError:
+    return MigrationError(ErrorCode.STATE_UNKNOWN, {
+        "domain": migration.domain, "reason": reason.rstrip("."), "source": migration.source,
+        "destination": migration.destination})
+
+
+def _obstacle_errors(report: CheckReport, host: str) -> list[MigrationError]:
+    errors = [obstacle.error() for obstacle in report.obstacles]
+    if report.omitted:
+        errors.append(MigrationError(ErrorCode.MORE_OBSTACLES, {"host": host, "count": str(report.omitted)}))
+    return errors
 
 
 def _value(kind: type[T], result: Mapping[str, Any], host: str) -> T:
@@ -428,7 +479,7 @@ def _summary(report: StepReport) -> str:
 
 
 def _checked(report: CheckReport) -> str:
-    count = len(report.obstacles)
+    count = len(report.obstacles) + report.omitted
     return f"{count} obstacle{'s' if count != 1 else ''}" if count else "nothing in the way"
 
 

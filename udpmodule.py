@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import hmac
 import logging
+import math
 import queue
 import secrets
 import select
@@ -109,8 +110,12 @@ def keyring(keys: Sequence[Key]) -> dict[str, Key | None]:
 # The controller's side of one request.
 
 
+@dataclass(frozen=True)
 class GaveUp:
-    """The event that ends an Exchange when the agent has been silent for too long."""
+    """The event that ends an Exchange which the agent did not: it was silent for too long, or it is overdue."""
+
+    answered: bool
+    """Whether the agent still answered: then it is the step that hangs."""
 
 
 class Exchange:
@@ -118,8 +123,13 @@ class Exchange:
 
     def __init__(
         self, request: Request, keys: Sequence[Key], now: float, patience: float, random: Callable[[], float],
+        limit: float = math.inf,
     ) -> None:
-        """`patience` is for how many seconds of silence to go on; `random` gives numbers from 0 to 1."""
+        """`patience` is for how many seconds of silence to go on, `limit` for how many altogether.
+
+        `random` gives numbers from 0 to 1.
+        """
+        self._overdue_at = now + limit
         self.request = request
         self._keys = keyring(keys)
         self._key = keys[0] if keys else None
@@ -160,13 +170,14 @@ class Exchange:
 
     def get_timer(self) -> float:
         """When handle_timer() wants to be called."""
-        return min(self._next_send, self._heard + self._patience)
+        return min(self._next_send, self._heard + self._patience, self._overdue_at)
 
     def handle_timer(self, now: float) -> None:
-        """Give up if the agent has been silent for too long."""
-        if not self.ended and now >= self._heard + self._patience:
+        """Give up if the agent has been silent for too long, or has not come to an end in time."""
+        if not self.ended and now >= min(self._heard + self._patience, self._overdue_at):
+            answered = self._state is not MessageType.REQUEST and now < self._heard + self._patience
             self._state = MessageType.REFUSED
-            self._events.append(GaveUp())
+            self._events.append(GaveUp(answered))
 
     def receive_datagram(self, datagram: bytes, now: float) -> bool:
         """Take a datagram if it answers this request; anything else is left alone. True if it did."""
@@ -424,9 +435,9 @@ class ControllerSocket:
                 self._sockets[family] = _socket(family, anywhere, 0)
         return self._sockets[family]
 
-    def start(self, request: Request, keys: Sequence[Key], patience: float) -> Exchange:
+    def start(self, request: Request, keys: Sequence[Key], patience: float, limit: float = math.inf) -> Exchange:
         """Begin a request; wait() follows it. Raises MigrationError MESSAGE_TOO_LONG."""
-        exchange = Exchange(request, keys, self._clock(), patience, self._random)
+        exchange = Exchange(request, keys, self._clock(), patience, self._random, limit)
         log.debug("request %s: %s to %s", request.request_id[:8], request.cmd.value, request.agent_ip)
         self._running.append(exchange)
         self._socket_for(request.agent_ip)

@@ -7,9 +7,11 @@ The result goes to stdout; steps, progress and errors go to stderr. Needs nothin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import json
 import logging
+import os
 import secrets
 import shutil
 import signal
@@ -22,7 +24,6 @@ from typing import NoReturn, TextIO
 
 from constant import (
     CONTROLLER_KEY_FILE,
-    ERRORS,
     VERSION,
     Command,
     CopyStorage,
@@ -206,6 +207,19 @@ def progress_text(progress: Progress, shown_percent: int, meter: RateMeter) -> s
     return ", ".join(parts)
 
 
+def write(stream: TextIO, text: str) -> bool:
+    """Write to a stream of the terminal's and say whether it was possible; one that is closed goes nowhere then."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            # Python flushes once more at its end, and a failure there would take the place of our exit code.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return False
+    return True
+
+
 class Display:
     """Shows steps and progress on stderr: as lines, with a bar on a terminal, as JSON, or not at all."""
 
@@ -262,37 +276,39 @@ class Display:
                         "error": error})
         elif self._mode != "none":
             result = "FAILED" if step.error else "BLOCKED" if step.obstacles else "ok"
-            text = step.error.code.value if step.error else step.summary
+            text = step.error.code.value if step.error else printable(step.summary)
             self._line(f"{step.command.value:<23} {step.host:<16} {result:<7} {step.seconds:6.2f} s  {text}")
 
-    def cancelling(self) -> None:
+    def cancelling(self, *, possible: bool) -> None:
         """Say that Ctrl-C was understood."""
         if self._mode == "json":
-            self._json({"event": "cancelling"})
+            self._json({"event": "cancelling" if possible else "too-late-to-cancel"})
         elif self._mode != "none":
-            self._line("Cancelling: the VM stays where it is. A second Ctrl-C leaves at once, with the state unknown.")
+            answer = "Cancelling: the VM stays where it is." if possible else "Too late to cancel: this clears up."
+            self._line(f"{answer} A second Ctrl-C leaves at once, with the state unknown.")
 
     def _draw(self, text: str) -> None:
         width = shutil.get_terminal_size().columns - 1
-        self._stream.write(f"\r\x1b[K{text[:width]}")
-        self._stream.flush()
+        self._write(f"\r\x1b[K{text[:width]}")
         self._drawn = True
 
     def _line(self, text: str) -> None:
         self.clear()
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        self._write(text + "\n")
 
     def clear(self) -> None:
         """Take the bar off the terminal."""
         if self._drawn:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+            self._write("\r\x1b[K")
             self._drawn = False
 
     def _json(self, event: dict[str, object]) -> None:
-        self._stream.write(json.dumps(event) + "\n")
-        self._stream.flush()
+        self._write(json.dumps(event) + "\n")
+
+    def _write(self, text: str) -> None:
+        if not write(self._stream, text):
+            # Nobody is looking any more. That is no reason to leave a migration alone in the middle.
+            self._mode, self._bar, self._drawn = "none", False, False
 
 
 def display_mode(options: argparse.Namespace, stream: TextIO) -> str:
@@ -359,7 +375,12 @@ def _error_json(error: MigrationError) -> dict[str, object]:
 
 def _show_errors(errors: Sequence[MigrationError], stream: TextIO) -> None:
     for error in errors:
-        stream.write(f"{PROGRAM}: {error.message}\n  {error.hint}\n")
+        write(stream, f"{PROGRAM}: {printable(error.message)}\n  {printable(error.hint)}\n")
+
+
+def printable(text: str) -> str:
+    """Text from another host without what would steer the terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 # The commands.
@@ -372,16 +393,12 @@ def _migrate(options: argparse.Namespace) -> int:
     udp = ControllerSocket()
     try:
         report = Controller(settings, udp, display).migrate(migration)
-    except KeyboardInterrupt:
-        display.clear()
-        facts = {"domain": migration.domain, "reason": "you left before it ended", "source": migration.source,
-                 "destination": migration.destination}
-        raise MigrationError(ErrorCode.STATE_UNKNOWN, facts) from None
     finally:
         display.clear()
         udp.close()
     _show_errors(report.errors, sys.stderr)
-    print(json.dumps(result_json(report), indent=2) if options.json else result_text(report))
+    result = json.dumps(result_json(report), indent=2) if options.json else result_text(report)
+    write(sys.stdout, result + "\n")
     return int(report.exit_code)
 
 
@@ -412,8 +429,9 @@ def _run(argv: Sequence[str]) -> int:
         level=logging.DEBUG if options.verbose else logging.WARNING, stream=sys.stderr,
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     for name in ("SIGTERM", "SIGHUP"):
-        # The end of a terminal or of a service is to be taken like Ctrl-C: cancelled, not left alone. Not on Windows.
-        if hasattr(signal, name):
+        # The end of a terminal or of a service is taken like Ctrl-C: cancelled, not left alone. nohup keeps its
+        # meaning, and Windows has no SIGHUP.
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
             signal.signal(getattr(signal, name), signal.default_int_handler)
     commands = {"new-key": _new_key, "agent-key": _agent_key}
     return commands.get(options.words[0] if options.words else "", _migrate)(options)
@@ -422,12 +440,15 @@ def _run(argv: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `vmmigration`. Returns its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the program runs
     try:
         return _run(words)
     except MigrationError as error:
         _show_errors([error], sys.stderr)
         if "--json" in words:
-            print(json.dumps({"outcome": _outcome_before(error).value, "exit_code": int(error.exit_code),
+            print(json.dumps({"outcome": Outcome.NOTHING_CHANGED.value, "exit_code": int(error.exit_code),
                               "errors": [_error_json(error)]}, indent=2))
         return int(error.exit_code)
     except KeyboardInterrupt:
@@ -437,11 +458,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(__name__).debug("unexpected", exc_info=True)
         _show_errors([MigrationError(ErrorCode.INTERNAL, {"host": "this host", "reason": repr(error)})], sys.stderr)
         return int(ExitCode.INTERNAL)
-
-
-def _outcome_before(error: MigrationError) -> Outcome:
-    """An error that left no report came before anything was changed, unless the admin left in the middle."""
-    return Outcome.UNKNOWN if ERRORS[error.code].kind.value is ExitCode.UNKNOWN else Outcome.NOTHING_CHANGED
 
 
 if __name__ == "__main__":

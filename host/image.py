@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+from typing import Any
 
 from constant import ErrorCode, ImageFormat, MigrationError
 from host.domain_xml import DiskElement
+from host.job_files import remove_if_same
 from host.process import run_tool
 from wire.records import DiskFacts
 
@@ -23,11 +24,26 @@ def examine(disk: DiskElement, image_format: ImageFormat, size: tuple[int, int],
         # -U reads without QEMU's lock, which the running VM holds: the header does not change under it.
         information = json.loads(run_tool(
             ["qemu-img", "info", "-U", "-f", image_format.value, "--output=json", disk.path], host))
+        _refuse_special(information, disk.target, host)
         cluster_size = int(information["cluster-size"])
         compat = str(information["format-specific"]["data"]["compat"])
     return DiskFacts(
         target=disk.target, path=disk.path, format=image_format, virtual_size=size[0], allocated=size[1],
         cluster_size=cluster_size, compat=compat)
+
+
+def _refuse_special(information: dict[str, Any], target: str, host: str) -> None:
+    """Raise MigrationError DISK_UNSUPPORTED for what a mirror into a plain empty image would lose."""
+    special = information["format-specific"]["data"]
+    reasons = (
+        (bool(information.get("snapshots")), "its image holds internal snapshots, see `qemu-img snapshot -l`"),
+        ("data-file" in special, "its image keeps its data in another file"),
+        (bool(special.get("extended-l2")), "its image has extended L2 entries"),
+    )
+    for applies, reason in reasons:
+        if applies:
+            raise MigrationError(
+                ErrorCode.DISK_UNSUPPORTED, {"host": host, "domain": "", "target": target, "reason": reason})
 
 
 def create_empty(disk: DiskFacts, owner: tuple[int, int], host: str) -> os.stat_result:
@@ -42,19 +58,18 @@ def create_empty(disk: DiskFacts, owner: tuple[int, int], host: str) -> os.stat_
     except OSError as error:
         facts = {"path": os.path.dirname(disk.path), "host": host, "reason": error.strerror or str(error)}
         raise MigrationError(ErrorCode.DIRECTORY_MISSING, facts) from error
+    status = os.fstat(descriptor)
     try:
-        status = os.fstat(descriptor)
         os.fchown(descriptor, *owner)
         if disk.format is ImageFormat.RAW:
             os.ftruncate(descriptor, disk.virtual_size)
         else:
             options = f"compat={disk.compat},cluster_size={disk.cluster_size}"
-            run_tool(["qemu-img", "create", "-q", "-f", disk.format.value, "-o", options, disk.path,
-                      str(disk.virtual_size)], host)
+            # By its descriptor: whoever may write in that directory could put a link in place of the name.
+            run_tool(["qemu-img", "create", "-q", "-f", disk.format.value, "-o", options,
+                      f"/proc/self/fd/{descriptor}", str(disk.virtual_size)], host, keep_open=(descriptor,))
     except BaseException:
-        # qemu-img removes the file itself when it fails.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(disk.path)
+        remove_if_same(disk.path, status)
         raise
     finally:
         os.close(descriptor)

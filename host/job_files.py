@@ -114,6 +114,14 @@ def socket_directory(path: str, owner: tuple[int, int], others: list[str], host:
         atexit.unregister(remove)
 
 
+def remove_if_same(path: str, status: os.stat_result) -> None:
+    """Remove the file at the path if it still is the one that had this status."""
+    with contextlib.suppress(FileNotFoundError):
+        found = os.lstat(path)
+        if (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino):
+            os.unlink(path)
+
+
 class MadeKind(str, Enum):
     """What kind of thing a job made."""
 
@@ -178,6 +186,11 @@ class Ledger:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+    def keep(self, kind: MadeKind) -> None:
+        """Forget what is of this kind: it is the domain's now, and never to be removed by this job."""
+        if self._path.exists():
+            self._write([made for made in self.entries() if made.kind is not kind])
 
     def close(self, kinds: frozenset[MadeKind]) -> list[str]:
         """Remove what is of these kinds and still what the job made, newest first, then forget the job.

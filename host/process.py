@@ -31,13 +31,16 @@ def tool_path(tool: str, host: str) -> str:
     return path
 
 
-def run_tool(arguments: Sequence[str], host: str) -> str:
-    """Run a tool to its end and return what it printed. Raises MigrationError TOOL_MISSING or TOOL_FAILED."""
+def run_tool(arguments: Sequence[str], host: str, keep_open: tuple[int, ...] = ()) -> str:
+    """Run a tool to its end and return what it printed; it inherits the descriptors in `keep_open`.
+
+    Raises MigrationError TOOL_MISSING or TOOL_FAILED.
+    """
     command = [tool_path(arguments[0], host), *arguments[1:]]
     try:
         finished = subprocess.run(
             command, env=tool_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=_TIMEOUT_SECONDS, check=True)
+            timeout=_TIMEOUT_SECONDS, check=True, pass_fds=keep_open)
     except subprocess.CalledProcessError as error:
         reason = last_line(error.stderr) or f"exit code {error.returncode}"
         raise MigrationError(ErrorCode.TOOL_FAILED, {"tool": arguments[0], "host": host, "reason": reason}) from error

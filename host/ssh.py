@@ -28,6 +28,11 @@ _CLOSE_SECONDS = 5.0
 # fastest that every OpenSSH has (370 against scp's default 213 MB/s, design.md section 4). The mask lets QEMU's user
 # use the sockets as far as the directory's access list says so, and nobody else.
 _OPTIONS: Mapping[str, str] = MappingProxyType({
+    # First, because OpenSSH before 8.7 does not know the second one and reads the options in their order.
+    "IgnoreUnknown": "ForkAfterAuthentication",
+    "ForkAfterAuthentication": "no",
+    # Its messages are read.
+    "LogLevel": "INFO",
     "BatchMode": "yes",
     "StrictHostKeyChecking": "yes",
     "UpdateHostKeys": "no",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from constant import ErrorCode, MigrationError
 from host.domain_xml import describe
 from host.hypervisor import Hypervisor
+from host.job_files import MadeKind
 from steps.context import StepContext
 from wire.records import StepArguments, StepReport
 
@@ -24,4 +25,5 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
                     ErrorCode.NOT_AS_EXPECTED,
                     {"host": context.host, "problem": problem, "domain": migration.domain})
         hypervisor.set_autostart(migration.domain, facts.autostart)
+    context.ledger(migration).keep(MadeKind.IMAGE)
     return StepReport(summary=f"persistent, autostart {'on' if facts.autostart else 'off'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import urllib.parse
 from dataclasses import dataclass
 
 from constant import LIBVIRT_SOCKETS, CopyStorage, ErrorCode, MigrationError, Transport
@@ -37,7 +38,18 @@ def run(context: StepContext, arguments: StepArguments) -> MigrationReport:
         with socket_directory(sockets.directory, (0, 0), [str(uid)] if uid else [], context.host), \
                 tunnel(login, _forwards(migration, sockets)) as opened:
             _Watch(context, migration, hypervisor, opened).follow(target)
-            return hypervisor.finished_job(migration.domain)
+            return _after_switchover(hypervisor, migration.domain)
+
+
+def _after_switchover(hypervisor: Hypervisor, domain: str) -> MigrationReport:
+    """libvirt's figures. Nothing that goes wrong here makes a failure of a migration that has succeeded."""
+    try:
+        # At once, not only in FINISH: the copy left behind must not start with this host, whatever dies now.
+        hypervisor.set_autostart(domain, False)
+        return hypervisor.finished_job(domain)
+    except Exception as error:
+        log.warning("VM %s has moved; its figures or its autostart here: %s", domain, error)
+        return MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1)
 
 
 def _forwards(migration: Migration, sockets: JobSockets) -> dict[str, str]:
@@ -53,8 +65,8 @@ def _target(migration: Migration, sockets: JobSockets, mirrored: tuple[str, ...]
     over_ssh = migration.transport is Transport.SSH
     return MigrationTarget(
         connection=f"qemu+unix:///system?socket={sockets.libvirt}",
-        memory=f"unix://{sockets.memory}" if over_ssh else f"tcp://{address}",
-        disks=f"unix://{sockets.disks}" if over_ssh else f"tcp://{address}",
+        memory=f"unix://{urllib.parse.quote(sockets.memory)}" if over_ssh else f"tcp://{address}",
+        disks=f"unix://{urllib.parse.quote(sockets.disks)}" if over_ssh else f"tcp://{address}",
         listen_address=None if over_ssh else migration.destination,
         copy_storage=CopyStorage.INC if migration.copy_storage is CopyStorage.AUTO else migration.copy_storage,
         bandwidth=migration.bandwidth,

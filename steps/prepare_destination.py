@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from constant import Transport
+from constant import ErrorCode, MigrationError, Transport
 from host import image
 from host.hypervisor import Hypervisor
-from host.job_files import JobSockets, MadeKind, make_socket_directory, refuse_system_directory
+from host.job_files import JobSockets, MadeKind, make_socket_directory, refuse_system_directory, remove_if_same
 from steps.context import StepContext
 from wire.records import StepArguments, StepReport
 
@@ -23,7 +23,12 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
         # Checked before, and again here: the two requests need not have come from one careful controller.
         refuse_system_directory("Disk path", disk.path, context.host)
         status = image.create_empty(disk, owner, context.host)
-        ledger.add(MadeKind.IMAGE, disk.path, status)
+        try:
+            ledger.add(MadeKind.IMAGE, disk.path, status)
+        except OSError as error:
+            remove_if_same(disk.path, status)
+            facts_of_error = {"path": error.filename or "the ledger", "reason": error.strerror or str(error)}
+            raise MigrationError(ErrorCode.FILE_NOT_WRITTEN, facts_of_error) from error
         made.append(f"empty {disk.format.value} of {disk.virtual_size // _MIB} MiB at {disk.path}")
     if migration.transport is Transport.SSH:
         directory = JobSockets.of(migration).directory

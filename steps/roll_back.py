@@ -16,14 +16,17 @@ _GONE_SECONDS = 45.0
 
 
 def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
-    """Tell how the domain is on this host, and remove what the job made if it is not the domain's home now."""
+    """Tell how the domain is on this host, and remove what the job made here.
+
+    Nothing is removed unless the domain is gone from here and runs on the source: it may be the last good copy.
+    """
     migration = arguments.migration
     with Hypervisor.open(context.host) as hypervisor:
         if context.host == migration.source:
             state = hypervisor.state(migration.domain)
             return RollBackReport(state=state, removed=())
         state = _state_at_rest(hypervisor, migration)
-    if state is not DomainState.ABSENT:
+    if state is not DomainState.ABSENT or not arguments.source_runs:
         return RollBackReport(state=state, removed=())
     try:
         removed = context.ledger(migration).close(frozenset(MadeKind))

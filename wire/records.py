@@ -25,7 +25,8 @@ JOB_ID_PATTERN = re.compile(r"[0-9a-f]{8}")
 # useradd(8), and the capitals and dots of directory services; it must never look like an option or a path.
 USER_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,63}")
 # libvirt forbids a slash and control characters in a name; a leading dash would be taken for an option by virsh.
-DOMAIN_PATTERN = re.compile(r"[^-/\x00-\x1f\x7f][^/\x00-\x1f\x7f]{0,254}")
+# A lone surrogate stands for a byte that is not UTF-8.
+DOMAIN_PATTERN = re.compile(r"[^-/\x00-\x1f\x7f\ud800-\udfff][^/\x00-\x1f\x7f\ud800-\udfff]{0,254}")
 
 
 def check_path(what: str, path: str) -> str:
@@ -111,7 +112,7 @@ class DiskFacts:
 
     def __post_init__(self) -> None:
         check_path("Disk path", self.path)
-        if self.virtual_size <= 0 or self.allocated < 0 or not re.fullmatch(r"[a-z]{2,4}", self.target):
+        if self.virtual_size <= 0 or self.allocated < 0 or not re.fullmatch(r"[a-z][a-z0-9]{1,15}", self.target):
             raise ValueError("disk sizes or target out of range")
         if self.format is ImageFormat.QCOW2:
             power_of_two = self.cluster_size & (self.cluster_size - 1) == 0
@@ -149,6 +150,8 @@ class StepArguments:
 
     migration: Migration
     facts: Optional[DomainFacts] = None
+    source_runs: bool = False
+    """For ROLL_BACK: the source has said that the VM runs there, so what was made for it elsewhere may go."""
 
     def known_facts(self) -> DomainFacts:
         """The facts, for a step that cannot do without. Raises MigrationError MESSAGE_INVALID."""
