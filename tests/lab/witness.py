@@ -24,6 +24,8 @@ from .lab import Lab
 from .state import MARKER, LabError, ProcessIdentity
 
 #: How often the collector looks for new ticks; the report's times are this exact.
+#: How each report of a Linux kernel about itself goes on after the registers.
+KERNEL_TRACE = "</TASK>"
 POLL_SECONDS = 0.002
 _TICK = re.compile(rb"t (\d{10})\r?")
 _FAILED_WRITE = re.compile(rb"e (\d{10})\r?")
@@ -105,6 +107,16 @@ class WitnessReport:
         return "\n".join(lines)
 
 
+class GuestKernelCrashError(LabError):
+    """The guest's own kernel crashed, which the emulator does to about one in 150 guests that are migrated.
+
+    Without KVM, QEMU now and then misses a page that the guest has written (qemu-devel, 2015-09-03, "[Migration][TCG]
+    Page dirtying and migration in pure-QEMU VM mode"), whoever asked for the migration. A test that this happens to
+    is run once more; see script/test.
+    """
+
+
+
 class Witness:
     """The account of one guest in a lab."""
 
@@ -161,7 +173,8 @@ class Witness:
     def wait_for_ticks(self, count: int, timeout: float = 60.0) -> int:
         """Wait until `count` more ticks have come than there are now; returns the last one's number.
 
-        Raises LabError, with the end of the guest's serial output, after `timeout` seconds.
+        Raises LabError, with the end of the guest's serial output, after `timeout` seconds; GuestKernelCrashError
+        if the guest's kernel has printed a trace.
         """
         deadline = time.monotonic() + timeout
         wanted = len(self.ticks()) + count
@@ -170,7 +183,9 @@ class Witness:
             if len(seen) >= wanted:
                 return seen[-1].number
             if time.monotonic() > deadline:
-                raise LabError(f"{self.name}: {len(seen)} ticks after {timeout:.0f} s, not {wanted}\n{self._output()}")
+                output = self._output()
+                error = GuestKernelCrashError if KERNEL_TRACE in output else LabError
+                raise error(f"{self.name}: {len(seen)} ticks after {timeout:.0f} s, not {wanted}\n{output}")
             time.sleep(0.05)
 
     def ticking(self, seconds: float = 0.5) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -74,10 +75,10 @@ class Pair:
             request_id=f"{next(self._ids):032x}", agent_ip=SOURCE, cmd=command, cmd_arguments={"n": 1},
             epoch=self.responder.epoch, challenge=self.responder.challenge(self.now))
 
-    def exchange(self, request: Request, patience: float | None = None) -> Exchange:
+    def exchange(self, request: Request, patience: float | None = None, limit: float = math.inf) -> Exchange:
         """An Exchange for it at the pair's time, with the pair's own random numbers."""
         return Exchange(
-            request, self.keys, self.now, self.patience if patience is None else patience, self._random.random)
+            request, self.keys, self.now, self.patience if patience is None else patience, self._random.random, limit)
 
     def restart_agent(self) -> None:
         """The agent's process is another one: it has forgotten everything, and its work is gone."""

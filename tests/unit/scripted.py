@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from constant import Command, DomainState, MessageType, MigrationError
@@ -17,12 +19,34 @@ class Silence:
     """The agent says nothing until the controller gives up."""
 
 
+class Overdue:
+    """The agent goes on answering that it works, until the controller gives up."""
+
+
+class InTurn:
+    """The agent answers with one line after the other, and stays with the last."""
+
+    def __init__(self, *lines: object) -> None:
+        self._lines = list(lines)
+
+    def next(self) -> object:
+        """The next line."""
+        return self._lines.pop(0) if len(self._lines) > 1 else self._lines[0]
+
+
 class Interrupt:
     """The admin presses Ctrl-C while the controller waits for this answer, which comes all the same."""
 
     def __init__(self, then: object, times: int = 1) -> None:
         self.then = then
         self.left = times
+
+
+@dataclass(frozen=True)
+class Signalled:
+    """The controller's process gets that signal while it waits for the answer, which is as usual."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +93,16 @@ COMPLETING = [
     (Command.FINISH, DESTINATION), (Command.FINISH, SOURCE),
 ]
 ROLLING_BACK = [(Command.ROLL_BACK, SOURCE), (Command.ROLL_BACK, DESTINATION)]
+# Steps that may not run twice: the agent is greeted right before each of them.
+ONLY_ONCE = (Command.PREPARE_DESTINATION, Command.LIVE_MIGRATION, Command.EXTRACT_CONFIGURE_FILE)
+
+
+def greeted(calls: Iterable[Call]) -> list[Call]:
+    """The calls with the HELLOs that go before those that may not run twice."""
+    found: list[Call] = []
+    for command, host in calls:
+        found += [(Command.HELLO, host), (command, host)] if command in ONLY_ONCE else [(command, host)]
+    return found
 
 
 def states(source: DomainState, destination: DomainState) -> dict[Call, object]:
@@ -85,6 +119,7 @@ class Asked:
     request: Request
     keys: tuple[Key, ...]
     patience: float
+    limit: float
 
 
 @dataclass
@@ -99,17 +134,24 @@ class ScriptedAgents(ControllerSocket):
     closed: bool = False
     started_before_first_wait: int = 0
 
-    def start(self, request: Request, keys: Sequence[Key], patience: float) -> Exchange:
+    def start(self, request: Request, keys: Sequence[Key], patience: float, limit: float = math.inf) -> Exchange:
         """Write the request down."""
         self.before(request)
-        self.asked.append(Asked(request, tuple(keys), patience))
-        return Exchange(request, keys, self.clock.now, patience, lambda: 0.0)
+        self.asked.append(Asked(request, tuple(keys), patience, limit))
+        return Exchange(request, keys, self.clock.now, patience, lambda: 0.0, limit)
 
     def wait(self, exchange: Exchange, on_progress: Callable[[Progress], None]) -> Reply | GaveUp:
         """Answer as the script says."""
         self.started_before_first_wait = self.started_before_first_wait or len(self.asked)
         request = exchange.request
         line = {**HAPPY, **self.script}[(request.cmd, request.agent_ip)]
+        if isinstance(line, Signalled):
+            call = (request.cmd, request.agent_ip)
+            self.script = {**self.script, call: HAPPY[call]}
+            signal.raise_signal(signal.Signals[line.name])
+            line = HAPPY[call]
+        if isinstance(line, InTurn):
+            line = line.next()
         if isinstance(line, Interrupt):
             if line.left > 0:
                 line.left -= 1
@@ -121,7 +163,9 @@ class ScriptedAgents(ControllerSocket):
                 on_progress(report)
             line = line.then
         self.clock.now += self.step_seconds
-        return GaveUp() if isinstance(line, Silence) else _reply(request, line)
+        if isinstance(line, (Silence, Overdue)):
+            return GaveUp(answered=isinstance(line, Overdue))
+        return _reply(request, line)
 
     def close(self) -> None:
         """Note that it was closed."""
@@ -133,8 +177,15 @@ class ScriptedAgents(ControllerSocket):
 
     def steps(self) -> list[Call]:
         """The same without the HELLOs that only fetch a fresh challenge."""
-        calls = self.calls()
-        return calls[:2] + [call for call in calls[2:] if call[0] is not Command.HELLO]
+        return [(each.request.cmd, each.request.agent_ip) for each in self.asked[:2] + self.asked_for_steps()]
+
+    def asked_for_steps(self) -> list[Asked]:
+        """What was asked after the first two HELLOs, without any other."""
+        return [each for each in self.asked[2:] if each.request.cmd is not Command.HELLO]
+
+    def count(self, call: Call) -> int:
+        """How often that was asked."""
+        return self.calls().count(call)
 
 
 def _reply(request: Request, line: object) -> Reply:

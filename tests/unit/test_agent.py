@@ -5,19 +5,34 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import agent as agent_module
-from agent import Agent, AgentSettings, JobFilter, Step, main, parse_listen
-from constant import Command, ErrorCode, MessageType, MigrationError
+from agent import Agent, AgentSettings, JobFilter, Step, fitting, main, parse_listen
+from constant import DATAGRAM_LIMIT, Command, ErrorCode, MessageType, MigrationError
 from steps.context import StepContext, noting
-from tests.unit.samples import AGENTS, FACTS, HOST_FACTS, MASTER, MIGRATION, SOURCE, address_list, write_key
+from tests.unit.samples import (
+    AGENTS,
+    CONTROLLER,
+    CONTROLLERS,
+    FACTS,
+    HOST_FACTS,
+    MASTER,
+    MIGRATION,
+    SOURCE,
+    address_list,
+    write_key,
+)
 from udpmodule import AgentSocket, Direction, Responder, seal, unseal
 from wire.message import Reply, Request, decode, encode, from_wire, to_wire
-from wire.records import CancelArguments, HostFacts, Obstacle, Progress, StepArguments, StepReport
+from wire.records import CancelArguments, CheckReport, HostFacts, Obstacle, Progress, StepArguments, StepReport
 
 KEY = MASTER.for_agent(SOURCE)
 WAIT_SECONDS = 5.0
@@ -220,6 +235,58 @@ def test_a_host_that_is_no_part_of_the_migration_runs_nothing_of_it(start: Start
     assert step.ran == 0
 
 
+@pytest.mark.parametrize("arguments", [{"n": 1}, {"migration": {}}, ARGUMENTS])
+def test_hello_needs_no_arguments_and_is_answered_whatever_they_are(
+    start: Start, arguments: Mapping[str, object],
+) -> None:
+    reply = start({}).ask(Command.HELLO, arguments)
+    assert (reply.msg_type, reply.error()) == (MessageType.RESPONSE, None)
+    assert from_wire(HostFacts, reply.cmd_result["value"]).hostname == "node1"
+
+
+# More obstacles than a datagram holds.
+
+
+def obstacles(count: int) -> tuple[Obstacle, ...]:
+    """That many obstacles, told apart by their path, with letters that JSON could escape."""
+    return tuple(
+        Obstacle(ErrorCode.PATH_TAKEN, {"host": SOURCE, "path": f"/srv/büro/{number}"}) for number in range(count))
+
+
+def test_a_check_with_forty_obstacles_tells_the_first_of_them_and_counts_the_rest(start: Start) -> None:
+    found = obstacles(40)
+    for facts in (None, FACTS):
+        report = fitting(CheckReport(found, facts))
+        assert isinstance(report, CheckReport)
+        assert 0 < len(report.obstacles) < 40
+        assert report.obstacles == found[:len(report.obstacles)]
+        assert len(report.obstacles) + report.omitted == 40
+        assert report.facts == facts
+    node = start({Command.CHECK_SOURCE: lambda _context, _arguments: CheckReport(found, FACTS)})
+    reply = node.ask(Command.CHECK_SOURCE, ARGUMENTS)
+    assert reply.error() is None
+    told = from_wire(CheckReport, reply.cmd_result["value"])
+    assert told == fitting(CheckReport(found, FACTS))
+
+
+@settings(max_examples=40)
+@given(st.lists(st.text(max_size=200), max_size=30))
+def test_no_obstacles_make_an_answer_that_does_not_fit_a_datagram(texts: list[str]) -> None:
+    address = "2001:db8:1111:2222:3333:4444:5555:6666"
+    report = CheckReport(tuple(Obstacle(ErrorCode.SSH_FAILED, {"host": address, "reason": text}) for text in texts))
+    cut = fitting(report)
+    assert isinstance(cut, CheckReport)
+    assert len(cut.obstacles) + cut.omitted == len(texts)
+    reply = Reply(
+        MessageType.RESPONSE, "f" * 32, address, Command.CHECK_DESTINATION, {"value": to_wire(cut)}, 1_000_000)
+    assert len(seal(KEY, Direction.REPLY, encode(reply))) <= DATAGRAM_LIMIT
+
+
+def test_what_fits_is_left_as_it_is() -> None:
+    for outcome in (CheckReport(obstacles(2), FACTS), StepReport("done"), MigrationError(ErrorCode.INTERNAL, {})):
+        assert fitting(outcome) is outcome
+
+
 # While a step runs.
 
 
@@ -251,6 +318,58 @@ def test_cancel_ends_the_running_step_of_that_job_and_no_other(start: Start) -> 
             ended[reply.request_id] = reply
     assert ended[cancel].cmd_result == {"value": {"known": True}}
     assert code_of(ended[running]) is ErrorCode.MIGRATION_CANCELLED
+    assert step.was_cancelled
+
+
+class StillSocket(AgentSocket):
+    """An AgentSocket whose loop turns only when the test says so, without a socket."""
+
+    def __init__(self, responder: Responder) -> None:
+        self.responder = responder
+
+    def post(self, action: Callable[[], None]) -> None:
+        """At once: there is only one thread."""
+        action()
+
+
+class StillThread(threading.Thread):
+    """A thread that begins its work when the test says so."""
+
+    made: ClassVar[list[StillThread]] = []
+
+    def start(self) -> None:
+        """Wait for run()."""
+        self.made.append(self)
+
+
+def test_a_cancel_between_the_acceptance_of_a_step_and_its_begin_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StillThread, "made", [])
+    monkeypatch.setattr("agent.threading.Thread", StillThread)
+    responder = Responder(CONTROLLERS, (KEY,))
+    step = Blocking()
+    agent = Agent(
+        AgentSettings(CONTROLLERS, AGENTS, (KEY,)), StillSocket(responder), hello, {Command.LIVE_MIGRATION: step})
+
+    def answers(command: Command, arguments: Mapping[str, object]) -> list[Reply]:
+        now = time.monotonic()
+        request = Request(command.value, SOURCE, command, arguments, responder.epoch, responder.challenge(now))
+        responder.receive_datagram(seal(KEY, Direction.REQUEST, encode(request)), CONTROLLER, now)
+        while (taken := responder.next_event()) is not None:
+            agent.take(taken)
+        return said()
+
+    def said() -> list[Reply]:
+        bodies = [unseal(datagram, {KEY.id: KEY}, Direction.REPLY)[1] for datagram, _ in responder.datagrams_to_send()]
+        return [reply for reply in map(decode, bodies) if isinstance(reply, Reply)]
+
+    (accepted,) = answers(Command.LIVE_MIGRATION, ARGUMENTS)
+    assert accepted.msg_type is MessageType.ACCEPTED
+    (cancelled,) = answers(Command.CANCEL, to_wire(CancelArguments(MIGRATION.job_id)))
+    assert cancelled.cmd_result == {"value": {"known": True}}
+    (worker,) = StillThread.made
+    worker.run()
+    (ended,) = said()
+    assert code_of(ended) is ErrorCode.MIGRATION_CANCELLED
     assert step.was_cancelled
 
 

@@ -21,9 +21,21 @@ import vmmigration
 from constant import Command, DomainState, ErrorCode, ExitCode, MigrationError, Outcome
 from controller import RunReport, StepResult
 from tests.unit.samples import DESTINATION, FACTS, MASTER, MIGRATION, MOVED, ROOT, SOURCE, FakeClock, write_key
-from tests.unit.scripted import Call, Interrupt, ScriptedAgents, Silence, WithProgress, states
-from vmmigration import Display, RateMeter, duration, main, percent, progress_text, result_json, result_text, size
-from wire.records import CheckReport, Obstacle, Progress
+from tests.unit.scripted import Call, Interrupt, ScriptedAgents, Signalled, Silence, WithProgress, states
+from vmmigration import (
+    Display,
+    RateMeter,
+    duration,
+    main,
+    percent,
+    printable,
+    progress_text,
+    result_json,
+    result_text,
+    size,
+    write,
+)
+from wire.records import CheckReport, Obstacle, Progress, StepReport
 
 WORDS = [SOURCE, DESTINATION, "kvm", "VM1", "/var/lib/libvirt/images/node.qcow2", "/etc/libvirt/qemu/VM1.xml"]
 FAILED = MigrationError(ErrorCode.MIGRATION_FAILED, {"domain": "VM1", "host": SOURCE, "reason": "no route"})
@@ -93,7 +105,14 @@ def scripted(monkeypatch: pytest.MonkeyPatch, script: Mapping[Call, object]) -> 
     (["--bandwidth", "fast", *WORDS], "--bandwidth"),
     (["--timeout", "-1", *WORDS], "--timeout"),
     (["--progress", "dance", *WORDS], "dance"),
+    (["--bandwidth", "9" * 5000, *WORDS], "--bandwidth"),
+    (["--js", *WORDS], "--js"),
+    (["--trans", "tcp", *WORDS], "--trans"),
+    (["--insec", *WORDS], "--insec"),
+    (["--verb", "agent-key", SOURCE], "--verb"),
+    (["fe80::1%eth0", *WORDS[1:]], "Source 'fe80::1%eth0' is not an IP address"),
     (["new-key", "more"], "new-key takes no argument"),
+    (["new-key", SOURCE], "new-key takes no argument"),
     (["agent-key"], "agent-key takes one IP address"),
     (["agent-key", SOURCE, DESTINATION], "agent-key takes one IP address"),
     (["agent-key", "node1"], "Agent 'node1' is not an IP address"),
@@ -161,6 +180,13 @@ def test_new_key_makes_a_private_file_and_shows_nothing_of_it(run: Run, director
     assert str(path) in err
 
 
+def test_new_key_with_a_word_too_many_makes_no_key(run: Run, directory: Path) -> None:
+    (directory / "ControllerKey.txt").unlink()
+    code, out, _err = run("new-key", SOURCE)
+    assert (code, out) == (2, "")
+    assert not (directory / "ControllerKey.txt").exists()
+
+
 def test_new_key_refuses_to_replace_a_key(run: Run, directory: Path) -> None:
     before = (directory / "ControllerKey.txt").read_bytes()
     code, out, err = run("new-key")
@@ -187,7 +213,7 @@ def test_a_good_run_tells_each_step_on_stderr_and_the_result_on_stdout(
     assert code == 0
     assert agents.closed
     assert [line.split()[:3] for line in err.splitlines()] == [
-        [command.value, host, "ok"] for command, host in agents.calls()]
+        [command.value, host, "ok"] for command, host in agents.steps()]
     first, second = out.splitlines()
     assert first == f"VM1 runs on {DESTINATION} now."
     assert "moved 2.29 GiB (disk 2.00 GiB, memory 300 MiB), downtime 87 ms" in second
@@ -238,6 +264,53 @@ def test_leaving_with_a_second_ctrl_c_is_told_as_unknown(run: Run, monkeypatch: 
     assert "Cancelling" in err
 
 
+@pytest.mark.parametrize(("call", "answer"), [
+    ((Command.FINISH, DESTINATION), StepReport("running here")),
+    ((Command.EXTRACT_CONFIGURE_FILE, DESTINATION), StepReport("written")),
+])
+def test_ctrl_c_after_the_move_is_told_to_be_too_late(
+    run: Run, monkeypatch: pytest.MonkeyPatch, call: Call, answer: object,
+) -> None:
+    for options, said in (([], "Too late to cancel"), (["--progress", "json"], '{"event": "too-late-to-cancel"}')):
+        scripted(monkeypatch, {call: Interrupt(answer)})
+        code, out, err = run(*options, *WORDS)
+        assert code == 0
+        assert out.startswith("VM1 runs on")
+        assert said in err
+        assert "Cancelling" not in err
+
+
+def test_an_unexpected_error_is_told_in_a_sentence_and_not_by_a_traceback(
+    run: Run, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> ScriptedAgents:
+        raise ZeroDivisionError("by nought")
+
+    monkeypatch.setattr(vmmigration, "ControllerSocket", fail)
+    code, out, err = run(*WORDS)
+    assert (code, out) == (1, "")
+    assert err.startswith("vmmigration.py: Unexpected error on this host: ZeroDivisionError")
+
+
+def test_what_another_host_says_cannot_steer_the_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = MigrationError(
+        ErrorCode.LIBVIRT_ERROR, {"host": SOURCE, "reason": "\x1b[2J\x1b]0;owned\x07 ok\r\nvmmigration.py: fine\x9b1m"})
+    scripted(monkeypatch, {
+        (Command.CHECK_SOURCE, SOURCE): evil,
+    })
+    _code, _out, err = run(*WORDS)
+    assert all(sign.isprintable() or sign == "\n" for sign in err)
+    assert "\nvmmigration.py: fine" not in err
+    scripted(monkeypatch, {(Command.COPY_DISK_FILE, SOURCE): StepReport("all\x1b[2J\nwell")})
+    _code, _out, err = run(*WORDS)
+    assert "all?[2J?well" in err
+
+
+def test_only_what_steers_is_taken_out_of_a_text() -> None:
+    assert printable("büro 7 µs …") == "büro 7 µs …"
+    assert printable("a\nb\tc\x1bd\x7fe\u202ef\ud800") == "a?b?c?d?e?f?"
+
+
 def test_the_options_reach_the_agents(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     agents = scripted(monkeypatch, {})
     run("--transport", "tcp", "--copy-storage", "all", "--bandwidth", "50", "--timeout", "600", *WORDS[:4])
@@ -245,6 +318,154 @@ def test_the_options_reach_the_agents(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert (sent["transport"], sent["copy_storage"], sent["bandwidth"], sent["timeout"]) == ("tcp", "all", 50, 600)
     assert not {"disk", "conf_file"} & sent.keys()
     assert (sent["source"], sent["destination"], sent["user"], sent["domain"]) == tuple(WORDS[:4])
+
+
+def test_options_may_stand_anywhere_between_the_arguments(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents = scripted(monkeypatch, {})
+    code, out, _err = run(
+        SOURCE, "--json", DESTINATION, "--transport", "tcp", "kvm", "--bandwidth=50", "VM1", "-q", WORDS[4])
+    assert code == 0
+    assert json.loads(out)["outcome"] == "moved"
+    sent = agents.asked[2].request.cmd_arguments["migration"]
+    assert (sent["transport"], sent["bandwidth"], sent["disk"]) == ("tcp", 50, WORDS[4])
+    assert (sent["source"], sent["destination"], sent["user"], sent["domain"]) == tuple(WORDS[:4])
+
+
+# A terminal that is gone, a reader that leaves.
+
+
+class Gone(io.StringIO):
+    """A stream that nobody reads any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tried = 0
+
+    def write(self, _text: str) -> int:
+        self.tried += 1
+        raise BrokenPipeError
+
+
+def test_what_is_written_to_a_stream_that_is_gone_goes_nowhere() -> None:
+    closed = io.StringIO()
+    closed.close()
+    assert not write(closed, "x")
+    assert not write(Gone(), "x")
+    there = io.StringIO()
+    assert write(there, "x")
+    assert there.getvalue() == "x"
+
+
+@pytest.mark.parametrize("mode", ["bar", "plain", "json"])
+def test_a_display_that_nobody_reads_falls_silent_and_stops_nothing(mode: str) -> None:
+    stream = Gone()
+    display = Display(mode, stream, FakeClock(0.0))
+    tried = []
+    for _each in range(3):
+        display.step_began(Command.LIVE_MIGRATION, SOURCE)
+        display.step_progress(Command.LIVE_MIGRATION, SOURCE, Progress("x", 1, 2))
+        display.step_ended(StepResult(Command.LIVE_MIGRATION, SOURCE, 1.0, "done"))
+        display.cancelling(possible=True)
+        display.clear()
+        tried.append(stream.tried)
+    assert tried[0] > 0
+    assert tried == tried[:1] * 3
+
+
+SCRIPTED_RUN = """
+import sys
+import vmmigration
+from constant import Command, DomainState, ErrorCode, MigrationError
+from tests.unit.samples import SOURCE
+from tests.unit.scripted import ScriptedAgents, states
+script = {}
+if sys.argv[1] == "fails":
+    script = {**states(DomainState.RUNNING, DomainState.ABSENT), (Command.LIVE_MIGRATION, SOURCE):
+              MigrationError(ErrorCode.MIGRATION_FAILED, {"domain": "VM1", "host": SOURCE, "reason": "no route"})}
+agents = ScriptedAgents(script=script)
+vmmigration.ControllerSocket = lambda: agents
+code = vmmigration.main(sys.argv[2:])
+assert agents.closed
+sys.exit(code)
+"""
+
+
+# Python's own way of writing, whatever the tests are run with.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+def scripted_process(directory: Path, how: str, *options: str) -> list[str]:
+    """The command line of a run against scripted agents, in a process of its own."""
+    return [sys.executable, "-c", SCRIPTED_RUN, how, "--config-dir", str(directory), *options, *WORDS]
+
+
+@pytest.mark.parametrize(("how", "code", "closing"), [
+    ("goes well", 0, "2>&-"), ("fails", 5, ">&-"), ("fails", 5, "2>&-"), ("fails", 5, "<&- >&- 2>&-"),
+])
+def test_a_run_with_its_streams_closed_goes_to_its_end_with_its_exit_code(
+    directory: Path, how: str, code: int, closing: str,
+) -> None:
+    finished = subprocess.run(
+        ["/bin/sh", "-c", f'"$@" {closing}', "sh", *scripted_process(directory, how)], cwd=ROOT, capture_output=True,
+        text=True, check=False, timeout=30, env=ENVIRONMENT)
+    assert finished.returncode == code
+    assert "Traceback" not in finished.stdout + finished.stderr
+    assert "Exception ignored" not in finished.stderr
+    if closing == "2>&-":
+        assert finished.stdout.splitlines()[0] in (
+            f"VM1 runs on {DESTINATION} now.", f"Rolled back: VM1 runs on {SOURCE} as before.")
+
+
+@pytest.mark.parametrize(("options", "streams"), [
+    ([], {"stdout"}), ([], {"stderr"}), (["--json", "--progress", "json"], {"stdout", "stderr"}),
+    (["-v"], {"stdout", "stderr"}),
+])
+def test_a_run_whose_reader_leaves_goes_to_its_end_with_its_exit_code(
+    directory: Path, options: Sequence[str], streams: set[str],
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        finished = subprocess.run(
+            scripted_process(directory, "fails", *options), cwd=ROOT, text=True, check=False, timeout=30,
+            env=ENVIRONMENT,
+            stdout=writing if "stdout" in streams else subprocess.PIPE,
+            stderr=writing if "stderr" in streams else subprocess.PIPE)
+    finally:
+        os.close(writing)
+    assert finished.returncode == 5
+    for text in (finished.stdout, finished.stderr):
+        assert "Traceback" not in (text or "")
+        assert "Exception ignored" not in (text or "")
+    if "stdout" not in streams:
+        assert "VM1" in finished.stdout
+
+
+# Signals.
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_the_end_of_a_terminal_or_a_service_is_taken_like_ctrl_c(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str,
+) -> None:
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
+    agents = scripted(monkeypatch, {
+        **states(DomainState.RUNNING, DomainState.ABSENT), (Command.COPY_DISK_FILE, SOURCE): Signalled(name)})
+    code, out, err = run(*WORDS)
+    assert code == 5
+    assert out.startswith("Rolled back")
+    assert "Cancelling" in err
+    assert (Command.LIVE_MIGRATION, SOURCE) not in agents.calls()
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    scripted(monkeypatch, {(Command.COPY_DISK_FILE, SOURCE): Signalled("SIGHUP")})
+    code, out, _err = run(*WORDS)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    assert code == 0
+    assert out.startswith("VM1 runs on")
 
 
 # What is shown while it runs.

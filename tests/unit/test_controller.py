@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from constant import (
+    CHECK_LIMIT_SECONDS,
     GIVE_UP_SECONDS,
     HELLO_GIVE_UP_SECONDS,
     Command,
@@ -35,22 +38,32 @@ from tests.unit.samples import (
 from tests.unit.scripted import (
     CHECKED,
     COMPLETING,
+    HAPPY,
     MOVING,
+    ONLY_ONCE,
     ROLLING_BACK,
     Call,
     Interrupt,
+    InTurn,
+    Overdue,
     Raw,
     ScriptedAgents,
     Silence,
     WithProgress,
+    greeted,
     states,
 )
 from wire.message import Request, from_wire
-from wire.records import CancelArguments, CheckReport, Obstacle, Progress, StepArguments
+from wire.records import CancelArguments, CheckReport, Obstacle, Progress, RollBackReport, StepArguments
 
 FAILED = MigrationError(ErrorCode.MIGRATION_FAILED, {"domain": "VM1", "host": SOURCE, "reason": "no route"})
 BEFORE = states(DomainState.RUNNING, DomainState.ABSENT)
 AFTER = states(DomainState.SHUT_OFF, DomainState.RUNNING)
+
+
+STALE = Raw({"error": {"code": "request-stale", "facts": {"host": SOURCE, "command": "x"}}}, MessageType.REFUSED)
+FORGOTTEN = {"error": {"code": "request-unknown", "facts": {"host": SOURCE}}}
+RESTARTED = dataclasses.replace(HOST_FACTS, epoch="fedcba9876543210", challenge="90-fedcba9876543210")
 
 
 class Notes:
@@ -68,8 +81,8 @@ class Notes:
     def step_ended(self, step: StepResult) -> None:
         self.told.append(f"{step.command.value} {step.host} {'failed' if step.error else 'ended'}")
 
-    def cancelling(self) -> None:
-        self.told.append("cancelling")
+    def cancelling(self, *, possible: bool) -> None:
+        self.told.append("cancelling" if possible else "too late to cancel")
 
 
 def run(script: Mapping[Call, object], agents: ScriptedAgents | None = None) -> tuple[RunReport, ScriptedAgents, Notes]:
@@ -92,18 +105,19 @@ def codes(report: RunReport) -> list[ErrorCode]:
 
 def test_a_run_without_trouble_asks_each_host_for_its_steps_in_order() -> None:
     report, agents, _notes = run({})
-    assert agents.calls() == CHECKED + MOVING + COMPLETING
+    assert agents.calls() == greeted(CHECKED + MOVING + COMPLETING)
     assert (report.outcome, report.exit_code, report.errors) == (Outcome.MOVED, ExitCode.MOVED, ())
     assert report.runs_on == DESTINATION
     assert report.moved == MOVED
 
 
 def test_a_report_holds_every_step_with_its_seconds() -> None:
-    report, _agents, _notes = run({})
+    report, agents, _notes = run({})
     assert [(step.command, step.host) for step in report.steps] == CHECKED + MOVING + COMPLETING
     assert all(step.summary and step.error is None for step in report.steps)
-    assert [step.seconds for step in report.steps[2:]] == pytest.approx([0.5] * len(report.steps[2:]))
-    assert report.seconds == pytest.approx(0.5 * len(report.steps))
+    seconds = [1.0 if step.command in ONLY_ONCE else 0.5 for step in report.steps[2:]]
+    assert [step.seconds for step in report.steps[2:]] == pytest.approx(seconds)
+    assert report.seconds == pytest.approx(0.5 * len(agents.calls()))
 
 
 def test_the_observer_hears_of_each_step_as_it_begins_and_ends() -> None:
@@ -120,7 +134,7 @@ def test_the_observer_hears_of_each_step_as_it_begins_and_ends() -> None:
 
 def test_each_step_gets_the_whole_migration_and_what_the_check_of_the_source_found() -> None:
     _report, agents, _notes = run({})
-    for asked in agents.asked[2:]:
+    for asked in agents.asked_for_steps():
         arguments = from_wire(StepArguments, dict(asked.request.cmd_arguments))
         assert arguments.migration == MIGRATION
         assert arguments.facts == (None if asked.request.cmd is Command.CHECK_SOURCE else FACTS)
@@ -131,7 +145,7 @@ def test_each_agent_is_asked_with_its_own_key_a_fresh_id_and_its_own_challenge()
     _report, agents, _notes = run({(Command.HELLO, DESTINATION): there})
     for asked in agents.asked:
         assert asked.keys == (MASTER.for_agent(asked.request.agent_ip),)
-    for asked in agents.asked[2:]:
+    for asked in agents.asked_for_steps():
         facts = there if asked.request.agent_ip == DESTINATION else HOST_FACTS
         assert (asked.request.epoch, asked.request.challenge) == (facts.epoch, facts.challenge)
     ids = [asked.request.request_id for asked in agents.asked]
@@ -143,6 +157,52 @@ def test_hello_is_given_up_sooner_than_a_step_that_may_have_begun() -> None:
     _report, agents, _notes = run({})
     assert {asked.patience for asked in agents.asked[:2]} == {HELLO_GIVE_UP_SECONDS}
     assert {asked.patience for asked in agents.asked[2:]} == {GIVE_UP_SECONDS}
+
+
+def test_only_what_changes_nothing_is_given_up_while_the_agent_still_answers() -> None:
+    _report, agents, _notes = run({})
+    assert {asked.limit for asked in agents.asked if asked.request.cmd in {call[0] for call in CHECKED}} == {
+        CHECK_LIMIT_SECONDS}
+    assert {asked.limit for asked in agents.asked if (asked.request.cmd, asked.request.agent_ip) in
+            MOVING + COMPLETING} == {math.inf}
+
+
+@pytest.mark.parametrize("call", CHECKED)
+def test_a_check_that_hangs_under_an_agent_that_answers_is_told_as_overdue(call: Call) -> None:
+    report, _agents, _notes = run({call: Overdue()})
+    assert (report.outcome, report.exit_code) == (Outcome.NOTHING_CHANGED, ExitCode.NO_CONTACT)
+    assert codes(report) == [ErrorCode.STEP_OVERDUE]
+    assert report.errors[0].message == (
+        f"The agent on {call[1]} answers, but has not finished {call[0].value} after 45 s.")
+
+
+@pytest.mark.parametrize("trouble", [
+    Silence(), FAILED, Raw({"other": 1}), MigrationError(ErrorCode.AGENT_STOPPING, {"host": DESTINATION}),
+])
+def test_what_was_found_on_the_source_is_told_even_if_the_check_of_the_destination_fails(trouble: object) -> None:
+    report, agents, _notes = run({
+        (Command.CHECK_SOURCE, SOURCE): CheckReport((Obstacle(ErrorCode.DOMAIN_BUSY, {"domain": "VM1"}),), FACTS),
+        (Command.CHECK_DESTINATION, DESTINATION): trouble})
+    assert codes(report)[0] is ErrorCode.DOMAIN_BUSY
+    assert len(report.errors) == 2
+    assert report.outcome is Outcome.NOTHING_CHANGED
+    assert agents.calls() == CHECKED
+
+
+def test_obstacles_that_did_not_fit_into_the_answer_are_counted_and_told() -> None:
+    found = (Obstacle(ErrorCode.DOMAIN_BUSY, {"domain": "VM1"}),)
+    report, agents, _notes = run({(Command.CHECK_SOURCE, SOURCE): CheckReport(found, FACTS, omitted=7)})
+    assert codes(report) == [ErrorCode.DOMAIN_BUSY, ErrorCode.MORE_OBSTACLES]
+    assert report.errors[1].message == f"{SOURCE} found 7 more obstacle(s)."
+    step = report.steps[2]
+    assert (step.obstacles, step.summary) == (8, "8 obstacles")
+    assert agents.calls() == CHECKED
+
+
+def test_omitted_obstacles_alone_are_obstacles() -> None:
+    report, _agents, _notes = run({(Command.CHECK_DESTINATION, DESTINATION): CheckReport((), omitted=1)})
+    assert codes(report) == [ErrorCode.MORE_OBSTACLES]
+    assert report.exit_code is ExitCode.REFUSED
 
 
 def test_a_challenge_that_grows_old_is_fetched_anew_before_the_next_step() -> None:
@@ -265,7 +325,7 @@ def test_a_host_that_is_not_listed_is_not_talked_to_nor_is_the_other_one(missing
 @pytest.mark.parametrize("call", MOVING)
 def test_a_step_that_fails_before_the_switchover_is_rolled_back_on_both_hosts(call: Call) -> None:
     report, agents, _notes = run({**BEFORE, call: FAILED})
-    assert agents.calls() == CHECKED + MOVING[:MOVING.index(call) + 1] + ROLLING_BACK
+    assert agents.calls() == greeted(CHECKED + MOVING[:MOVING.index(call) + 1] + ROLLING_BACK)
     assert (report.outcome, report.exit_code) == (Outcome.ROLLED_BACK, ExitCode.ROLLED_BACK)
     assert report.exit_code == 5
     assert report.runs_on == SOURCE
@@ -280,7 +340,7 @@ def test_what_was_rolled_back_is_told_with_the_paths_that_were_removed() -> None
 
 def test_a_migration_that_failed_after_the_switchover_is_gone_on_with_and_told_as_incomplete() -> None:
     report, agents, _notes = run({**AFTER, (Command.LIVE_MIGRATION, SOURCE): FAILED})
-    assert agents.calls() == CHECKED + MOVING + ROLLING_BACK + COMPLETING
+    assert agents.calls() == greeted(CHECKED + MOVING + ROLLING_BACK + COMPLETING)
     assert (report.outcome, report.exit_code) == (Outcome.MOVED_INCOMPLETE, ExitCode.MOVED_INCOMPLETE)
     assert report.runs_on == DESTINATION
     assert codes(report) == [ErrorCode.MIGRATION_FAILED]
@@ -303,28 +363,117 @@ UNCLEAR = [
 def test_any_other_state_of_the_two_hosts_is_told_as_unknown(here: DomainState, there: DomainState) -> None:
     report, agents, _notes = run({**states(here, there), (Command.LIVE_MIGRATION, SOURCE): FAILED})
     assert (report.outcome, report.exit_code, report.runs_on) == (Outcome.UNKNOWN, ExitCode.UNKNOWN, None)
-    assert codes(report) == [ErrorCode.STATE_UNKNOWN]
+    assert codes(report) == [ErrorCode.STATE_UNKNOWN, ErrorCode.LEFT_BEHIND]
     assert f"{here.value} on {SOURCE}" in report.errors[0].message
     assert f"{there.value} on {DESTINATION}" in report.errors[0].message
     assert "no route" in report.errors[0].message
-    assert agents.calls() == CHECKED + MOVING + ROLLING_BACK
+    assert agents.calls() == greeted(CHECKED + MOVING + ROLLING_BACK)
 
 
-@pytest.mark.parametrize("call", MOVING)
-def test_an_agent_that_falls_silent_in_a_step_leaves_the_state_unknown_and_nothing_is_rolled_back(call: Call) -> None:
-    report, agents, _notes = run({**BEFORE, call: Silence()})
+@pytest.mark.parametrize("call", MOVING[:2])
+@pytest.mark.parametrize("trouble", [Silence(), Raw(FORGOTTEN, MessageType.REFUSED)])
+def test_an_agent_that_cannot_tell_how_a_step_before_the_move_went_is_rolled_back(call: Call, trouble: object) -> None:
+    report, agents, _notes = run({**BEFORE, call: trouble})
+    assert (report.outcome, report.exit_code, report.runs_on) == (
+        Outcome.ROLLED_BACK, ExitCode.ROLLED_BACK, SOURCE)
+    assert agents.calls() == greeted(CHECKED + MOVING[:MOVING.index(call) + 1] + ROLLING_BACK)
+    assert len(report.errors) == 1
+    assert call[1] in report.errors[0].message
+
+
+@pytest.mark.parametrize("trouble", [Silence(), Raw(FORGOTTEN, MessageType.REFUSED)])
+def test_nothing_is_rolled_back_under_a_move_that_may_still_go_on(trouble: object) -> None:
+    report, agents, _notes = run({**BEFORE, (Command.LIVE_MIGRATION, SOURCE): trouble})
     assert (report.outcome, report.exit_code, report.runs_on) == (Outcome.UNKNOWN, ExitCode.UNKNOWN, None)
-    assert agents.calls() == CHECKED + MOVING[:MOVING.index(call) + 1]
-    assert codes(report) == [ErrorCode.STATE_UNKNOWN]
+    assert agents.calls() == greeted(CHECKED + MOVING)
+    assert codes(report) == [ErrorCode.STATE_UNKNOWN, ErrorCode.LEFT_BEHIND]
     assert SOURCE in report.errors[0].hint
     assert DESTINATION in report.errors[0].hint
+    assert f"on {DESTINATION} may still be there: {FACTS.disks[0].path}." in report.errors[1].message
 
 
-def test_an_agent_that_was_restarted_in_the_middle_of_the_move_leaves_the_state_unknown() -> None:
-    forgotten = Raw({"error": {"code": "request-unknown", "facts": {"host": SOURCE}}}, MessageType.REFUSED)
-    report, agents, _notes = run({**BEFORE, (Command.LIVE_MIGRATION, SOURCE): forgotten})
-    assert (report.outcome, report.exit_code) == (Outcome.UNKNOWN, ExitCode.UNKNOWN)
-    assert agents.calls() == CHECKED + MOVING
+def test_an_agent_that_is_silent_right_before_the_move_has_not_begun_it_and_is_rolled_back() -> None:
+    report, agents, _notes = run({**BEFORE, (Command.HELLO, SOURCE): InTurn(HOST_FACTS, Silence(), HOST_FACTS)})
+    assert report.outcome is Outcome.ROLLED_BACK
+    assert codes(report) == [ErrorCode.AGENT_SILENT]
+    assert agents.steps() == CHECKED + MOVING[:2] + ROLLING_BACK
+
+
+# An agent that was restarted.
+
+
+@pytest.mark.parametrize("call", [call for call in CHECKED[2:] + MOVING + COMPLETING if call[0] not in ONLY_ONCE])
+def test_a_step_that_may_run_twice_is_asked_for_again_after_a_restart(call: Call) -> None:
+    answer = {**HAPPY, **BEFORE}[call]
+    report, agents, _notes = run({call: InTurn(STALE, answer), (Command.HELLO, call[1]): InTurn(HOST_FACTS, RESTARTED)})
+    assert report.outcome is Outcome.MOVED
+    assert agents.count(call) == 2
+    again = [asked.request for asked in agents.asked if (asked.request.cmd, asked.request.agent_ip) == call][1]
+    assert (again.epoch, again.challenge) == (RESTARTED.epoch, RESTARTED.challenge)
+
+
+@pytest.mark.parametrize("call", ROLLING_BACK)
+def test_a_roll_back_is_asked_for_again_after_a_restart(call: Call) -> None:
+    report, agents, _notes = run({
+        **BEFORE, call: InTurn(STALE, BEFORE[call]), (Command.LIVE_MIGRATION, SOURCE): FAILED})
+    assert report.outcome is Outcome.ROLLED_BACK
+    assert agents.count(call) == 2
+
+
+def test_a_move_that_an_agent_may_have_begun_before_its_restart_is_never_asked_for_again() -> None:
+    report, agents, _notes = run({
+        **BEFORE, (Command.LIVE_MIGRATION, SOURCE): STALE,
+        (Command.HELLO, SOURCE): InTurn(HOST_FACTS, HOST_FACTS, RESTARTED)})
+    assert agents.calls() == [*greeted(CHECKED + MOVING), (Command.HELLO, SOURCE)]
+    assert (report.outcome, report.runs_on) == (Outcome.UNKNOWN, None)
+    assert codes(report) == [ErrorCode.STATE_UNKNOWN, ErrorCode.LEFT_BEHIND]
+    assert "restarted" in report.errors[0].message
+
+
+def test_a_preparation_that_an_agent_may_have_begun_before_its_restart_is_rolled_back() -> None:
+    report, agents, _notes = run({
+        **BEFORE, (Command.PREPARE_DESTINATION, DESTINATION): STALE,
+        (Command.HELLO, DESTINATION): InTurn(HOST_FACTS, HOST_FACTS, RESTARTED)})
+    assert agents.count((Command.PREPARE_DESTINATION, DESTINATION)) == 1
+    assert agents.steps() == [*CHECKED, MOVING[0], *ROLLING_BACK]
+    assert (report.outcome, report.runs_on) == (Outcome.ROLLED_BACK, SOURCE)
+    assert codes(report) == [ErrorCode.REQUEST_UNKNOWN]
+
+
+def test_a_conf_file_that_an_agent_may_have_written_before_its_restart_is_told_and_the_rest_goes_on() -> None:
+    report, agents, _notes = run({
+        COMPLETING[0]: STALE, (Command.HELLO, DESTINATION): InTurn(HOST_FACTS, HOST_FACTS, HOST_FACTS, RESTARTED)})
+    assert agents.steps() == CHECKED + MOVING + COMPLETING
+    assert (report.outcome, report.runs_on) == (Outcome.MOVED_INCOMPLETE, DESTINATION)
+    assert codes(report) == [ErrorCode.REQUEST_UNKNOWN]
+
+
+@pytest.mark.parametrize("call", [MOVING[0], MOVING[2], COMPLETING[0]])
+def test_a_stale_step_is_asked_for_again_if_the_agent_is_the_same(call: Call) -> None:
+    report, agents, _notes = run({call: InTurn(STALE, HAPPY[call])})
+    assert agents.count(call) == 2
+    assert report.outcome is Outcome.MOVED
+
+
+# Rolling back.
+
+
+@pytest.mark.parametrize(("source", "source_runs"), [
+    (RollBackReport(DomainState.RUNNING, ()), True),
+    *[(RollBackReport(state, ()), False) for state in DomainState if state is not DomainState.RUNNING],
+    (Silence(), False), (Raw(FORGOTTEN, MessageType.REFUSED), False), (FAILED, False), (Raw({}), False),
+])
+def test_the_destination_is_told_that_the_source_runs_the_vm_only_if_the_source_has_said_so(
+    source: object, source_runs: bool,
+) -> None:
+    _report, agents, _notes = run({
+        **BEFORE, (Command.ROLL_BACK, SOURCE): source, (Command.LIVE_MIGRATION, SOURCE): FAILED})
+    told = {
+        (asked.request.cmd, asked.request.agent_ip):
+            from_wire(StepArguments, dict(asked.request.cmd_arguments)).source_runs
+        for asked in agents.asked_for_steps()}
+    assert told.pop((Command.ROLL_BACK, DESTINATION)) is source_runs
+    assert not any(told.values())
 
 
 @pytest.mark.parametrize("call", ROLLING_BACK)
@@ -380,8 +529,8 @@ def test_all_errors_after_the_move_are_told() -> None:
 def test_ctrl_c_in_the_move_cancels_once_and_rolls_back() -> None:
     cancelled = MigrationError(ErrorCode.MIGRATION_CANCELLED, {"domain": "VM1"})
     report, agents, notes = run({**BEFORE, (Command.LIVE_MIGRATION, SOURCE): Interrupt(cancelled)})
-    assert agents.calls() == [*CHECKED, *MOVING, (Command.CANCEL, SOURCE), *ROLLING_BACK]
-    cancel = agents.asked[len(CHECKED + MOVING)].request
+    assert agents.calls() == greeted([*CHECKED, *MOVING, (Command.CANCEL, SOURCE), *ROLLING_BACK])
+    (cancel,) = [asked.request for asked in agents.asked if asked.request.cmd is Command.CANCEL]
     assert from_wire(CancelArguments, dict(cancel.cmd_arguments)).job_id == MIGRATION.job_id
     assert notes.told.count("cancelling") == 1
     assert (report.outcome, report.exit_code) == (Outcome.ROLLED_BACK, ExitCode.ROLLED_BACK)
@@ -390,7 +539,7 @@ def test_ctrl_c_in_the_move_cancels_once_and_rolls_back() -> None:
 
 def test_ctrl_c_that_comes_too_late_completes_the_move() -> None:
     report, agents, _notes = run({(Command.LIVE_MIGRATION, SOURCE): Interrupt(MOVED)})
-    assert agents.calls() == [*CHECKED, *MOVING, (Command.CANCEL, SOURCE), *COMPLETING]
+    assert agents.calls() == greeted([*CHECKED, *MOVING, (Command.CANCEL, SOURCE), *COMPLETING])
     assert report.outcome is Outcome.MOVED
 
 
@@ -412,9 +561,43 @@ def test_ctrl_c_while_the_destination_is_prepared_rolls_back_without_moving() ->
     assert report.outcome is Outcome.ROLLED_BACK
 
 
-def test_a_second_ctrl_c_leaves_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run({(Command.LIVE_MIGRATION, SOURCE): Interrupt(MOVED, times=2)})
+def test_a_second_ctrl_c_leaves_at_once_with_the_state_unknown() -> None:
+    report, agents, notes = run({(Command.LIVE_MIGRATION, SOURCE): Interrupt(MOVED, times=2)})
+    assert agents.calls() == greeted([*CHECKED, *MOVING, (Command.CANCEL, SOURCE)])
+    assert (report.outcome, report.exit_code, report.runs_on) == (Outcome.UNKNOWN, ExitCode.UNKNOWN, None)
+    assert codes(report) == [ErrorCode.STATE_UNKNOWN]
+    assert "Ctrl-C" in report.errors[0].message
+    assert notes.told.count("cancelling") == 1
+
+
+def test_a_second_ctrl_c_in_a_check_has_changed_nothing() -> None:
+    report, _agents, _notes = run({(Command.CHECK_DESTINATION, DESTINATION): Interrupt(CheckReport(()), times=2)})
+    assert report.outcome is Outcome.NOTHING_CHANGED
+    assert codes(report) == [ErrorCode.MIGRATION_CANCELLED]
+
+
+@pytest.mark.parametrize("host", [SOURCE, DESTINATION])
+def test_ctrl_c_at_hello_has_changed_nothing(host: str) -> None:
+    report, agents, _notes = run({(Command.HELLO, host): Interrupt(HOST_FACTS)})
+    assert (report.outcome, report.exit_code) == (Outcome.NOTHING_CHANGED, ExitCode.REFUSED)
+    assert codes(report) == [ErrorCode.MIGRATION_CANCELLED]
+    assert agents.calls() == CHECKED[:2]
+
+
+@pytest.mark.parametrize("call", COMPLETING)
+def test_ctrl_c_after_the_move_comes_too_late_and_says_so(call: Call) -> None:
+    report, agents, notes = run({call: Interrupt(HAPPY[call])})
+    assert agents.steps() == CHECKED + MOVING + COMPLETING
+    assert [line for line in notes.told if "cancel" in line] == ["too late to cancel"]
+    assert report.outcome is Outcome.MOVED
+
+
+@pytest.mark.parametrize("call", ROLLING_BACK)
+def test_ctrl_c_while_it_is_rolled_back_does_not_keep_it_from_being_rolled_back(call: Call) -> None:
+    report, agents, notes = run({**BEFORE, (Command.LIVE_MIGRATION, SOURCE): FAILED, call: Interrupt(BEFORE[call])})
+    assert agents.steps() == CHECKED + MOVING + ROLLING_BACK
+    assert [line for line in notes.told if "cancel" in line] == ["too late to cancel"]
+    assert report.outcome is Outcome.ROLLED_BACK
 
 
 def test_ctrl_c_when_the_agent_cannot_be_asked_to_cancel_still_waits_for_the_truth() -> None:
@@ -431,6 +614,37 @@ def test_ctrl_c_when_the_agent_cannot_be_asked_to_cancel_still_waits_for_the_tru
         report, _agents, notes = run({(Command.LIVE_MIGRATION, SOURCE): Interrupt(MOVED)}, agents)
     assert "cancelling" in notes.told
     assert report.runs_on == DESTINATION
+
+
+# What nobody expected.
+
+
+def failing_at(call: Call) -> ScriptedAgents:
+    """Agents with a bug in the way when that is asked."""
+    def fail(request: Request) -> None:
+        if (request.cmd, request.agent_ip) == call:
+            raise ZeroDivisionError("by nought")
+    return ScriptedAgents(before=fail)
+
+
+@pytest.mark.parametrize("call", CHECKED)
+def test_an_unexpected_error_before_anything_was_made_has_changed_nothing(call: Call) -> None:
+    report, _agents, _notes = run({}, failing_at(call))
+    assert (report.outcome, report.exit_code) == (Outcome.NOTHING_CHANGED, ExitCode.INTERNAL)
+    assert codes(report) == [ErrorCode.INTERNAL]
+    assert "ZeroDivisionError" in report.errors[0].message
+
+
+@pytest.mark.parametrize("call", MOVING + COMPLETING)
+def test_an_unexpected_error_after_something_was_made_leaves_the_state_unknown(
+    call: Call, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        report, _agents, _notes = run({}, failing_at(call))
+    assert (report.outcome, report.exit_code, report.runs_on) == (Outcome.UNKNOWN, ExitCode.UNKNOWN, None)
+    assert codes(report) == [ErrorCode.STATE_UNKNOWN]
+    assert "ZeroDivisionError" in report.errors[0].message
+    assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
 
 
 # Settings.

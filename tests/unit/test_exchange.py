@@ -183,6 +183,51 @@ def test_work_that_takes_longer_than_the_patience_is_waited_for() -> None:
     assert kinds(pair.run(pair.exchange(pair.request())))[-1] == "response"
 
 
+def gave_up(events: list[Reply | GaveUp]) -> GaveUp:
+    """The last event, which must be that."""
+    assert isinstance(events[-1], GaveUp)
+    return events[-1]
+
+
+def test_silence_from_the_start_and_silence_after_a_word_are_both_told_as_silence() -> None:
+    pair = Pair(work_seconds=300.0)
+    pair.connected = False
+    assert not gave_up(pair.run(pair.exchange(pair.request()))).answered
+    pair.connected = True
+    exchange = pair.exchange(pair.request())
+    pair.run(exchange, until=lambda: pair.now >= 1200.0)
+    pair.connected = False
+    assert not gave_up(pair.run(exchange)).answered
+
+
+def test_work_without_an_end_is_given_up_at_its_limit_although_the_agent_answers() -> None:
+    pair = Pair(work_seconds=600.0)
+    began = pair.now
+    events = pair.run(pair.exchange(pair.request(), limit=45.0))
+    assert gave_up(events).answered
+    assert pair.now == began + 45.0
+
+
+def test_a_silent_agent_at_the_limit_is_told_as_silent() -> None:
+    pair = Pair(work_seconds=600.0)
+    pair.connected = False
+    began = pair.now
+    assert not gave_up(pair.run(pair.exchange(pair.request(), limit=45.0))).answered
+    assert pair.now == began + 45.0
+
+
+def test_the_patience_ends_before_a_limit_that_is_longer(pair: Pair) -> None:
+    pair.connected = False
+    began = pair.now
+    assert not gave_up(pair.run(pair.exchange(pair.request(), patience=10.0, limit=45.0))).answered
+    assert pair.now == began + 10.0
+
+
+def test_work_that_ends_before_its_limit_is_not_given_up() -> None:
+    pair = Pair(work_seconds=44.0)
+    assert kinds(pair.run(pair.exchange(pair.request(), limit=45.0)))[-1] == "response"
+
+
 def test_nothing_is_sent_after_the_end(pair: Pair) -> None:
     exchange = pair.exchange(pair.request())
     pair.run(exchange)
@@ -389,6 +434,87 @@ def test_a_refusal_ends_a_request_with_its_error(pair: Pair) -> None:
     assert error_of(refusal) is ErrorCode.REQUEST_STALE
 
 
+# An agent that was restarted in the middle.
+
+
+@pytest.mark.parametrize("seconds", [0.5, 10.0])
+def test_an_agent_that_was_restarted_in_the_middle_of_the_work_ends_the_request(seconds: float) -> None:
+    pair = Pair(work_seconds=300.0)
+    exchange = pair.exchange(pair.request())
+    pair.run(exchange, until=lambda: bool(exchange.datagrams_to_send(0.0)) or pair.now >= 1000.0 + seconds)
+    assert pair.executed[exchange.request.request_id] == 1
+    pair.restart_agent()
+    restarted = pair.now
+    events = pair.run(exchange)
+    assert isinstance(events[-1], Reply)
+    assert (events[-1].msg_type, error_of(events[-1])) == (MessageType.REFUSED, ErrorCode.REQUEST_UNKNOWN)
+    assert exchange.ended
+    assert pair.now - restarted < 10.0
+    assert pair.executed[exchange.request.request_id] == 1
+
+
+def refusal(request: Request, code: ErrorCode, sequence: int = 0) -> bytes:
+    """A refusal of the request with that code, as an agent would send it."""
+    error = {"error": {"code": code.value, "facts": {"host": SOURCE}}}
+    reply = Reply(MessageType.REFUSED, request.request_id, request.agent_ip, request.cmd, error, sequence)
+    return seal(AGENT_KEY, Direction.REPLY, encode(reply))
+
+
+@pytest.mark.parametrize("before", [["accepted"], ["accepted", "progress 1"], ["accepted", "progress 2"]])
+def test_only_unknown_ends_a_request_that_was_accepted(pair: Pair, before: list[str]) -> None:
+    exchange = pair.exchange(pair.request())
+    said = replies(pair, exchange.request)
+    for name in before:
+        exchange.receive_datagram(said[name], pair.now)
+    for code in (ErrorCode.REQUEST_STALE, ErrorCode.AGENT_STOPPING, ErrorCode.REQUEST_CONFLICT):
+        exchange.receive_datagram(refusal(exchange.request, code), pair.now)
+        assert not exchange.ended
+    exchange.receive_datagram(refusal(exchange.request, ErrorCode.REQUEST_UNKNOWN), pair.now)
+    assert exchange.ended
+    events = []
+    while (event := exchange.next_event()) is not None:
+        events.append(event)
+    assert kinds(events)[-1] == "refused"
+    assert exchange.datagrams_to_send(pair.now + 100.0) == []
+
+
+def test_unknown_after_the_result_changes_nothing(pair: Pair) -> None:
+    exchange = pair.exchange(pair.request())
+    exchange.receive_datagram(replies(pair, exchange.request)["response"], pair.now)
+    exchange.receive_datagram(refusal(exchange.request, ErrorCode.REQUEST_UNKNOWN, 9), pair.now)
+    event = exchange.next_event()
+    assert isinstance(event, Reply)
+    assert event.msg_type is MessageType.RESPONSE
+    assert exchange.next_event() is None
+
+
+def test_an_old_reply_that_was_overtaken_does_not_count_as_being_heard(pair: Pair) -> None:
+    exchange = pair.exchange(pair.request())
+    said = replies(pair, exchange.request)
+    for name in ("accepted", "progress 2"):
+        exchange.receive_datagram(said[name], pair.now)
+    pair.now += GIVE_UP_SECONDS - 1.0
+    for name in ("accepted", "progress 1"):
+        assert exchange.receive_datagram(said[name], pair.now)
+    exchange.handle_timer(pair.now + 1.0)
+    events = []
+    while (event := exchange.next_event()) is not None:
+        events.append(event)
+    assert kinds(events) == ["accepted", "progress", "gave up"]
+    assert not gave_up(events).answered
+
+
+def test_the_same_reply_again_counts_as_being_heard(pair: Pair) -> None:
+    exchange = pair.exchange(pair.request())
+    said = replies(pair, exchange.request)
+    for name in ("accepted", "progress 2"):
+        exchange.receive_datagram(said[name], pair.now)
+    pair.now += GIVE_UP_SECONDS - 1.0
+    assert exchange.receive_datagram(said["progress 2"], pair.now)
+    exchange.handle_timer(pair.now + 1.0)
+    assert not exchange.ended
+
+
 # STATUS.
 
 
@@ -489,6 +615,32 @@ def test_no_bytes_without_a_seal_get_an_answer(datagram: bytes) -> None:
     assert responder.next_event() is None
     assert responder.counters["received"] == 1
     assert sum(count for name, count in responder.counters.items() if name.startswith("dropped: ")) == 1
+
+
+@pytest.mark.parametrize("place", ["request_id", "agent_ip", "cmd", "epoch", "challenge", "argument", "argument name"])
+def test_a_request_with_a_lone_surrogate_anywhere_is_dropped_and_never_raises(pair: Pair, place: str) -> None:
+    for command, arguments in ((Command.FINISH, {"n": 1}), (Command.STATUS, {"of": "x"}), (Command.HELLO, {})):
+        request = changed(pair.request(command), cmd_arguments=arguments)
+        fields = json.loads(encode(request))
+        if place == "argument":
+            fields["cmd_arguments"] = {"of": ["\ud800"]}
+        elif place == "argument name":
+            fields["cmd_arguments"] = {"\udfff": "x"}
+        else:
+            fields[place] += "\ud800"
+        body = json.dumps(fields).encode("ascii")
+        assert pair.deliver(seal(AGENT_KEY, Direction.REQUEST, body)) == []
+    assert pair.responder.counters["dropped: form"] == 3
+    assert not pair.executed
+
+
+def test_a_result_with_bytes_that_are_no_text_still_arrives(pair: Pair) -> None:
+    request = pair.request()
+    answer(pair, request)
+    reason = "/srv/" + bytes([0xff]).decode("utf-8", "surrogateescape")
+    pair.responder.finish(request.request_id, MigrationError(ErrorCode.INTERNAL, {"reason": reason}), pair.now)
+    ((datagram, _address),) = pair.responder.datagrams_to_send()
+    assert error_of(opened(datagram)) is ErrorCode.INTERNAL
 
 
 @given(st.binary(max_size=1000))

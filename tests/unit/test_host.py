@@ -397,3 +397,68 @@ def test_an_image_that_cannot_be_finished_is_taken_back(tmp_path: Path, monkeypa
         image.create_empty(disk_at(tmp_path / "image", ImageFormat.QCOW2), ME, HOST)
     assert caught.value.code is ErrorCode.TOOL_MISSING
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_that_qemu_img_cannot_make_is_told_and_taken_back(tmp_path: Path) -> None:
+    disk = dataclasses.replace(disk_at(tmp_path / "image", ImageFormat.QCOW2), virtual_size=1 << 62)
+    with pytest.raises(MigrationError) as caught:
+        image.create_empty(disk, ME, HOST)
+    assert caught.value.code is ErrorCode.TOOL_FAILED
+    assert "qemu-img failed on 192.0.2.12: " in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("virtual_size", [10 << 20, 1 << 62])
+def test_a_link_put_in_place_of_a_new_image_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, virtual_size: int,
+) -> None:
+    path, victim, aside = tmp_path / "image", tmp_path / "victim", tmp_path / "aside"
+    victim.write_text("somebody's")
+    written_to = []
+
+    def swap_and_run(arguments: list[str], host: str, keep_open: tuple[int, ...] = ()) -> str:
+        path.rename(aside)
+        path.symlink_to(victim)
+        (descriptor,) = keep_open
+        assert not any(argument.startswith(str(tmp_path)) for argument in arguments)
+        written_to.append(arguments[-2])
+        assert arguments[-2] == f"/proc/self/fd/{descriptor}"
+        return run_tool(arguments, host, keep_open)
+
+    monkeypatch.setattr(image, "run_tool", swap_and_run)
+    disk = dataclasses.replace(disk_at(path, ImageFormat.QCOW2), virtual_size=virtual_size)
+    if virtual_size == 10 << 20:
+        status = image.create_empty(disk, ME, HOST)
+        assert information(aside)["virtual-size"] == virtual_size
+        assert (status.st_dev, status.st_ino) == (aside.stat().st_dev, aside.stat().st_ino)
+    else:
+        with pytest.raises(MigrationError):
+            image.create_empty(disk, ME, HOST)
+    assert len(written_to) == 1
+    assert path.is_symlink()
+    assert victim.read_text() == "somebody's"
+
+
+def qemu_img(*arguments: str, cwd: Path) -> None:
+    """Run qemu-img."""
+    subprocess.run(["qemu-img", *arguments], cwd=cwd, capture_output=True, check=True)  # noqa: S607
+
+
+@pytest.mark.parametrize(("commands", "reason"), [
+    ([["create", "-f", "qcow2", "image", "10M"], ["snapshot", "-c", "before", "image"]],
+     "its image holds internal snapshots, see `qemu-img snapshot -l`"),
+    ([["create", "-f", "qcow2", "-o", "data_file=image.raw", "image", "10M"]],
+     "its image keeps its data in another file"),
+    ([["create", "-f", "qcow2", "-o", "extended_l2=on", "image", "10M"]], "its image has extended L2 entries"),
+])
+def test_an_image_of_which_a_copy_would_lose_something_is_refused(
+    tmp_path: Path, commands: list[list[str]], reason: str,
+) -> None:
+    for command in commands:
+        qemu_img(*command, cwd=tmp_path)
+    element = DiskElement("vda", "disk", "file", str(tmp_path / "image"), "qcow2", False, False, False, False)
+    with pytest.raises(MigrationError) as caught:
+        image.examine(element, ImageFormat.QCOW2, (10 << 20, 0), HOST)
+    assert caught.value.code is ErrorCode.DISK_UNSUPPORTED
+    assert (caught.value.facts["target"], caught.value.facts["host"]) == ("vda", HOST)
+    assert caught.value.facts["reason"] == reason

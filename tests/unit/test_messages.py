@@ -167,6 +167,8 @@ def test_what_json_does_not_know_as_a_number_is_refused(number: bytes) -> None:
 @pytest.mark.parametrize("body", [
     b"", b" ", b"null", b"[]", b"1", b'"x"', b"true", b"{", b"}", b"{}", b"{}{}", b"[{}]", b"\x00", b"\xff",
     b'{"a": \xff}', encode(REQUEST)[:-1], encode(REQUEST) + b"x", encode(REQUEST) + encode(REQUEST),
+    encode(REQUEST).decode().encode("utf-16"), encode(REQUEST).decode().encode("utf-16-le"),
+    encode(REQUEST).decode().encode("utf-32"), encode(REQUEST).decode().encode("utf-8-sig"),
     encode(REQUEST).replace("ü".encode(), b"\xfc"), encode(REQUEST).replace("ü".encode(), b"\xc3"),
 ])
 def test_what_is_not_one_json_object_in_utf_8_is_refused(body: bytes) -> None:
@@ -178,6 +180,20 @@ def test_nesting_as_deep_as_a_datagram_allows_is_refused_or_read_but_never_a_cra
     for opening in (b"[", b'{"a":'):
         with pytest.raises(ValueError):  # noqa: PT011 - of any cause
             decode(opening * 100_000)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "x\udfff", "\udc80\ud800"])
+def test_a_lone_surrogate_anywhere_is_refused(text: str) -> None:
+    for body in (
+        request_fields(request_id=text), request_fields(agent_ip=text), request_fields(cmd_arguments={"a": [text]}),
+        request_fields(cmd_arguments={text: 1}), reply_fields(request_id=text), reply_fields(cmd_result={"x": text}),
+    ):
+        with pytest.raises(ValueError):  # noqa: PT011 - of any cause
+            decode(body)
+
+
+def test_a_pair_of_surrogates_is_the_character_that_it_stands_for() -> None:
+    assert decode(request_fields(request_id="\U0001f600")) == dataclasses.replace(REQUEST, request_id="\U0001f600")
 
 
 def test_an_over_long_text_is_refused() -> None:
@@ -260,6 +276,7 @@ def test_an_ordinary_user_is_taken(user: str) -> None:
 
 @pytest.mark.parametrize("domain", [
     "", "-VM1", "--all", "a/b", "/", "../x", "VM\n1", "VM1\n", "VM\x001", "VM\t1", "VM\x7f", "x" * 256,
+    "VM\ud800", "\udcff", bytes([0x56, 0xff]).decode("utf-8", "surrogateescape"),
 ])
 def test_a_domain_is_a_name_that_libvirt_takes_and_never_an_option_or_a_path(domain: str) -> None:
     with pytest.raises(MigrationError) as caught:
@@ -299,6 +316,7 @@ def test_an_ordinary_path_is_taken(path: str) -> None:
 
 @pytest.mark.parametrize("changes", [
     {"source": "node1"}, {"source": ""}, {"destination": "192.0.2.011"}, {"destination": "2001:DB8::1"},
+    {"source": "fe80::1%eth0"}, {"destination": "fe80::1%1"}, {"destination": "fe80::1%a b;\n$(id)"},
     {"source": "192.0.2.1/32"}, {"source": "192.0.2.1 "}, {"bandwidth": -1}, {"timeout": -1},
 ])
 def test_a_migration_has_canonical_addresses_and_no_negative_limit(changes: Mapping[str, object]) -> None:
@@ -310,7 +328,8 @@ def test_a_migration_has_canonical_addresses_and_no_negative_limit(changes: Mapp
     {"cluster_size": 0}, {"cluster_size": 256}, {"cluster_size": 65535}, {"cluster_size": 65537},
     {"cluster_size": 98304}, {"cluster_size": 4 << 20}, {"cluster_size": -65536}, {"compat": ""}, {"compat": "1.2"},
     {"compat": "1.1,preallocation=full"}, {"virtual_size": 0}, {"virtual_size": -1}, {"allocated": -1},
-    {"target": ""}, {"target": "v"}, {"target": "vda1"}, {"target": "vda,x"}, {"target": "VDA"}, {"target": "abcde"},
+    {"target": ""}, {"target": "v"}, {"target": "1vda"}, {"target": "vda,x"}, {"target": "VDA"}, {"target": "vd-a"},
+    {"target": "v" * 17}, {"target": "vda\n"},
 ])
 def test_an_image_that_cannot_be_is_not_described(changes: Mapping[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"range|qcow2"):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 libvirt = pytest.importorskip(
     "libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)", exc_type=ImportError)
 
-from constant import (  # noqa: E402 - nothing below can be imported without libvirt
+import steps.roll_back  # noqa: E402 - nothing below can be imported without libvirt
+from constant import (  # noqa: E402
     Command,
     CopyStorage,
     DomainState,
@@ -28,11 +31,13 @@ from host.hypervisor import (  # noqa: E402
     MigrationThread,
     libvirt_daemon,
 )
-from host.job_files import JobSockets  # noqa: E402
+from host.job_files import JobSockets, Ledger, MadeKind  # noqa: E402
 from steps.check_source import _why_not  # noqa: E402
-from steps.live_migration import _forwards, _target, as_progress  # noqa: E402
+from steps.context import Cancellation, StepContext  # noqa: E402
+from steps.live_migration import _after_switchover, _forwards, _target, as_progress  # noqa: E402
 from steps.table import HELLO, STEPS  # noqa: E402
-from tests.unit.samples import MIGRATION  # noqa: E402
+from tests.unit.samples import AGENTS, DESTINATION, FACTS, MIGRATION, MOVED, SOURCE  # noqa: E402
+from wire.records import Migration, MigrationReport, RollBackReport, StepArguments  # noqa: E402
 
 TEST_URI = "test:///default"
 SOCKETS = JobSockets.of(MIGRATION)
@@ -293,6 +298,144 @@ def test_progress_is_disk_and_memory_together_and_never_more_than_all(
 ) -> None:
     progress = as_progress(statistics)
     assert (progress.phase, progress.done, progress.total) == (phase, done, total)
+
+
+class FailingAfterwards:
+    """A hypervisor on which the migration has succeeded and something goes wrong after it."""
+
+    def __init__(self, failing: str, error: Exception) -> None:
+        self._failing = failing
+        self._error = error
+        self.autostart = True
+
+    def set_autostart(self, _domain: str, enabled: bool) -> None:
+        """Turn it on or off."""
+        if self._failing == "autostart":
+            raise self._error
+        self.autostart = enabled
+
+    def finished_job(self, _domain: str) -> MigrationReport:
+        """libvirt's figures."""
+        if self._failing == "figures":
+            raise self._error
+        return MOVED
+
+
+@pytest.mark.parametrize("failing", ["autostart", "figures"])
+@pytest.mark.parametrize("error", [
+    libvirt.libvirtError("no such domain"), MigrationError(ErrorCode.DOMAIN_MISSING, {"domain": "VM1"}),
+    ValueError("not a number"),
+])
+def test_what_goes_wrong_after_the_switchover_makes_no_failure_of_a_move(
+    failing: str, error: Exception, caplog: pytest.LogCaptureFixture,
+) -> None:
+    report = _after_switchover(cast("Hypervisor", FailingAfterwards(failing, error)), "VM1")
+    assert report == MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1)
+    assert "VM VM1 has moved" in caplog.text
+
+
+def test_after_the_switchover_the_copy_left_behind_does_not_start_with_its_host() -> None:
+    hypervisor = FailingAfterwards("nothing", ValueError())
+    assert _after_switchover(cast("Hypervisor", hypervisor), "VM1") == MOVED
+    assert hypervisor.autostart is False
+
+
+# ROLL_BACK.
+
+
+@dataclasses.dataclass(frozen=True)
+class ContextHere(StepContext):
+    """A context whose ledgers are the test's own."""
+
+    directory: Path = Path()
+
+    def ledger(self, migration: Migration) -> Ledger:
+        """In the test's directory."""
+        return Ledger(migration.job_id, self.directory / "jobs")
+
+
+class Stating:
+    """A hypervisor that tells one state after the other, and stays with the last."""
+
+    def __init__(self, *told: DomainState) -> None:
+        self.told = list(told)
+
+    def state(self, _domain: str) -> DomainState:
+        """The next one."""
+        return self.told.pop(0) if len(self.told) > 1 else self.told[0]
+
+
+RollBack = Callable[..., RollBackReport]
+
+
+@pytest.fixture
+def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RollBack:
+    """Roll back on a host that is in these states, with an image and a directory of sockets that the job made."""
+    def run(*told: DomainState, source_runs: bool, host: str = DESTINATION) -> RollBackReport:
+        @contextlib.contextmanager
+        def opened(_host: str) -> Iterator[Stating]:
+            yield Stating(*told)
+
+        monkeypatch.setattr(Hypervisor, "open", opened)
+        monkeypatch.setattr("steps.roll_back.time.sleep", lambda _seconds: None)
+        context = ContextHere(
+            host=host, epoch="", challenge="", destinations=AGENTS, cancellation=Cancellation(),
+            progress=lambda _progress: None, directory=tmp_path)
+        (tmp_path / "image").write_text("the last good copy")
+        (tmp_path / "sockets").mkdir()
+        ledger = context.ledger(MIGRATION)
+        ledger.add(MadeKind.IMAGE, str(tmp_path / "image"), (tmp_path / "image").stat())
+        ledger.add(MadeKind.SOCKET_DIRECTORY, str(tmp_path / "sockets"), (tmp_path / "sockets").stat())
+        return steps.roll_back.run(context, StepArguments(MIGRATION, FACTS, source_runs))
+    return run
+
+
+def left(directory: Path) -> set[str]:
+    """What is still there."""
+    return {path.name for path in directory.iterdir()} & {"image", "sockets"}
+
+
+def test_what_the_job_made_goes_when_the_vm_runs_on_the_source_alone(roll_back: RollBack, tmp_path: Path) -> None:
+    report = roll_back(DomainState.ABSENT, source_runs=True)
+    assert report == RollBackReport(DomainState.ABSENT, (str(tmp_path / "sockets"), str(tmp_path / "image")))
+    assert left(tmp_path) == set()
+
+
+@pytest.mark.parametrize("state", [DomainState.ABSENT, DomainState.SHUT_OFF, DomainState.RUNNING])
+def test_nothing_is_removed_unless_the_source_is_known_to_run_the_vm(
+    roll_back: RollBack, tmp_path: Path, state: DomainState,
+) -> None:
+    assert roll_back(state, source_runs=False) == RollBackReport(state, ())
+    assert left(tmp_path) == {"image", "sockets"}
+    assert len(Ledger(MIGRATION.job_id, tmp_path / "jobs").entries()) == 2
+
+
+@pytest.mark.parametrize("state", [DomainState.SHUT_OFF, DomainState.RUNNING])
+def test_nothing_is_removed_while_the_vm_is_here(roll_back: RollBack, tmp_path: Path, state: DomainState) -> None:
+    assert roll_back(state, source_runs=True) == RollBackReport(state, ())
+    assert left(tmp_path) == {"image", "sockets"}
+
+
+def test_a_half_arrived_vm_is_waited_for_until_libvirt_has_ended_it(roll_back: RollBack, tmp_path: Path) -> None:
+    paused = [DomainState.PAUSED] * 3
+    assert roll_back(*paused, DomainState.ABSENT, source_runs=True).state is DomainState.ABSENT
+    assert left(tmp_path) == set()
+
+
+def test_a_half_arrived_vm_that_stays_keeps_its_image(
+    roll_back: RollBack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steps.roll_back, "_GONE_SECONDS", -1.0)
+    assert roll_back(DomainState.PAUSED, source_runs=True) == RollBackReport(DomainState.PAUSED, ())
+    assert left(tmp_path) == {"image", "sockets"}
+
+
+@pytest.mark.parametrize("state", list(DomainState))
+def test_the_source_tells_its_state_and_removes_nothing(
+    roll_back: RollBack, tmp_path: Path, state: DomainState,
+) -> None:
+    assert roll_back(state, source_runs=True, host=SOURCE) == RollBackReport(state, ())
+    assert left(tmp_path) == {"image", "sockets"}
 
 
 def test_every_command_that_is_work_has_its_step() -> None:

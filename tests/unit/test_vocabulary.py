@@ -107,7 +107,7 @@ def test_every_error_code_has_its_words() -> None:
     assert set(ERRORS) == set(ErrorCode)
     for text in ERRORS.values():
         assert text.message.endswith(".")
-        assert text.hint.endswith(".")
+        assert text.hint.endswith((".", "?"))
         assert not text.message.startswith(" ")
         assert "  " not in text.message + text.hint
 
