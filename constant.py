@@ -82,7 +82,9 @@ class MessageType(str, Enum):
 
 # From what a request was last answered with to what may follow. RESPONSE and REFUSED are ends.
 REPLY_TRANSITIONS: Mapping[MessageType, frozenset[MessageType]] = MappingProxyType({
-    MessageType.REQUEST: frozenset({MessageType.ACCEPTED, MessageType.RESPONSE, MessageType.REFUSED}),
+    # PROGRESS too: the one that said ACCEPTED may have been lost.
+    MessageType.REQUEST: frozenset({
+        MessageType.ACCEPTED, MessageType.PROGRESS, MessageType.RESPONSE, MessageType.REFUSED}),
     MessageType.ACCEPTED: frozenset({MessageType.PROGRESS, MessageType.RESPONSE}),
     MessageType.PROGRESS: frozenset({MessageType.PROGRESS, MessageType.RESPONSE}),
     MessageType.RESPONSE: frozenset(),
@@ -312,7 +314,7 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "UDP port {port} in."),
     ErrorCode.STEP_OVERDUE: ErrorText(
         ErrorKind.NO_CONTACT, "The agent on {host} answers, but has not finished {command} after {seconds} s.",
-        "Something hangs there: does `virsh list` answer on {host}?"),
+        "Something hangs there: see whether `virsh list` answers on {host}."),
     ErrorCode.AGENT_OTHER_VERSION: ErrorText(
         ErrorKind.NO_CONTACT, "The agent on {host} is version {theirs}, this controller is {ours}.",
         "Install the same version on both."),

@@ -166,6 +166,8 @@ class Controller:
     """Whether a step that changes a host has been sent."""
     _may_have_moved: bool = False
     """Whether LIVE_MIGRATION has been sent."""
+    _moved: bool = False
+    """Whether the VM is known to run on the destination."""
 
     def migrate(self, migration: Migration) -> RunReport:
         """Move the VM, or leave it as it was. Raises MigrationError for what is wrong before any agent is asked."""
@@ -236,7 +238,8 @@ class Controller:
         for host, exchange in exchanges.items():
             self.observer.step_began(Command.HELLO, host)
             try:
-                facts = self._end_hello(host, exchange, HELLO_GIVE_UP_SECONDS)
+                reply = self.udp.wait(exchange, lambda _progress: None)
+                facts = self._end_hello(host, reply, HELLO_GIVE_UP_SECONDS)
             except MigrationError as error:
                 errors.append(error)
                 self._ended(StepResult(Command.HELLO, host, self.clock() - began, "", error))
@@ -250,9 +253,8 @@ class Controller:
         request = Request(request_id=secrets.token_hex(16), agent_ip=host, cmd=Command.HELLO, cmd_arguments={})
         return self.udp.start(request, self.settings.agent_keys(host), patience, CHECK_LIMIT_SECONDS)
 
-    def _end_hello(self, host: str, exchange: Exchange, patience: float) -> HostFacts:
-        """Keep what HELLO told. Raises MigrationError AGENT_SILENT or AGENT_OTHER_VERSION."""
-        reply = self.udp.wait(exchange, lambda _progress: None)
+    def _end_hello(self, host: str, reply: Reply | GaveUp, patience: float) -> HostFacts:
+        """Keep what HELLO told. Raises MigrationError AGENT_SILENT, STEP_OVERDUE or AGENT_OTHER_VERSION."""
         if isinstance(reply, GaveUp):
             raise _given_up(reply, host, Command.HELLO, patience)
         error = reply.error()
@@ -265,9 +267,10 @@ class Controller:
         self._contacts[host] = _Contact(facts, self.clock())
         return facts
 
-    def _greet_again(self, host: str) -> None:
-        """A fresh challenge in the middle of a run, with the patience that a run deserves."""
-        self._end_hello(host, self._start_hello(host, GIVE_UP_SECONDS), GIVE_UP_SECONDS)
+    def _greet_again(self, host: str, command: Command, migration: Migration) -> None:
+        """A fresh challenge for `command`, in the middle of a run and with the patience that a run deserves."""
+        exchange = self._start_hello(host, GIVE_UP_SECONDS)
+        self._end_hello(host, self._wait(exchange, command, migration), GIVE_UP_SECONDS)
 
     # One step.
 
@@ -278,8 +281,6 @@ class Controller:
         began = self.clock()
         self.observer.step_began(command, host)
         try:
-            if self._cancelled and command not in CLEARING:
-                raise _cancelled_by_admin(arguments.migration)
             value = self._ask(command, host, arguments, kind)
         except MigrationError as error:
             self._ended(StepResult(command, host, self.clock() - began, "", error))
@@ -301,49 +302,56 @@ class Controller:
         A stale request was not run by the agent that refused it. Whether one before it ran it is known only if the
         step may be run twice; otherwise that is for the admin to look at.
         """
+        migration = arguments.migration
         if command not in REPEATABLE:
-            self._greet_again(host)
-        self._changed = self._changed or command not in CHANGE_NOTHING
-        self._may_have_moved = self._may_have_moved or command is Command.LIVE_MIGRATION
+            self._greet_again(host, command, migration)
         epoch = self._contacts[host].facts.epoch
         error = (reply := self._follow(command, host, arguments)).error()
         if error is not None and error.code is ErrorCode.REQUEST_STALE:
-            self._greet_again(host)
+            self._greet_again(host, command, migration)
             if command not in REPEATABLE and self._contacts[host].facts.epoch != epoch:
-                raise _Silence(_forgotten(host, arguments.migration))
+                raise _Silence(_forgotten(host, migration))
             error = (reply := self._follow(command, host, arguments)).error()
         if error is not None and error.code is ErrorCode.REQUEST_UNKNOWN:
-            raise _Silence(_forgotten(host, arguments.migration))
+            raise _Silence(_forgotten(host, migration))
         if error is not None:
             raise error
         return _value(kind, reply.cmd_result, host)
 
     def _follow(self, command: Command, host: str, arguments: StepArguments) -> Reply:
-        """One request to its end. The first Ctrl-C cancels the job and goes on waiting, the second one passes."""
+        """One request to its end. Raises MigrationError MIGRATION_CANCELLED instead of sending what is not wanted."""
+        request = self._fresh_request(command, host, to_wire(arguments), arguments.migration)
+        if self._cancelled and command not in CLEARING:
+            raise _cancelled_by_admin(arguments.migration)
+        self._changed = self._changed or command not in CHANGE_NOTHING
+        self._may_have_moved = self._may_have_moved or command is Command.LIVE_MIGRATION
         limit = CHECK_LIMIT_SECONDS if command in CHANGE_NOTHING else math.inf
-        exchange = self.udp.start(
-            self._fresh_request(command, host, to_wire(arguments)), self.settings.agent_keys(host), GIVE_UP_SECONDS,
-            limit)
+        exchange = self.udp.start(request, self.settings.agent_keys(host), GIVE_UP_SECONDS, limit)
+        reply = self._wait(exchange, command, arguments.migration)
+        if isinstance(reply, GaveUp):
+            raise _Silence(_given_up(reply, host, command, GIVE_UP_SECONDS))
+        return reply
+
+    def _wait(self, exchange: Exchange, command: Command, migration: Migration) -> Reply | GaveUp:
+        """Wait for an answer. The first Ctrl-C cancels the job and the waiting goes on, the second one passes."""
+        host = exchange.request.agent_ip
         while True:
             try:
-                reply = self.udp.wait(
-                    exchange, lambda progress: self.observer.step_progress(command, host, progress))
-                break
+                return self.udp.wait(exchange, lambda progress: self.observer.step_progress(command, host, progress))
             except KeyboardInterrupt:
                 if self._cancelled:
                     raise
                 self._cancelled = True
                 self.observer.cancelling(possible=command not in CLEARING)
-                if command not in CLEARING:
-                    self._cancel(arguments.migration)
-        if isinstance(reply, GaveUp):
-            raise _Silence(_given_up(reply, host, command, GIVE_UP_SECONDS))
-        return reply
+                if self._changed and command not in CLEARING:
+                    self._cancel(migration)
 
-    def _fresh_request(self, command: Command, host: str, arguments: Mapping[str, Any]) -> Request:
+    def _fresh_request(
+        self, command: Command, host: str, arguments: Mapping[str, Any], migration: Migration,
+    ) -> Request:
         """A request with a challenge that has not run out; half its life is left for repeats on a lossy path."""
         if self.clock() - self._contacts[host].at > CHALLENGE_SECONDS / 2:
-            self._greet_again(host)
+            self._greet_again(host, command, migration)
         facts = self._contacts[host].facts
         return Request(
             request_id=secrets.token_hex(16), agent_ip=host, cmd=command, cmd_arguments=arguments, epoch=facts.epoch,
@@ -353,7 +361,7 @@ class Controller:
         """Ask the source's agent to end what it does for this job; the running step then ends with an error."""
         try:
             request = self._fresh_request(
-                Command.CANCEL, migration.source, to_wire(CancelArguments(migration.job_id)))
+                Command.CANCEL, migration.source, to_wire(CancelArguments(migration.job_id)), migration)
         except MigrationError as error:
             log.warning("cannot cancel: %s", error)
             return
@@ -367,6 +375,7 @@ class Controller:
         errors: tuple[MigrationError, ...],
     ) -> RunReport:
         """The steps after switchover. Each is tried, whatever became of the one before: the VM has moved."""
+        self._moved = True
         found = list(errors)
         for command, host in (
             (Command.EXTRACT_CONFIGURE_FILE, migration.destination),
@@ -385,6 +394,8 @@ class Controller:
 
     def _after_failure(self, migration: Migration, facts: DomainFacts, error: MigrationError) -> RunReport:
         """Undo on both hosts, and conclude from what each says of the VM, not from what should be."""
+        if not self._changed:
+            return RunReport(migration, Outcome.NOTHING_CHANGED, None, 0.0, errors=(error,))
         states: dict[str, DomainState] = {}
         silent = []
         for host in (migration.source, migration.destination):
@@ -418,6 +429,8 @@ class Controller:
         """The report of a run that was not followed to its end."""
         if not self._changed:
             return RunReport(migration, Outcome.NOTHING_CHANGED, None, 0.0, errors=(error,))
+        if self._moved:
+            return RunReport(migration, Outcome.MOVED_INCOMPLETE, migration.destination, 0.0, errors=(error,))
         reason = f"{error.message} What had been begun was not followed to its end"
         return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(_state_unknown(migration, reason),))
 

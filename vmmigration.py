@@ -123,7 +123,8 @@ def _address(what: str, text: str) -> str:
     try:
         if "%" in text:
             raise ValueError("a scope means something on one host only")
-        return str(ipaddress.ip_address(text))
+        parsed = ipaddress.ip_address(text)
+        return str(getattr(parsed, "ipv4_mapped", None) or parsed)
     except ValueError as error:
         raise MigrationError(ErrorCode.ADDRESS_INVALID, {"what": what, "address": text}) from error
 
@@ -212,6 +213,8 @@ def write(stream: TextIO, text: str) -> bool:
     try:
         stream.write(text)
         stream.flush()
+    except UnicodeEncodeError:
+        return write(stream, text.encode("ascii", "backslashreplace").decode())
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
             # Python flushes once more at its end, and a failure there would take the place of our exit code.
@@ -289,8 +292,8 @@ class Display:
 
     def _draw(self, text: str) -> None:
         width = shutil.get_terminal_size().columns - 1
-        self._write(f"\r\x1b[K{text[:width]}")
         self._drawn = True
+        self._write(f"\r\x1b[K{text[:width]}")
 
     def _line(self, text: str) -> None:
         self.clear()
@@ -408,7 +411,7 @@ def _new_key(options: argparse.Namespace) -> int:
             ErrorCode.ARGUMENTS_INVALID, {"problem": "new-key takes no argument", "program": PROGRAM})
     path = config_directory(options.config_dir, __file__) / CONTROLLER_KEY_FILE
     write_new_key(path)
-    print(f"New master key in {path}. Now run `{PROGRAM} agent-key IP` for each node.", file=sys.stderr)
+    write(sys.stderr, f"New master key in {path}. Now run `{PROGRAM} agent-key IP` for each node.\n")
     return 0
 
 
@@ -448,11 +451,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MigrationError as error:
         _show_errors([error], sys.stderr)
         if "--json" in words:
-            print(json.dumps({"outcome": Outcome.NOTHING_CHANGED.value, "exit_code": int(error.exit_code),
-                              "errors": [_error_json(error)]}, indent=2))
+            result = {"outcome": Outcome.NOTHING_CHANGED.value, "exit_code": int(error.exit_code),
+                      "errors": [_error_json(error)]}
+            write(sys.stdout, json.dumps(result, indent=2) + "\n")
         return int(error.exit_code)
     except KeyboardInterrupt:
-        sys.stderr.write(f"{PROGRAM}: interrupted before anything was asked of an agent\n")
+        write(sys.stderr, f"{PROGRAM}: interrupted before anything was asked of an agent\n")
         return int(ExitCode.INPUT)
     except Exception as error:
         logging.getLogger(__name__).debug("unexpected", exc_info=True)

@@ -13,7 +13,7 @@ from host.process import run_tool
 from wire.records import DiskFacts
 
 
-def examine(disk: DiskElement, image_format: ImageFormat, size: tuple[int, int], host: str) -> DiskFacts:
+def examine(disk: DiskElement, image_format: ImageFormat, size: tuple[int, int], host: str, domain: str) -> DiskFacts:
     """The facts of a disk's image, which may be in use. `size` is what libvirt says: virtual, allocated, in bytes.
 
     Raises MigrationError TOOL_MISSING or TOOL_FAILED, DISK_UNSUPPORTED.
@@ -24,7 +24,7 @@ def examine(disk: DiskElement, image_format: ImageFormat, size: tuple[int, int],
         # -U reads without QEMU's lock, which the running VM holds: the header does not change under it.
         information = json.loads(run_tool(
             ["qemu-img", "info", "-U", "-f", image_format.value, "--output=json", disk.path], host))
-        _refuse_special(information, disk.target, host)
+        _refuse_special(information, disk.target, host, domain)
         cluster_size = int(information["cluster-size"])
         compat = str(information["format-specific"]["data"]["compat"])
     return DiskFacts(
@@ -32,7 +32,7 @@ def examine(disk: DiskElement, image_format: ImageFormat, size: tuple[int, int],
         cluster_size=cluster_size, compat=compat)
 
 
-def _refuse_special(information: dict[str, Any], target: str, host: str) -> None:
+def _refuse_special(information: dict[str, Any], target: str, host: str, domain: str) -> None:
     """Raise MigrationError DISK_UNSUPPORTED for what a mirror into a plain empty image would lose."""
     special = information["format-specific"]["data"]
     reasons = (
@@ -43,7 +43,7 @@ def _refuse_special(information: dict[str, Any], target: str, host: str) -> None
     for applies, reason in reasons:
         if applies:
             raise MigrationError(
-                ErrorCode.DISK_UNSUPPORTED, {"host": host, "domain": "", "target": target, "reason": reason})
+                ErrorCode.DISK_UNSUPPORTED, {"host": host, "domain": domain, "target": target, "reason": reason})
 
 
 def create_empty(disk: DiskFacts, owner: tuple[int, int], host: str) -> os.stat_result:

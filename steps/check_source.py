@@ -80,7 +80,8 @@ def _examine_disks(
             continue
         with noting(obstacles):
             size = hypervisor.disk_size(migration.domain, disk.target)
-            movable.append(image.examine(disk, ImageFormat(disk.format), size, context.host))
+            movable.append(image.examine(
+                disk, ImageFormat(disk.format), size, context.host, migration.domain))
     if not inserted:
         obstacles.append(_obstacle(
             context, migration, ErrorCode.DISK_UNSUPPORTED, target="(none)", reason="the VM has no disk"))

@@ -14,6 +14,8 @@ from typing import Union
 
 from constant import SYSTEM_CONFIG_DIRECTORY, ErrorCode, MigrationError
 
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
 
 def config_directory(given: str | None, script: str) -> Path:
     """Where lists and keys are: as given, else /etc/vmmigration if it exists, else the folder of `script`."""
@@ -37,12 +39,20 @@ def _entries(text: str) -> list[tuple[int, str]]:
     return [(number, line) for number, line in lines if line]
 
 
+def _unmapped(network: Network) -> Network:
+    """The IPv4 network that an IPv6 one such as ::ffff:192.0.2.0/120 stands for, or the network itself."""
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ipaddress.ip_network(f"{mapped}/{network.prefixlen - 96}")
+
+
 @dataclass(frozen=True)
 class AddressList:
     """The addresses and networks of one of the two list files."""
 
     path: Path
-    networks: tuple[Union[ipaddress.IPv4Network, ipaddress.IPv6Network], ...]
+    networks: tuple[Network, ...]
 
     @classmethod
     def load(cls, path: Path, what: str) -> AddressList:
@@ -53,7 +63,7 @@ class AddressList:
         networks = []
         for number, entry in _entries(_read(path)):
             try:
-                networks.append(ipaddress.ip_network(entry))
+                networks.append(_unmapped(ipaddress.ip_network(entry)))
             except ValueError as error:
                 facts = {"path": str(path), "line": str(number), "text": entry}
                 raise MigrationError(ErrorCode.LIST_LINE_INVALID, facts) from error

@@ -488,6 +488,16 @@ def test_unknown_after_the_result_changes_nothing(pair: Pair) -> None:
     assert exchange.next_event() is None
 
 
+def test_an_agent_whose_acceptance_was_lost_is_heard_by_its_progress(pair: Pair) -> None:
+    exchange = pair.exchange(pair.request())
+    said = replies(pair, exchange.request)
+    for name in ("progress 1", "progress 2"):
+        pair.now += GIVE_UP_SECONDS - 1.0
+        exchange.receive_datagram(said[name], pair.now)
+        exchange.handle_timer(pair.now)
+    assert not exchange.ended
+
+
 def test_an_old_reply_that_was_overtaken_does_not_count_as_being_heard(pair: Pair) -> None:
     exchange = pair.exchange(pair.request())
     said = replies(pair, exchange.request)

@@ -360,12 +360,12 @@ def test_an_empty_qcow2_image_has_the_sources_version_and_clusters(
     disk = dataclasses.replace(disk_at(path, ImageFormat.QCOW2), cluster_size=cluster_size, compat=compat)
     image.create_empty(disk, ME, HOST)
     element = DiskElement("vda", "disk", "file", str(path), "qcow2", False, False, False, False)
-    assert image.examine(element, ImageFormat.QCOW2, (10 << 20, disk.allocated), HOST) == disk
+    assert image.examine(element, ImageFormat.QCOW2, (10 << 20, disk.allocated), HOST, "VM1") == disk
 
 
 def test_a_raw_image_is_described_without_a_look_into_it() -> None:
     element = DiskElement("vda", "disk", "file", "/nonexistent/image", "raw", False, False, False, False)
-    facts = image.examine(element, ImageFormat.RAW, (1024, 512), HOST)
+    facts = image.examine(element, ImageFormat.RAW, (1024, 512), HOST, "VM1")
     assert (facts.virtual_size, facts.allocated, facts.cluster_size, facts.compat) == (1024, 512, 0, "")
 
 
@@ -458,7 +458,7 @@ def test_an_image_of_which_a_copy_would_lose_something_is_refused(
         qemu_img(*command, cwd=tmp_path)
     element = DiskElement("vda", "disk", "file", str(tmp_path / "image"), "qcow2", False, False, False, False)
     with pytest.raises(MigrationError) as caught:
-        image.examine(element, ImageFormat.QCOW2, (10 << 20, 0), HOST)
+        image.examine(element, ImageFormat.QCOW2, (10 << 20, 0), HOST, "VM1")
     assert caught.value.code is ErrorCode.DISK_UNSUPPORTED
     assert (caught.value.facts["target"], caught.value.facts["host"]) == ("vda", HOST)
     assert caught.value.facts["reason"] == reason
