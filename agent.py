@@ -21,6 +21,7 @@ from constant import (
     AGENT_LIST_FILE,
     AGENT_PORT,
     ANSWERED_AT_ONCE,
+    CLEARING,
     CONTROLLER_LIST_FILE,
     DATAGRAM_LIMIT,
     VERSION,
@@ -120,7 +121,8 @@ class Agent:
                 responder.finish(request.request_id, self._cancel(request), now)
                 return
             arguments = self._arguments(request)
-            if self._stop_by is not None and request.cmd is not Command.ROLL_BACK:
+            # What clears up after a job, or asks how it went, is still served: see _LINGER_SECONDS.
+            if self._stop_by is not None and request.cmd not in CLEARING | {Command.HELLO}:
                 raise MigrationError(ErrorCode.AGENT_STOPPING, {"host": request.agent_ip})
         except MigrationError as error:
             log.warning("refused %s, asked for by %s: %s", request.cmd.value, asked_by, error.message)

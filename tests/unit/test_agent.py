@@ -405,11 +405,11 @@ def test_an_agent_that_is_being_stopped_takes_no_new_work(start: Start) -> None:
         return StepReport("done")
 
     step = Blocking()
-    node = start({Command.LIVE_MIGRATION: stubborn, Command.FINISH: step})
+    node = start({Command.LIVE_MIGRATION: stubborn, Command.PREPARE_DESTINATION: step})
     running = node.send(Command.LIVE_MIGRATION, ARGUMENTS)
     node.receive()
     node.udp.post(node.agent.stop)
-    refusal = node.ask(Command.FINISH, ARGUMENTS)
+    refusal = node.ask(Command.PREPARE_DESTINATION, ARGUMENTS)
     assert (refusal.msg_type, code_of(refusal)) == (MessageType.REFUSED, ErrorCode.AGENT_STOPPING)
     assert step.ran == 0
     assert node.thread.is_alive()
