@@ -288,7 +288,7 @@ class Controller:
         except _Silence as silence:
             self._ended(StepResult(command, host, self.clock() - began, "", silence.error))
             raise
-        obstacles = len(value.obstacles) + value.omitted if isinstance(value, CheckReport) else 0
+        obstacles = value.count if isinstance(value, CheckReport) else 0
         self._ended(StepResult(command, host, self.clock() - began, summarise(value), obstacles=obstacles))
         return value
 
@@ -492,8 +492,7 @@ def _summary(report: StepReport) -> str:
 
 
 def _checked(report: CheckReport) -> str:
-    count = len(report.obstacles) + report.omitted
-    return f"{count} obstacle{'s' if count != 1 else ''}" if count else "nothing in the way"
+    return f"{report.count} obstacle{'s' if report.count != 1 else ''}" if report.count else "nothing in the way"
 
 
 def _moved(report: MigrationReport) -> str:

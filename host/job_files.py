@@ -114,12 +114,19 @@ def socket_directory(path: str, owner: tuple[int, int], others: list[str], host:
         atexit.unregister(remove)
 
 
+def is_still(path: str, device: int, inode: int) -> bool:
+    """Whether what is at the path now, a link not followed, is the file with these numbers."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == (device, inode)
+
+
 def remove_if_same(path: str, status: os.stat_result) -> None:
     """Remove the file at the path if it still is the one that had this status."""
-    with contextlib.suppress(FileNotFoundError):
-        found = os.lstat(path)
-        if (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino):
-            os.unlink(path)
+    if is_still(path, status.st_dev, status.st_ino):
+        os.unlink(path)
 
 
 class MadeKind(str, Enum):
@@ -140,11 +147,7 @@ class Made:
 
     def still_there(self) -> bool:
         """Whether what is at the path now is what the job made."""
-        try:
-            status = os.lstat(self.path)
-        except OSError:
-            return False
-        return (status.st_dev, status.st_ino) == (self.device, self.inode)
+        return is_still(self.path, self.device, self.inode)
 
     def remove(self) -> None:
         """Remove it."""

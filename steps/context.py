@@ -45,7 +45,7 @@ def noting(obstacles: list[Obstacle]) -> Iterator[None]:
     try:
         yield
     except MigrationError as error:
-        obstacles.append(Obstacle(error.code, error.facts))
+        note_all(obstacles, [error])
 
 
 def note_all(obstacles: list[Obstacle], errors: Iterable[MigrationError]) -> None:

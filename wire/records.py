@@ -202,6 +202,11 @@ class CheckReport:
     omitted: int = 0
     """How many more obstacles there are than one datagram holds."""
 
+    @property
+    def count(self) -> int:
+        """How many obstacles there are altogether."""
+        return len(self.obstacles) + self.omitted
+
 
 @dataclass(frozen=True)
 class StepReport:
