@@ -5,35 +5,43 @@ from __future__ import annotations
 import argparse
 import contextvars
 import ipaddress
-import json
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from constant import (
     AGENT_KEY_FILE,
     AGENT_LIST_FILE,
     AGENT_PORT,
-    ANSWERED_AT_ONCE,
     CLEARING,
+    CLOSE_JOB,
     CONTROLLER_LIST_FILE,
-    DATAGRAM_LIMIT,
+    GIVE_UP_SECONDS,
+    JOBS_LIMIT,
+    OPEN_JOB,
+    STATE_DIRECTORY,
     VERSION,
+    WORK_LIMIT,
     Command,
     ErrorCode,
     MigrationError,
 )
 from steps.context import Cancellation, StepContext
-from udpmodule import AgentSocket, Responder
+from udpmodule import AgentSocket, Event, Responder, Stage
 from wire.access import AddressList, Key, config_directory, load_keys
-from wire.message import Request, from_wire, to_wire
-from wire.records import CancelArguments, CheckReport, HostFacts, Progress, StepArguments
+from wire.admission import Gate
+from wire.journal import Journal, JournalWriter
+from wire.memory import Address, Memory
+from wire.message import Request
+from wire.records import CancelArguments, CancelReport, HelloArguments, HostFacts, Migration, Progress, StepArguments
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +50,8 @@ _STOP_SECONDS = 30.0
 # After that its controller wants the result, and to hear how the VM is: a round trip or two, some of them lost.
 _LINGER_SECONDS = 4.0
 _NO_JOB = ("-", "-")
-# What a datagram leaves beside its header (80 bytes at most) and the reply's other fields (220 at most).
-_CHECK_REPORT_LIMIT = DATAGRAM_LIMIT - 300
+# All of IPv4 and all of IPv6.
+_EVERYWHERE: Sequence[Address] = (("0.0.0.0", AGENT_PORT), ("::", AGENT_PORT))  # noqa: S104 - lists and key decide
 _job: contextvars.ContextVar[tuple[str, str]] = contextvars.ContextVar("job", default=_NO_JOB)
 
 Step = Callable[[StepContext, StepArguments], object]
@@ -77,18 +85,112 @@ class AgentSettings:
         )
 
 
+@dataclass
+class Job:
+    """A migration that is under way on this host. `heard` is when its last step ended, or its controller said so."""
+
+    job_id: str
+    domain: str
+    asked_by: str
+    since: str
+    heard: float
+    running: Counter[Command] = field(default_factory=Counter)
+    begun: bool = False
+    """Whether any of its steps was begun."""
+
+
+class Jobs:
+    """The migrations under way on this host: one for a domain, and no more than `limit`.
+
+    A job begins with its first step that changes something, and ends with the step that clears up after it; one whose
+    controller has gone for good is given up GIVE_UP_SECONDS after it was last heard of.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._jobs: dict[str, Job] = {}
+
+    def enter(self, command: Command, host: str, migration: Migration, asked_by: str, now: float) -> None:
+        """Begin a step of a migration. Raises MigrationError DOMAIN_LOCKED or JOBS_LIMIT_REACHED."""
+        self._give_up(now)
+        own = self._jobs.get(migration.job_id)
+        if own is not None and own.domain != migration.domain:
+            problem = f"job {own.job_id} is about VM {own.domain}"
+            raise MigrationError(ErrorCode.MESSAGE_INVALID, {"host": host, "problem": problem})
+        if command not in CLEARING:
+            self._check(own, command, host, migration, now)
+        if own is None and command in OPEN_JOB:
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            own = self._jobs[migration.job_id] = Job(migration.job_id, migration.domain, asked_by, since, now)
+        if own is not None:
+            own.running[command] += 1
+
+    def leave(self, command: Command, migration: Migration, now: float, *, begun: bool = True) -> None:
+        """End a step of a migration, or take it back if it was not `begun` after all."""
+        job = self._jobs.get(migration.job_id)
+        if job is None:
+            return
+        # A check may have entered before there was a job.
+        job.running -= Counter({command: 1})
+        job.heard, job.begun = now, job.begun or begun
+        if not job.running and (command in CLOSE_JOB or not job.begun):
+            del self._jobs[migration.job_id]
+
+    def keep(self, job_id: str, now: float) -> None:
+        """Hear of a job that has nothing to do here now."""
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job.heard = now
+
+    def _give_up(self, now: float) -> None:
+        for job in list(self._jobs.values()):
+            if not job.running and now - job.heard > GIVE_UP_SECONDS:
+                log.warning("job %s of VM %s is given up: nothing was heard of it for %.0f s", job.job_id, job.domain,
+                            GIVE_UP_SECONDS)
+                del self._jobs[job.job_id]
+
+    def _check(self, own: Job | None, command: Command, host: str, migration: Migration, now: float) -> None:
+        for job in self._jobs.values():
+            busy = job is not own or (command in OPEN_JOB and bool(job.running))
+            if busy and job.domain == migration.domain:
+                raise MigrationError(ErrorCode.DOMAIN_LOCKED, {
+                    "host": host, "domain": job.domain, "job": job.job_id, "asked_by": job.asked_by,
+                    "since": job.since, "seconds": f"{GIVE_UP_SECONDS:.0f}"})
+        if own is None and len(self._jobs) >= self._limit:
+            domains = ", ".join(job.domain for job in self._jobs.values())
+            raise MigrationError(ErrorCode.JOBS_LIMIT_REACHED, {
+                "host": host, "count": str(len(self._jobs)), "domains": domains, "limit": str(self._limit)})
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A request that is being worked on, in a thread of its own."""
+
+    request: Request
+    asked_by: str
+    cancellation: Cancellation
+
+    @property
+    def arguments(self) -> StepArguments | None:
+        """The arguments of a step, None for HELLO."""
+        arguments = self.request.cmd_arguments
+        return arguments if isinstance(arguments, StepArguments) else None
+
+
 class Agent:
     """Takes requests from the socket's thread and works on each in its own; the socket never waits for the work."""
 
     def __init__(
-        self, settings: AgentSettings, udp: AgentSocket, hello: Hello, steps: Mapping[Command, Step],
+        self, settings: AgentSettings, udp: AgentSocket, hello: Hello, steps: Mapping[Command, Step], *,
+        state_directory: Path = Path(STATE_DIRECTORY), jobs_limit: int = JOBS_LIMIT,
     ) -> None:
         self._settings = settings
         self._udp = udp
         self._hello = hello
         self._steps = steps
-        self._cancellations: dict[str, Cancellation] = {}
-        self._working: set[threading.Thread] = set()
+        self._state_directory = state_directory
+        self._jobs = Jobs(jobs_limit)
+        self._working: dict[str, _Work] = {}
         self._stop_by: float | None = None
         self._linger_until = 0.0
 
@@ -103,8 +205,8 @@ class Agent:
             now = time.monotonic()
             self._stop_by = now + _STOP_SECONDS
             self._linger_until = now + _LINGER_SECONDS if self._working else now
-            for cancellation in self._cancellations.values():
-                cancellation.reason = "the agent on the source was stopped"
+            for work in self._working.values():
+                work.cancellation.reason = "the agent on the source was stopped"
 
     def _stopped(self) -> bool:
         if self._stop_by is None:
@@ -112,97 +214,119 @@ class Agent:
         now = time.monotonic()
         return now > self._stop_by or (not self._working and now >= self._linger_until)
 
-    def take(self, request: Request) -> None:
-        """Accept, answer or refuse one new request. Returns at once."""
-        responder, now = self._udp.responder, time.monotonic()
-        asked_by = responder.asked_by(request.request_id)
+    def configure(self, load: Callable[[], AgentSettings]) -> None:
+        """Go by what `load` reads from now on; if it cannot be read, by what was read before."""
         try:
-            if request.cmd in ANSWERED_AT_ONCE:
-                responder.finish(request.request_id, self._cancel(request), now)
-                return
-            arguments = self._arguments(request)
-            # What clears up after a job, or asks how it went, is still served: see _LINGER_SECONDS.
-            if self._stop_by is not None and request.cmd not in CLEARING | {Command.HELLO}:
-                raise MigrationError(ErrorCode.AGENT_STOPPING, {"host": request.agent_ip})
+            self._settings = load()
         except MigrationError as error:
-            log.warning("refused %s, asked for by %s: %s", request.cmd.value, asked_by, error.message)
+            log.error("lists and keys stay as they were: %s", error)
+            return
+        self._udp.responder.reconfigure(self._settings.controllers, self._settings.keys)
+        log.info("lists and keys were read again")
+
+    def take(self, event: Event) -> None:
+        """Do what a request needs next. Returns at once."""
+        request = event.request
+        if event.stage is Stage.ARRIVED:
+            self._take_new(request)
+        elif event.stage is Stage.BEGUN:
+            self._begin(self._working[request.request_id])
+        else:
+            ended = self._working.pop(request.request_id, None)
+            if ended is not None and event.stage is Stage.NOT_BEGUN:
+                self._leave_job(ended, begun=False)
+
+    def _begin(self, work: _Work) -> None:
+        """Start its thread."""
+        request = work.request
+        try:
+            threading.Thread(target=self._work, args=(work,), name=request.cmd.value, daemon=True).start()
+        except RuntimeError as error:
+            self._leave_job(work)
+            facts = {"host": request.agent_ip, "reason": str(error)}
+            self._udp.responder.finish(
+                request.request_id, MigrationError(ErrorCode.INTERNAL, facts), time.monotonic())
+
+    def _take_new(self, request: Request) -> None:
+        """Accept, answer or refuse it."""
+        responder, now = self._udp.responder, time.monotonic()
+        work = _Work(request, responder.asked_by(request.request_id), Cancellation())
+        try:
+            if isinstance(request.cmd_arguments, CancelArguments):
+                responder.finish(request.request_id, self._cancel(request.cmd_arguments.job_id), now)
+                return
+            self._enter(work, now)
+        except MigrationError as error:
+            log.warning("refused %s, asked for by %s: %s", request.cmd.value, work.asked_by, error.message)
             responder.refuse(request.request_id, error, now)
             return
+        self._working[request.request_id] = work
         responder.accept(request.request_id, now)
-        cancellation = Cancellation()
-        if arguments is not None:
-            self._cancellations[arguments.migration.job_id] = cancellation
-        worker = threading.Thread(
-            target=self._work, args=(request, arguments, asked_by, cancellation), name=request.cmd.value,
-            daemon=True)
-        self._working.add(worker)
-        worker.start()
 
-    def _arguments(self, request: Request) -> StepArguments | None:
-        """The checked arguments, None for HELLO. Raises MigrationError."""
-        if request.cmd is Command.HELLO:
-            return None
-        try:
-            arguments = from_wire(StepArguments, dict(request.cmd_arguments))
-        except ValueError as error:
-            facts = {"host": request.agent_ip, "problem": str(error)}
-            raise MigrationError(ErrorCode.MESSAGE_INVALID, facts) from error
-        if request.agent_ip not in (arguments.migration.source, arguments.migration.destination):
-            facts = {"host": request.agent_ip, "problem": "this host is no part of the migration"}
-            raise MigrationError(ErrorCode.MESSAGE_INVALID, facts)
-        return arguments
+    def _enter(self, work: _Work, now: float) -> None:
+        """Raise MigrationError if it is not to be worked on here and now."""
+        host, command = work.request.agent_ip, work.request.cmd
+        if self._stop_by is not None and command not in CLEARING | {Command.HELLO}:
+            # What clears up after a job, or asks how it went, is still served: see _LINGER_SECONDS.
+            raise MigrationError(ErrorCode.AGENT_STOPPING, {"host": host})
+        if len(self._working) >= WORK_LIMIT and command not in CLEARING:
+            raise MigrationError(ErrorCode.AGENT_BUSY, {"host": host, "count": str(len(self._working))})
+        arguments = work.request.cmd_arguments
+        if isinstance(arguments, HelloArguments) and arguments.job_id is not None:
+            self._jobs.keep(arguments.job_id, now)
+        if work.arguments is not None:
+            migration = work.arguments.migration
+            if host not in (migration.source, migration.destination):
+                problem = "this host is no part of the migration"
+                raise MigrationError(ErrorCode.MESSAGE_INVALID, {"host": host, "problem": problem})
+            self._jobs.enter(command, host, migration, work.asked_by, now)
 
-    def _cancel(self, request: Request) -> dict[str, bool]:
-        """Have the job's running step end. Raises MigrationError MESSAGE_INVALID."""
-        try:
-            job_id = from_wire(CancelArguments, dict(request.cmd_arguments)).job_id
-        except ValueError as error:
-            facts = {"host": request.agent_ip, "problem": str(error)}
-            raise MigrationError(ErrorCode.MESSAGE_INVALID, facts) from error
-        cancellation = self._cancellations.get(job_id)
-        log.info("job %s: cancel asked for, %s", job_id, "it runs" if cancellation else "no such job here")
-        if cancellation is not None:
-            cancellation.reason = "somebody pressed Ctrl-C"
-        return {"known": cancellation is not None}
+    def _leave_job(self, work: _Work, *, begun: bool = True) -> None:
+        if work.arguments is not None:
+            self._jobs.leave(work.request.cmd, work.arguments.migration, time.monotonic(), begun=begun)
 
-    def _work(
-        self, request: Request, arguments: StepArguments | None, asked_by: str, cancellation: Cancellation,
-    ) -> None:
+    def _cancel(self, job_id: str) -> CancelReport:
+        """Have the job's running step end."""
+        known = False
+        for work in self._working.values():
+            if work.arguments is not None and work.arguments.migration.job_id == job_id:
+                work.cancellation.reason = "somebody pressed Ctrl-C"
+                known = True
+        log.info("job %s: cancel asked for, %s", job_id, "it runs" if known else "no such job here")
+        return CancelReport(known=known)
+
+    def _work(self, work: _Work) -> None:
         """In a thread of its own: run the step, then hand its result to the receive loop."""
-        if arguments is not None:
-            _job.set((arguments.migration.job_id, arguments.migration.domain))
+        request = work.request
+        if work.arguments is not None:
+            _job.set((work.arguments.migration.job_id, work.arguments.migration.domain))
         began = time.monotonic()
-        log.info("%s asked for by %s", request.cmd.value, asked_by)
-        outcome = self._outcome(request, arguments, cancellation)
+        log.info("%s asked for by %s", request.cmd.value, work.asked_by)
+        outcome = self._outcome(work)
         if isinstance(outcome, MigrationError):
             log.error("%s failed: %s", request.cmd.value, outcome.message)
         else:
             log.info("%s done in %.2f s", request.cmd.value, time.monotonic() - began)
             for obstacle in getattr(outcome, "obstacles", ()):
                 log.info("obstacle: %s", obstacle.error().message)
-        thread = threading.current_thread()
 
         def deliver() -> None:
-            self._working.discard(thread)
-            if arguments is not None:
-                self._cancellations.pop(arguments.migration.job_id, None)
-            self._udp.responder.finish(request.request_id, fitting(outcome), time.monotonic())
+            self._leave_job(work)
+            self._udp.responder.finish(request.request_id, outcome, time.monotonic())
 
         self._udp.post(deliver)
 
-    def _outcome(
-        self, request: Request, arguments: StepArguments | None, cancellation: Cancellation,
-    ) -> object:
+    def _outcome(self, work: _Work) -> object:
         """The step's result or its error; whatever else goes wrong in it is an error of its own code."""
-        responder = self._udp.responder
+        responder, request = self._udp.responder, work.request
         context = StepContext(
             host=request.agent_ip, epoch=responder.epoch, challenge=responder.challenge(time.monotonic()),
-            destinations=self._settings.destinations, cancellation=cancellation,
-            progress=lambda progress: self._progress(request.request_id, progress))
+            destinations=self._settings.destinations, state_directory=self._state_directory,
+            cancellation=work.cancellation, progress=lambda progress: self._progress(request.request_id, progress))
         try:
-            if arguments is None:
+            if work.arguments is None:
                 return self._hello(context)
-            return self._steps[request.cmd](context, arguments)
+            return self._steps[request.cmd](context, work.arguments)
         except MigrationError as error:
             return error
         except Exception as error:
@@ -211,15 +335,6 @@ class Agent:
 
     def _progress(self, request_id: str, progress: Progress) -> None:
         self._udp.post(lambda: self._udp.responder.progress(request_id, progress, time.monotonic()))
-
-
-def fitting(outcome: object) -> object:
-    """The outcome of a step, a CheckReport with as many of its obstacles as a datagram holds."""
-    while isinstance(outcome, CheckReport) and len(json.dumps(to_wire(outcome))) > _CHECK_REPORT_LIMIT:
-        if not outcome.obstacles:
-            break
-        outcome = replace(outcome, obstacles=outcome.obstacles[:-1], omitted=outcome.omitted + 1)
-    return outcome
 
 
 def configure_logging(*, verbose: bool) -> None:
@@ -246,18 +361,68 @@ def parse_listen(text: str) -> tuple[str, int]:
         raise MigrationError(ErrorCode.ADDRESS_INVALID, {"what": "--listen", "address": text}) from error
 
 
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= WORK_LIMIT):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {WORK_LIMIT}")
+    return int(text)
+
+
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="vmmigration-agent", description="Moves this node's VMs when a controller on the list asks for it.",
-        epilog="Started by hand without arguments, or by systemd. It runs in the foreground and logs to stderr.")
+        epilog="Started by hand without arguments, or by systemd. It runs in the foreground and logs to stderr. "
+        "SIGHUP has it read its lists and its key again.")
     parser.add_argument("--config-dir", metavar="DIR", help="where ControllerIPAddr.txt, AgentIPAddr.txt and "
                         "AgentKey.txt are (default: /etc/vmmigration if it exists, else the script's folder)")
-    parser.add_argument("--listen", metavar="ADDRESS[:PORT]", default="0.0.0.0",  # noqa: S104 - lists and key decide
-                        help=f"the address to serve (default: all IPv4, port {AGENT_PORT})")
+    parser.add_argument("--state-dir", metavar="DIR", default=STATE_DIRECTORY,
+                        help=f"where the journal of requests is kept (default: {STATE_DIRECTORY})")
+    parser.add_argument("--listen", metavar="ADDRESS[:PORT]", action="append",
+                        help="the address to serve, once for IPv4 and once for IPv6 (default: all of this host's, port "
+                        f"{AGENT_PORT})")
+    parser.add_argument("--jobs", metavar="N", type=_positive, default=JOBS_LIMIT,
+                        help=f"how many migrations to take part in at once (default: {JOBS_LIMIT})")
     parser.add_argument("--insecure", action="store_true", help="no key: rely on the IP lists alone")
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     parser.add_argument("--version", action="version", version=f"vmmigration-agent {VERSION}")
     return parser.parse_args(argv)
+
+
+def listen_addresses(texts: Sequence[str]) -> list[Address]:
+    """What several --listen come to. Raises MigrationError ADDRESS_INVALID or ARGUMENTS_INVALID."""
+    addresses = [parse_listen(text) for text in texts]
+    if len({":" in address for address, _ in addresses}) < len(addresses):
+        problem = "--listen takes one address of IPv4 and one of IPv6"
+        raise MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": "vmmigration-agent.py"})
+    return addresses
+
+
+def _open_socket(responder: Responder, listen: Sequence[str] | None, writer: JournalWriter) -> AgentSocket:
+    """Raises MigrationError."""
+    if listen:
+        return AgentSocket(responder, listen_addresses(listen), writer)
+    try:
+        return AgentSocket(responder, _EVERYWHERE, writer)
+    except MigrationError as error:
+        # A host without IPv6. If it was IPv4 that failed, it says so again.
+        udp = AgentSocket(responder, _EVERYWHERE[:1], writer)
+        log.info("IPv6 is not served: %s", error.message)
+        return udp
+
+
+def open_memory(journal: Journal) -> Memory:
+    """What the agent remembers of its earlier lives, and the journal without what is past its time.
+
+    What was interrupted is written down as that.
+    """
+    memory = Memory(time.monotonic(), time.time())
+    memory.restore(journal.entries)
+    kept = memory.entries()
+    if len(kept) != len(journal.entries):
+        try:
+            journal.replace(kept)
+        except OSError as error:
+            log.warning("%s cannot be written anew, it goes on as it is: %s", journal.path, error.strerror)
+    return memory
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -269,19 +434,32 @@ def _serve(options: argparse.Namespace) -> None:
             ErrorCode.ARGUMENTS_INVALID, {"problem": "The agent must run as root", "program": "vmmigration-agent.py"})
 
     directory = config_directory(options.config_dir, __file__)
-    address, port = parse_listen(options.listen)
-    settings = AgentSettings.load(directory, insecure=options.insecure)
-    responder = Responder(settings.controllers, settings.keys)
-    udp = AgentSocket(responder, address, port)
-    agent = Agent(settings, udp, HELLO, STEPS)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: udp.post(agent.stop))
-    log.info("agent %s serves %s port %d, configured in %s%s", VERSION, address, port, directory,
-             "" if settings.keys else "; INSECURE: no key, any host that can send from a listed address is obeyed")
+    state_directory = Path(options.state_dir)
+
+    def load() -> AgentSettings:
+        return AgentSettings.load(directory, insecure=options.insecure)
+
+    settings = load()
+    journal = Journal(state_directory, lambda: secrets.token_hex(8))
+    responder = Responder(
+        Gate(settings.controllers), settings.keys, open_memory(journal), journal.epoch, secrets.token_bytes(32),
+        time.monotonic(), str(journal.path))
+    writer = JournalWriter(journal)
     try:
-        agent.run()
+        udp = _open_socket(responder, options.listen, writer)
+        agent = Agent(settings, udp, HELLO, STEPS, state_directory=state_directory, jobs_limit=options.jobs)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: udp.post(agent.stop))
+        signal.signal(signal.SIGHUP, lambda _number, _frame: udp.post(lambda: agent.configure(load)))
+        log.info("agent %s serves %s, configured in %s, journal in %s%s", VERSION, udp.addresses(), directory,
+                 state_directory, "" if settings.keys else
+                 "; INSECURE: no key, any host that can send from a listed address is obeyed")
+        try:
+            agent.run()
+        finally:
+            udp.close()
     finally:
-        udp.close()
+        writer.close()
     log.info("ended")
 
 

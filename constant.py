@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from types import MappingProxyType
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 # The original's ports. The controller takes any free port when another run already holds its own.
 CONTROLLER_PORT = 8001
@@ -41,6 +41,31 @@ CHECK_LIMIT_SECONDS = 45.0
 # How long the challenge in a HELLO reply may be used to start something.
 CHALLENGE_SECONDS = 30.0
 PROGRESS_INTERVAL_SECONDS = 1.0
+
+# A result that does not fit a datagram is pulled in pages; more than these, about 60 KiB, is no answer but a mistake.
+PAGES_LIMIT = 64
+# What one source may send before it is known whether it has the key. A controller sends a few datagrams a second.
+RATE_PER_SECOND = 20
+RATE_BURST = 40
+
+# An agent remembers a result for a day, and for a month that it has seen the request, in its journal.
+RESULTS_KEPT_SECONDS = 24 * 3600.0
+IDS_KEPT_SECONDS = 30 * 24 * 3600.0
+# Answers that were never work need only outlive their controller's patience, which is GIVE_UP_SECONDS.
+UNJOURNALED_KEPT_SECONDS = 120.0
+# Bounds in memory for an agent that is asked more than any admin asks: bytes of results, and ids (about 250 bytes
+# each).
+RESULTS_LIMIT = 32 * 1024 * 1024
+IDS_LIMIT = 100_000
+# The journal is written anew, without what is past its time, after so many new entries of about 400 bytes.
+JOURNAL_ENTRIES_LIMIT = 20_000
+# How often an agent logs its counters, if there is anything to tell, and looks what is past its time.
+LOOK_AFTER_SECONDS = 60.0
+STATE_DIRECTORY = "/var/lib/vmmigration"
+# How many jobs at once an agent takes by default; each mirrors disks over the same link.
+JOBS_LIMIT = 2
+# Checks and greetings at once, each a thread; beyond that somebody is not asking but flooding.
+WORK_LIMIT = 32
 
 # A unix socket's path holds 108 bytes with its closing NUL (unix(7), sun_path).
 SOCKET_PATH_LIMIT = 107
@@ -93,6 +118,8 @@ REPLY_TRANSITIONS: Mapping[MessageType, frozenset[MessageType]] = MappingProxyTy
 
 # Commands that the agent answers from memory, inside its receive loop; all others are work for a thread.
 ANSWERED_AT_ONCE = frozenset({Command.STATUS, Command.CANCEL})
+# Commands that the journal need not know: they leave nothing behind that must not happen twice.
+NOT_JOURNALED = ANSWERED_AT_ONCE | {Command.HELLO}
 # Commands that change nothing on a host.
 CHANGE_NOTHING = frozenset({Command.HELLO, Command.CHECK_SOURCE, Command.CHECK_DESTINATION})
 # Commands that may run twice without harm: an agent that was restarted is asked for them again.
@@ -101,6 +128,9 @@ REPEATABLE = CHANGE_NOTHING | {
 # Steps that go on after the admin cancelled: they clear up, or the VM has moved already.
 CLEARING = frozenset({
     Command.ROLL_BACK, Command.EXTRACT_CONFIGURE_FILE, Command.DEFINE_VIRTUAL_MACHINE, Command.FINISH})
+# A job begins on a host with the first of these, and ends there with one of CLOSE_JOB.
+OPEN_JOB = frozenset({Command.PREPARE_DESTINATION, Command.COPY_DISK_FILE, Command.LIVE_MIGRATION})
+CLOSE_JOB = frozenset({Command.FINISH, Command.ROLL_BACK})
 # Commands that start nothing, and so need no challenge.
 START_NOTHING = frozenset({Command.HELLO, Command.STATUS})
 
@@ -209,6 +239,8 @@ class ErrorCode(str, Enum):
     KEY_MISSING = "key-missing"
     KEY_INVALID = "key-invalid"
     KEY_EXISTS = "key-exists"
+    KEY_CHANGE_BEGUN = "key-change-begun"
+    KEY_CHANGE_NOT_BEGUN = "key-change-not-begun"
     PATH_INVALID = "path-invalid"
     PATH_NOT_ALLOWED = "path-not-allowed"
     LISTEN_FAILED = "listen-failed"
@@ -221,8 +253,15 @@ class ErrorCode(str, Enum):
     REQUEST_STALE = "request-stale"
     REQUEST_CONFLICT = "request-conflict"
     REQUEST_UNKNOWN = "request-unknown"
+    REQUEST_INTERRUPTED = "request-interrupted"
+    REQUEST_EXPIRED = "request-expired"
+    JOURNAL_UNUSABLE = "journal-unusable"
+    JOURNAL_IN_USE = "journal-in-use"
+    JOURNAL_NOT_WRITTEN = "journal-not-written"
     AGENT_STOPPING = "agent-stopping"
-    MORE_OBSTACLES = "more-obstacles"
+    AGENT_BUSY = "agent-busy"
+    JOBS_LIMIT_REACHED = "jobs-limit-reached"
+    DOMAIN_LOCKED = "domain-locked"
     DESTINATION_NOT_ALLOWED = "destination-not-allowed"
     LIBVIRT_UNREACHABLE = "libvirt-unreachable"
     LIBVIRT_ERROR = "libvirt-error"
@@ -292,7 +331,14 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _INPUT, "{path}, line {line}: not a key.",
         "A key is 64 hexadecimal digits as `vmmigration.py new-key` or `agent-key IP` makes them."),
     ErrorCode.KEY_EXISTS: ErrorText(
-        _INPUT, "{path} exists already.", "Every agent's key is derived from it. Move it away first to start anew."),
+        _INPUT, "{path} exists already.",
+        "Every agent's key is derived from it. `vmmigration.py change-key begin` puts a new one beside it."),
+    ErrorCode.KEY_CHANGE_BEGUN: ErrorText(
+        _INPUT, "{path} holds a second key already: a change of keys has begun.",
+        "Once every agent has both lines of `vmmigration.py agent-key IP`, run `vmmigration.py change-key finish`."),
+    ErrorCode.KEY_CHANGE_NOT_BEGUN: ErrorText(
+        _INPUT, "{path} holds one key only: there is no old one to take away.",
+        "A change of keys begins with `vmmigration.py change-key begin`."),
     ErrorCode.PATH_INVALID: ErrorText(
         _INPUT, "{what} {path!r} is not a plain absolute path.",
         "Give it as /directory/file, without `..`, doubled slashes or control characters."),
@@ -328,13 +374,33 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.REQUEST_CONFLICT: ErrorText(
         _REFUSED, "{host} has seen this request's id with other content.", "Run the command again."),
     ErrorCode.REQUEST_UNKNOWN: ErrorText(
-        ErrorKind.UNKNOWN, "The agent on {host} no longer knows the request: it was restarted meanwhile.",
+        ErrorKind.UNKNOWN, "The agent on {host} no longer knows what it was asked: its journal was lost.",
         "Look where {domain} runs with `virsh list --all` on both hosts."),
+    ErrorCode.REQUEST_INTERRUPTED: ErrorText(
+        ErrorKind.UNKNOWN, "The agent on {host} was ended while it worked on {command} and has been started again.",
+        "Look where {domain} runs with `virsh list --all` on both hosts."),
+    ErrorCode.REQUEST_EXPIRED: ErrorText(
+        _REFUSED, "{host} was asked this {command} before and has not kept the answer.", "Run the command again."),
+    ErrorCode.JOURNAL_UNUSABLE: ErrorText(
+        _INPUT, "The agent cannot keep its journal in {path}: {reason}.",
+        "Make room or mend the directory there, or choose another with --state-dir."),
+    ErrorCode.JOURNAL_IN_USE: ErrorText(
+        _INPUT, "Another agent on this host keeps its journal in {path}.",
+        "End that one first, or give this one a directory of its own with --state-dir."),
+    ErrorCode.JOURNAL_NOT_WRITTEN: ErrorText(
+        _REFUSED, "{host} cannot write {path}, so it did not begin {command}: {reason}.",
+        "Make room on that file system of {host} or mend it, then run the command again."),
     ErrorCode.AGENT_STOPPING: ErrorText(
         _REFUSED, "The agent on {host} is being stopped.", "Start it again, then repeat the command."),
+    ErrorCode.AGENT_BUSY: ErrorText(
+        _REFUSED, "The agent on {host} works on {count} requests already.", "Run the command again in a moment."),
+    ErrorCode.JOBS_LIMIT_REACHED: ErrorText(
+        _REFUSED, "{host} has {count} migrations under way, of {domains}, and takes no more than {limit} at once.",
+        "Wait for one of them, or start the agent there with a larger --jobs."),
+    ErrorCode.DOMAIN_LOCKED: ErrorText(
+        _REFUSED, "VM {domain} is being migrated on {host} already: job {job}, asked for by {asked_by} since {since}.",
+        "Wait for it to end. If its controller was killed, it is given up {seconds} s after it was last heard of."),
     # What stands in the way on a host.
-    ErrorCode.MORE_OBSTACLES: ErrorText(
-        _REFUSED, "{host} found {count} more obstacle(s).", "Mend those above, then run the command again."),
     ErrorCode.DESTINATION_NOT_ALLOWED: ErrorText(
         _REFUSED, "{host} may not migrate to {address}: it is not in its {path}.",
         "Add the line `{address}` to that file on {host} and start its agent again."),

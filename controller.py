@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Protocol, TypeVar
+from typing import Optional, Protocol, TypeVar
 
 from constant import (
     AGENT_LIST_FILE,
@@ -31,16 +31,19 @@ from constant import (
     DomainState,
     ErrorCode,
     ExitCode,
+    MessageType,
     MigrationError,
     Outcome,
 )
-from udpmodule import ControllerSocket, Exchange, GaveUp
+from udpmodule import ControllerSocket
 from wire.access import AddressList, Key, load_keys
-from wire.message import Reply, Request, from_wire, to_wire
+from wire.exchange import Exchange, GaveUp
+from wire.message import Reply, Request
 from wire.records import (
     CancelArguments,
     CheckReport,
     DomainFacts,
+    HelloArguments,
     HostFacts,
     Migration,
     MigrationReport,
@@ -60,6 +63,17 @@ _OUTCOME_EXIT_CODES: Mapping[Outcome, ExitCode] = {
     Outcome.ROLLED_BACK: ExitCode.ROLLED_BACK,
     Outcome.UNKNOWN: ExitCode.UNKNOWN,
 }
+# Answers that do not tell whether the request was begun, and what is said of it where that is not known.
+_ASK_AGAIN: Mapping[ErrorCode, ErrorCode] = {
+    ErrorCode.REQUEST_STALE: ErrorCode.REQUEST_UNKNOWN,
+    ErrorCode.REQUEST_UNKNOWN: ErrorCode.REQUEST_UNKNOWN,
+    ErrorCode.REQUEST_EXPIRED: ErrorCode.REQUEST_UNKNOWN,
+    ErrorCode.REQUEST_INTERRUPTED: ErrorCode.REQUEST_INTERRUPTED,
+}
+# Three times before an agent gives a job up of which it hears nothing.
+_KEEP_SECONDS = GIVE_UP_SECONDS / 3
+# An agent that is restarted more often than that during one step is not running.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -145,7 +159,7 @@ class _Silence(Exception):  # noqa: N818 - what the agent did, not what went wro
 
 @dataclass
 class _Contact:
-    """The last HELLO of an agent."""
+    """The last HELLO of an agent. Its challenge is no older than `at`, when the HELLO was sent first."""
 
     facts: HostFacts
     at: float
@@ -189,13 +203,13 @@ class Controller:
             migration, facts = self._check(migration)
         except _Obstacles as obstacles:
             return RunReport(migration, Outcome.NOTHING_CHANGED, None, 0.0, errors=obstacles.errors)
+        arguments = StepArguments(migration=migration, facts=facts)
         try:
             for command, host in (
                 (Command.PREPARE_DESTINATION, migration.destination), (Command.COPY_DISK_FILE, migration.source),
             ):
-                self._step(command, host, StepArguments(migration, facts), StepReport, _summary)
-            moved = self._step(
-                Command.LIVE_MIGRATION, migration.source, StepArguments(migration, facts), MigrationReport, _moved)
+                self._step(command, host, arguments, StepReport, _summary)
+            moved = self._step(Command.LIVE_MIGRATION, migration.source, arguments, MigrationReport, _moved)
         except MigrationError as error:
             return self._after_failure(migration, facts, error)
         except _Silence as silence:
@@ -214,14 +228,14 @@ class Controller:
             self._greet((migration.source, migration.destination))
             migration = migration.to_daemon(self._contacts[migration.destination].facts.daemon)
             source = self._step(
-                Command.CHECK_SOURCE, migration.source, StepArguments(migration), CheckReport, _checked)
-            obstacles.extend(_obstacle_errors(source, migration.source))
+                Command.CHECK_SOURCE, migration.source, StepArguments(migration=migration), CheckReport, _checked)
+            obstacles.extend(obstacle.error() for obstacle in source.obstacles)
             facts = source.facts
             if facts is not None:
                 destination = self._step(
-                    Command.CHECK_DESTINATION, migration.destination, StepArguments(migration, facts), CheckReport,
-                    _checked)
-                obstacles.extend(_obstacle_errors(destination, migration.destination))
+                    Command.CHECK_DESTINATION, migration.destination, StepArguments(migration=migration, facts=facts),
+                    CheckReport, _checked)
+                obstacles.extend(obstacle.error() for obstacle in destination.obstacles)
         except MigrationError as error:
             raise _Obstacles((*obstacles, error)) from error
         except _Silence as silence:
@@ -239,7 +253,7 @@ class Controller:
             self.observer.step_began(Command.HELLO, host)
             try:
                 reply = self.udp.wait(exchange, lambda _progress: None)
-                facts = self._end_hello(host, reply, HELLO_GIVE_UP_SECONDS)
+                facts = self._end_hello(host, reply, began, HELLO_GIVE_UP_SECONDS)
             except MigrationError as error:
                 errors.append(error)
                 self._ended(StepResult(Command.HELLO, host, self.clock() - began, "", error))
@@ -249,28 +263,31 @@ class Controller:
         if errors:
             raise _Obstacles(tuple(errors))
 
-    def _start_hello(self, host: str, patience: float) -> Exchange:
-        request = Request(request_id=secrets.token_hex(16), agent_ip=host, cmd=Command.HELLO, cmd_arguments={})
+    def _start_hello(self, host: str, patience: float, job_id: str | None = None) -> Exchange:
+        request = Request(
+            request_id=secrets.token_hex(16), agent_ip=host, cmd=Command.HELLO,
+            cmd_arguments=HelloArguments(job_id=job_id))
         return self.udp.start(request, self.settings.agent_keys(host), patience, CHECK_LIMIT_SECONDS)
 
-    def _end_hello(self, host: str, reply: Reply | GaveUp, patience: float) -> HostFacts:
+    def _end_hello(self, host: str, reply: Reply | GaveUp, began: float, patience: float) -> HostFacts:
         """Keep what HELLO told. Raises MigrationError AGENT_SILENT, STEP_OVERDUE or AGENT_OTHER_VERSION."""
         if isinstance(reply, GaveUp):
             raise _given_up(reply, host, Command.HELLO, patience)
         error = reply.error()
         if error is not None:
             raise error
-        facts = _value(HostFacts, reply.cmd_result, host)
+        facts = _value(HostFacts, reply)
         if facts.version != VERSION:
             raise MigrationError(
                 ErrorCode.AGENT_OTHER_VERSION, {"host": host, "theirs": facts.version, "ours": VERSION})
-        self._contacts[host] = _Contact(facts, self.clock())
+        self._contacts[host] = _Contact(facts, began)
         return facts
 
     def _greet_again(self, host: str, command: Command, migration: Migration) -> None:
         """A fresh challenge for `command`, in the middle of a run and with the patience that a run deserves."""
+        began = self.clock()
         exchange = self._start_hello(host, GIVE_UP_SECONDS)
-        self._end_hello(host, self._wait(exchange, command, migration), GIVE_UP_SECONDS)
+        self._end_hello(host, self._wait(exchange, command, migration), began, GIVE_UP_SECONDS)
 
     # One step.
 
@@ -288,7 +305,7 @@ class Controller:
         except _Silence as silence:
             self._ended(StepResult(command, host, self.clock() - began, "", silence.error))
             raise
-        obstacles = value.count if isinstance(value, CheckReport) else 0
+        obstacles = len(value.obstacles) if isinstance(value, CheckReport) else 0
         self._ended(StepResult(command, host, self.clock() - began, summarise(value), obstacles=obstacles))
         return value
 
@@ -297,30 +314,43 @@ class Controller:
         self.observer.step_ended(step)
 
     def _ask(self, command: Command, host: str, arguments: StepArguments, kind: type[T]) -> T:
-        """Ask until there is an answer.
+        """Ask until there is an answer, again where that cannot make a step run twice.
 
-        A stale request was not run by the agent that refused it. Whether one before it ran it is known only if the
-        step may be run twice; otherwise that is for the admin to look at.
+        An agent that refuses a request as stale has not begun it, as long as it still has its journal, which the epoch
+        tells. What an agent was ended in the middle of is asked for again only if it may run twice.
         """
         migration = arguments.migration
-        if command not in REPEATABLE:
-            self._greet_again(host, command, migration)
-        epoch = self._contacts[host].facts.epoch
-        error = (reply := self._follow(command, host, arguments)).error()
-        if error is not None and error.code is ErrorCode.REQUEST_STALE:
-            self._greet_again(host, command, migration)
-            if command not in REPEATABLE and self._contacts[host].facts.epoch != epoch:
-                raise _Silence(_forgotten(host, migration))
-            error = (reply := self._follow(command, host, arguments)).error()
-        if error is not None and error.code is ErrorCode.REQUEST_UNKNOWN:
-            raise _Silence(_forgotten(host, migration))
-        if error is not None:
-            raise error
-        return _value(kind, reply.cmd_result, host)
+        failure: Exception | None = None
+        for _attempt in range(_ATTEMPTS):
+            before = self._changed, self._may_have_moved
+            request = self._fresh_request(command, host, arguments, migration)
+            reply = self._follow(request, arguments)
+            error = reply.error()
+            if error is None:
+                return _value(kind, reply)
+            if error.code not in _ASK_AGAIN:
+                if reply.msg_type is MessageType.REFUSED:
+                    self._changed, self._may_have_moved = before
+                raise error
+            failure = _Silence(MigrationError(
+                _ASK_AGAIN[error.code], {"host": host, "domain": migration.domain, "command": command.value}))
+            if error.code is not ErrorCode.REQUEST_STALE and command not in REPEATABLE:
+                raise failure
+            try:
+                self._greet_again(host, command, migration)
+            except MigrationError as silent:
+                raise _Silence(silent) from silent
+            if error.code is ErrorCode.REQUEST_STALE and self._contacts[host].facts.epoch == request.epoch:
+                # Not begun, for certain: if it comes to that, an ordinary refusal.
+                self._changed, self._may_have_moved = before
+                failure = error
+            elif command not in REPEATABLE:
+                raise failure
+        raise failure or AssertionError("asked at least once")
 
-    def _follow(self, command: Command, host: str, arguments: StepArguments) -> Reply:
+    def _follow(self, request: Request, arguments: StepArguments) -> Reply:
         """One request to its end. Raises MigrationError MIGRATION_CANCELLED instead of sending what is not wanted."""
-        request = self._fresh_request(command, host, to_wire(arguments), arguments.migration)
+        command, host = request.cmd, request.agent_ip
         if self._cancelled and command not in CLEARING:
             raise _cancelled_by_admin(arguments.migration)
         self._changed = self._changed or command not in CHANGE_NOTHING
@@ -335,9 +365,19 @@ class Controller:
     def _wait(self, exchange: Exchange, command: Command, migration: Migration) -> Reply | GaveUp:
         """Wait for an answer. The first Ctrl-C cancels the job and the waiting goes on, the second one passes."""
         host = exchange.request.agent_ip
+        keep_at = self.clock() + _KEEP_SECONDS
+
+        def on_progress(progress: Progress) -> None:
+            nonlocal keep_at
+            self.observer.step_progress(command, host, progress)
+            if command is Command.LIVE_MIGRATION and self.clock() >= keep_at:
+                # The destination hears nothing of a long move; it is to keep the job's place all the same.
+                keep_at = self.clock() + _KEEP_SECONDS
+                self._start_hello(migration.destination, _KEEP_SECONDS, migration.job_id)
+
         while True:
             try:
-                return self.udp.wait(exchange, lambda progress: self.observer.step_progress(command, host, progress))
+                return self.udp.wait(exchange, on_progress)
             except KeyboardInterrupt:
                 if self._cancelled:
                     raise
@@ -347,7 +387,7 @@ class Controller:
                     self._cancel(migration)
 
     def _fresh_request(
-        self, command: Command, host: str, arguments: Mapping[str, Any], migration: Migration,
+        self, command: Command, host: str, arguments: StepArguments | CancelArguments, migration: Migration,
     ) -> Request:
         """A request with a challenge that has not run out; half its life is left for repeats on a lossy path."""
         if self.clock() - self._contacts[host].at > CHALLENGE_SECONDS / 2:
@@ -361,7 +401,7 @@ class Controller:
         """Ask the source's agent to end what it does for this job; the running step then ends with an error."""
         try:
             request = self._fresh_request(
-                Command.CANCEL, migration.source, to_wire(CancelArguments(migration.job_id)), migration)
+                Command.CANCEL, migration.source, CancelArguments(job_id=migration.job_id), migration)
         except MigrationError as error:
             log.warning("cannot cancel: %s", error)
             return
@@ -384,7 +424,7 @@ class Controller:
             (Command.FINISH, migration.source),
         ):
             try:
-                self._step(command, host, StepArguments(migration, facts), StepReport, _summary)
+                self._step(command, host, StepArguments(migration=migration, facts=facts), StepReport, _summary)
             except MigrationError as error:
                 found.append(error)
             except _Silence as silence:
@@ -400,11 +440,10 @@ class Controller:
         silent = []
         for host in (migration.source, migration.destination):
             # The destination removes the images only if the VM is known to run where it was.
-            source_runs = states.get(migration.source) is DomainState.RUNNING
+            arguments = StepArguments(
+                migration=migration, facts=facts, source_runs=states.get(migration.source) is DomainState.RUNNING)
             try:
-                states[host] = self._step(
-                    Command.ROLL_BACK, host, StepArguments(migration, facts, source_runs), RollBackReport,
-                    _rolled_back).state
+                states[host] = self._step(Command.ROLL_BACK, host, arguments, RollBackReport, _rolled_back).state
             except MigrationError as undo_error:
                 silent.append(undo_error.message)
             except _Silence as silence:
@@ -452,10 +491,6 @@ def _given_up(gave_up: GaveUp, host: str, command: Command, patience: float) -> 
         ErrorCode.AGENT_SILENT, {"host": host, "port": str(AGENT_PORT), "seconds": f"{patience:.0f}"})
 
 
-def _forgotten(host: str, migration: Migration) -> MigrationError:
-    return MigrationError(ErrorCode.REQUEST_UNKNOWN, {"host": host, "domain": migration.domain})
-
-
 def _cancelled_by_admin(migration: Migration) -> MigrationError:
     facts = {"domain": migration.domain, "reason": "somebody pressed Ctrl-C"}
     return MigrationError(ErrorCode.MIGRATION_CANCELLED, facts)
@@ -467,19 +502,11 @@ def _state_unknown(migration: Migration, reason: str) -> MigrationError:
         "destination": migration.destination})
 
 
-def _obstacle_errors(report: CheckReport, host: str) -> list[MigrationError]:
-    errors = [obstacle.error() for obstacle in report.obstacles]
-    if report.omitted:
-        errors.append(MigrationError(ErrorCode.MORE_OBSTACLES, {"host": host, "count": str(report.omitted)}))
-    return errors
-
-
-def _value(kind: type[T], result: Mapping[str, Any], host: str) -> T:
-    try:
-        return from_wire(kind, result.get("value"))
-    except ValueError as error:
-        raise MigrationError(
-            ErrorCode.MESSAGE_INVALID, {"host": host, "problem": f"its answer is {error}"}) from error
+def _value(kind: type[T], reply: Reply) -> T:
+    if not isinstance(reply.cmd_result, kind):
+        facts = {"host": reply.agent_ip, "problem": f"it answers {reply.msg_type.value} without a {kind.__name__}"}
+        raise MigrationError(ErrorCode.MESSAGE_INVALID, facts)
+    return reply.cmd_result
 
 
 def _version(number: int) -> str:
@@ -492,7 +519,8 @@ def _summary(report: StepReport) -> str:
 
 
 def _checked(report: CheckReport) -> str:
-    return f"{report.count} obstacle{'s' if report.count != 1 else ''}" if report.count else "nothing in the way"
+    count = len(report.obstacles)
+    return f"{count} obstacle{'s' if count != 1 else ''}" if count else "nothing in the way"
 
 
 def _moved(report: MigrationReport) -> str:

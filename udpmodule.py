@@ -1,39 +1,43 @@
-"""Datagrams between controller and agent: sealing, repeating until answered, and never doing a request twice.
+"""Datagrams between controller and agent: repeating until answered, and never doing a request twice.
 
-Exchange (the controller's side) and Responder (the agent's side) hold the protocol without socket, clock or thread:
-the time is passed in, datagrams go in and come out. ControllerSocket and AgentSocket are the thin drivers around
-them, and the only code of the project that opens a UDP socket.
+Requester (the controller's side, of many exchanges) and Responder (the agent's) hold the protocol without socket,
+clock or thread. Both are driven alike: receive_datagram(), datagrams_to_send(), get_timer(), handle_timer() and
+next_event(), with the time passed in. ControllerSocket and AgentSocket are the thin drivers around them, and the only
+code of the project that opens a UDP socket.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import heapq
 import hmac
+import itertools
 import logging
 import math
 import queue
 import secrets
 import select
 import socket
+import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from enum import Enum, auto
+from typing import Protocol
 
 from constant import (
     AGENT_PORT,
     CHALLENGE_SECONDS,
     CONTROLLER_PORT,
-    DATAGRAM_LIMIT,
+    JOURNAL_ENTRIES_LIMIT,
+    LOOK_AFTER_SECONDS,
+    NOT_JOURNALED,
     PROGRESS_INTERVAL_SECONDS,
     REPLY_TRANSITIONS,
-    RETRY_FIRST_SECONDS,
-    RETRY_JITTER,
-    RETRY_LONGEST_SECONDS,
     START_NOTHING,
     Command,
     ErrorCode,
@@ -41,209 +45,182 @@ from constant import (
     MigrationError,
 )
 from wire.access import AddressList, Key
-from wire.message import Reply, Request, decode, encode, from_wire, to_wire
-from wire.records import Obstacle, Progress
+from wire.admission import Gate
+from wire.datagram import Direction, Dropped, keyring, seal_reply, unseal
+from wire.exchange import Exchange, GaveUp
+from wire.memory import Address, Asker, Begun, Ended, Entry, Memory, Remembered
+from wire.message import ArgumentsRefusedError, Reply, Request, can_hold, decode
+from wire.records import Obstacle, Progress, StatusArguments, StepArguments
 
 log = logging.getLogger(__name__)
 
-Address = tuple[str, int]
-
-MAGIC = b"VMM1"
-NO_KEY = "-"
-_LOG_COUNTERS_SECONDS = 60.0
-# How often the agent looks whether it is to stop when nothing else wakes it.
+# How long a fact of an error is that has to fit a datagram with three others.
+_BRIEF = 60
+# How many datagrams go out before what has come in is looked at: that many answers fit a socket's buffer.
+_BURST = 32
+# How often the agent looks whether it is to stop when nothing else wakes it, and a controller on Windows, whose
+# select() Ctrl-C does not end, whether that was pressed.
 _LOOK_SECONDS = 1.0
-_RESULTS_KEPT_SECONDS = 24 * 3600.0
 
 
-# Sealing.
+# The controller's side.
 
 
-class Direction(bytes, Enum):
-    """Part of what the MAC covers, so that a request cannot be sent back as a reply, nor the reverse."""
+class Requester:
+    """The controller's protocol: any number of Exchanges at once, each with an agent of its own."""
 
-    REQUEST = b"request\n"
-    REPLY = b"reply\n"
+    def __init__(self, agent_port: int, random: Callable[[], float]) -> None:
+        self._agent_port = agent_port
+        self._random = random
+        # By agent; ids of keys are short, and with a thousand agents two may be the same.
+        self._keys: dict[str, dict[str, Key | None]] = {}
+        self._exchanges: dict[str, Exchange] = {}
+        # When to look at which exchange; one that has moved its timer is put in again, so that entries may be stale.
+        self._timers: list[tuple[float, int, Exchange]] = []
+        self._order = itertools.count()
+        self._ready: deque[Exchange] = deque()
+
+    def start(
+        self, request: Request, keys: Sequence[Key], now: float, patience: float, limit: float = math.inf,
+    ) -> Exchange:
+        """Begin a request. Raises MigrationError MESSAGE_TOO_LONG."""
+        exchange = Exchange(request, keys, now, patience, self._random, limit)
+        self._keys[request.agent_ip] = exchange.keys
+        self._exchanges[request.request_id] = exchange
+        self._set_timer(exchange)
+        return exchange
+
+    def end(self, exchange: Exchange) -> None:
+        """Forget an exchange; what comes for it later is left alone."""
+        self._exchanges.pop(exchange.request.request_id, None)
+
+    def _set_timer(self, exchange: Exchange) -> None:
+        heapq.heappush(self._timers, (exchange.get_timer(), next(self._order), exchange))
+
+    def set_timers_anew(self) -> None:
+        """Look at every exchange, whatever has become of its timer."""
+        self._ready.clear()
+        self._timers = []
+        for exchange in self._exchanges.values():
+            self._set_timer(exchange)
+
+    def receive_datagram(self, datagram: bytes, address: Address, now: float) -> None:
+        """Give a datagram to the exchange that it answers, if its key is one of that agent's; never raises."""
+        keys = self._keys.get(address[0])
+        try:
+            # An agent with several addresses may answer from another one.
+            keys = keys or {name: key for each in self._keys.values() for name, key in each.items()}
+            key_id, body = unseal(datagram, keys, Direction.REPLY)
+            reply = decode(body)
+        except (Dropped, ValueError):
+            return
+        exchange = self._exchanges.get(reply.request_id)
+        if exchange is None or not isinstance(reply, Reply):
+            return
+        if key_id not in exchange.keys or exchange.keys[key_id] != keys[key_id]:
+            return
+        exchange.receive_reply(reply, now)
+        if not exchange.ended:
+            self._set_timer(exchange)
+
+    def get_timer(self) -> float:
+        """When handle_timer() wants to be called; infinity if nothing is to be waited for."""
+        if self._ready:
+            return -math.inf
+        return self._timers[0][0] if self._timers else math.inf
+
+    def handle_timer(self, now: float) -> None:
+        """Let the exchanges whose time has come give up or send; those that are left get their turn next time."""
+        while self._timers and self._timers[0][0] <= now:
+            exchange = heapq.heappop(self._timers)[2]
+            if exchange.request.request_id in self._exchanges and not exchange.ended and exchange.get_timer() <= now:
+                exchange.handle_timer(now)
+                self._ready.append(exchange)
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        """What is to be sent now, and where to: not all at once, so that the answers can be taken in between."""
+        found: list[tuple[bytes, Address]] = []
+        while self._ready and len(found) < _BURST:
+            exchange = self._ready.popleft()
+            address = (exchange.request.agent_ip, self._agent_port)
+            found += [(datagram, address) for datagram in exchange.datagrams_to_send(now)]
+            if not exchange.ended:
+                self._set_timer(exchange)
+        return found
+
+    def next_event(self, exchange: Exchange) -> Reply | GaveUp | None:
+        """What has happened to this exchange since the last call, one at a time."""
+        return exchange.next_event()
 
 
-class Dropped(Exception):  # noqa: N818 - not an error: it is the ordinary fate of a stranger's datagram
-    """A datagram that gets no answer; the argument is the reason it is counted under."""
+# The agent's side.
 
 
-def _mac(key: Key, direction: Direction, body: bytes) -> bytes:
-    return hmac.new(key.secret, direction.value + body, "sha256").hexdigest().encode()
+class Stage(Enum):
+    """What has become of a request on its way to being worked on."""
 
-
-def seal(key: Key | None, direction: Direction, body: bytes) -> bytes:
-    """Put the header line before `body`; without a key (--insecure) it carries none."""
-    if key is None:
-        return b"%b - -\n%b" % (MAGIC, body)
-    return b"%b %b %b\n%b" % (MAGIC, key.id.encode(), _mac(key, direction, body), body)
-
-
-def unseal(datagram: bytes, keys: Mapping[str, Key | None], direction: Direction) -> tuple[str, bytes]:
-    """The key id and the body of a datagram whose MAC is right; nothing of the body is looked at before.
-
-    `keys` is by key id; under NO_KEY it holds None if unsealed datagrams are allowed. Raises Dropped.
-    """
-    if len(datagram) > DATAGRAM_LIMIT:
-        raise Dropped("size")
-    header, newline, body = datagram.partition(b"\n")
-    parts = header.split(b" ")
-    if not newline or len(parts) != 3 or parts[0] != MAGIC:
-        raise Dropped("form")
-    key_id = parts[1].decode("ascii", "replace")
-    if key_id not in keys:
-        raise Dropped("key")
-    key = keys[key_id]
-    expected = b"-" if key is None else _mac(key, direction, body)
-    if not hmac.compare_digest(parts[2], expected):
-        raise Dropped("mac")
-    return key_id, body
-
-
-def keyring(keys: Sequence[Key]) -> dict[str, Key | None]:
-    """The keys by their id; no key at all means that unsealed datagrams are allowed."""
-    return {key.id: key for key in keys} if keys else {NO_KEY: None}
-
-
-# The controller's side of one request.
+    ARRIVED = auto()
+    """It is new and fresh: accept(), refuse() or finish() it."""
+    BEGUN = auto()
+    """It was accepted, and the journal has it on disk: do the work, then finish() it."""
+    NOT_BEGUN = auto()
+    """It was accepted, and the journal could not be written: it has been refused."""
+    ENDED = auto()
+    """Its result is in the journal and on its way."""
 
 
 @dataclass(frozen=True)
-class GaveUp:
-    """The event that ends an Exchange which the agent did not: it was silent for too long, or it is overdue."""
+class Event:
+    """Something for the agent to do."""
 
-    answered: bool
-    """Whether the agent still answered: then it is the step that hangs."""
-
-
-class Exchange:
-    """One request to one agent, from the first send to its result, whatever the network loses on the way."""
-
-    def __init__(
-        self, request: Request, keys: Sequence[Key], now: float, patience: float, random: Callable[[], float],
-        limit: float = math.inf,
-    ) -> None:
-        """`patience` is for how many seconds of silence to go on, `limit` for how many altogether.
-
-        `random` gives numbers from 0 to 1.
-        """
-        self._overdue_at = now + limit
-        self.request = request
-        self._keys = keyring(keys)
-        self._key = keys[0] if keys else None
-        self._patience = patience
-        self._random = random
-        self._heard = now
-        self._wait = RETRY_FIRST_SECONDS
-        self._next_send = now
-        self._sequence = -1
-        self._state = MessageType.REQUEST
-        self._events: deque[Reply | GaveUp] = deque()
-        datagram = self._sealed(request)
-        if len(datagram) > DATAGRAM_LIMIT:
-            facts = {"what": request.cmd.value, "host": request.agent_ip, "size": str(len(datagram))}
-            raise MigrationError(ErrorCode.MESSAGE_TOO_LONG, {**facts, "limit": str(DATAGRAM_LIMIT)})
-        self._first = datagram
-
-    def _sealed(self, request: Request) -> bytes:
-        return seal(self._key, Direction.REQUEST, encode(request))
-
-    @property
-    def ended(self) -> bool:
-        """Whether there is nothing left to wait for."""
-        return not REPLY_TRANSITIONS[self._state]
-
-    def datagrams_to_send(self, now: float) -> list[bytes]:
-        """What is due now: the request itself until it was accepted, then STATUS about it."""
-        if self.ended or now < self._next_send:
-            return []
-        self._next_send = now + self._wait * (1 + (RETRY_JITTER - 1) * self._random())
-        self._wait = min(self._wait * 2, RETRY_LONGEST_SECONDS)
-        if self._state is MessageType.REQUEST:
-            return [self._first]
-        status = Request(
-            request_id=secrets.token_hex(16), agent_ip=self.request.agent_ip, cmd=Command.STATUS,
-            cmd_arguments={"of": self.request.request_id})
-        return [self._sealed(status)]
-
-    def get_timer(self) -> float:
-        """When handle_timer() wants to be called."""
-        return min(self._next_send, self._heard + self._patience, self._overdue_at)
-
-    def handle_timer(self, now: float) -> None:
-        """Give up if the agent has been silent for too long, or has not come to an end in time."""
-        if not self.ended and now >= min(self._heard + self._patience, self._overdue_at):
-            answered = self._state is not MessageType.REQUEST and now < self._heard + self._patience
-            self._state = MessageType.REFUSED
-            self._events.append(GaveUp(answered))
-
-    def receive_datagram(self, datagram: bytes, now: float) -> bool:
-        """Take a datagram if it answers this request; anything else is left alone. True if it did."""
-        try:
-            reply = decode(unseal(datagram, self._keys, Direction.REPLY)[1])
-        except (Dropped, ValueError):
-            return False
-        if not isinstance(reply, Reply) or reply.request_id != self.request.request_id:
-            return False
-        next_state = reply.msg_type in REPLY_TRANSITIONS[self._state] and reply.sequence > self._sequence
-        if next_state or self._forgotten(reply):
-            self._sequence = reply.sequence
-            self._state = reply.msg_type
-            self._events.append(reply)
-        elif reply.sequence != self._sequence:
-            # An old reply that was overtaken says nothing of how the agent is now.
-            return True
-        self._heard = now
-        self._wait = RETRY_FIRST_SECONDS
-        self._next_send = now + self._wait * (1 + (RETRY_JITTER - 1) * self._random())
-        return True
-
-    def _forgotten(self, reply: Reply) -> bool:
-        """Whether an agent that had accepted the request knows nothing of it any more: it was started anew."""
-        if self._state is MessageType.REQUEST or reply.msg_type is not MessageType.REFUSED or self.ended:
-            return False
-        error = reply.error()
-        return error is not None and error.code is ErrorCode.REQUEST_UNKNOWN
-
-    def next_event(self) -> Reply | GaveUp | None:
-        """What has happened since the last call, one at a time."""
-        return self._events.popleft() if self._events else None
-
-
-# The agent's side of all requests.
-
-
-@dataclass
-class _Entry:
-    """What the agent remembers of one request."""
-
+    stage: Stage
     request: Request
-    digest: bytes
-    address: Address
-    key_id: str
-    reply: Reply | None = None
-    changed: float = 0.0
+
+
+@dataclass(frozen=True)
+class Write:
+    """Entries for the journal; `anew` if they are all that it is to hold from now on."""
+
+    entries: tuple[Entry, ...]
+    anew: bool = False
 
 
 class Responder:
-    """The agent's protocol: who is heard, what is fresh, what was asked before and what it was answered."""
+    """The agent's protocol: who is heard, what is fresh, what was asked before and what it was answered.
 
-    def __init__(self, controllers: AddressList, keys: Sequence[Key]) -> None:
-        self._controllers = controllers
+    Nothing is accepted before its entry has come back from the journal: entries_to_write(), entries_written().
+    """
+
+    def __init__(
+        self, gate: Gate, keys: Sequence[Key], memory: Memory, epoch: str, secret: bytes, now: float,
+        journal_path: str = "",
+    ) -> None:
+        """`secret` is new at each start: a challenge of an earlier life of this agent is no longer worth anything."""
+        self.gate = gate
+        self.epoch = epoch
         self._keys = keyring(keys)
-        self._secret = secrets.token_bytes(32)
-        self.epoch = secrets.token_hex(8)
-        self.counters: Counter[str] = Counter()
-        self._entries: dict[str, _Entry] = {}
-        self._events: deque[Request] = deque()
+        self._memory = memory
+        self._secret = secret
+        self._journal_path = journal_path
+        self._look_after = now + LOOK_AFTER_SECONDS
+        self._requests: dict[str, Request] = {}
+        self._appended = 0
+        self._unwritten = 0
+        self._events: deque[Event] = deque()
+        self._writes: deque[Write] = deque()
         self._outgoing: deque[tuple[bytes, Address]] = deque()
+
+    def reconfigure(self, controllers: AddressList, keys: Sequence[Key]) -> None:
+        """Hear these from now on, under these keys. What runs goes on, and is asked for under a key that is left."""
+        self.gate.sources = controllers
+        self._keys = keyring(keys)
+
+    # Freshness.
 
     def challenge(self, now: float) -> str:
         """What a request must carry to start something during the next CHALLENGE_SECONDS."""
         second = int(now)
-        return f"{second}-{hmac.new(self._secret, str(second).encode(), 'sha256').hexdigest()[:16]}"
+        return f"{second}-{hmac.digest(self._secret, str(second).encode(), 'sha256').hex()[:16]}"
 
     def _fresh(self, request: Request, now: float) -> bool:
         second = request.challenge.partition("-")[0]
@@ -252,146 +229,243 @@ class Responder:
         right = hmac.compare_digest(request.challenge.encode(), self.challenge(float(second)).encode())
         return right and 0 <= now - int(second) <= CHALLENGE_SECONDS
 
+    # Receiving.
+
     def receive_datagram(self, datagram: bytes, address: Address, now: float) -> None:
         """Take one datagram from anywhere; never raises. What is not a sealed request is dropped and counted."""
-        self.counters["received"] += 1
+        self.gate.counters.add("received")
         try:
-            if address[0] not in self._controllers:
-                raise Dropped("source")
+            self.gate.pass_in(address[0], now)
             key_id, body = unseal(datagram, self._keys, Direction.REQUEST)
             request = decode(body)
             if not isinstance(request, Request):
                 raise Dropped("form")
         except Dropped as reason:
-            self._drop(str(reason), address)
-            return
+            self.gate.counters.drop(str(reason), *address)
+        except ArgumentsRefusedError as refused:
+            self._refuse_unknown(refused.envelope, refused.command, refused.error, Asker(address, key_id))
         except ValueError:
-            self._drop("form", address)
-            return
-        self._take(_Entry(request, hashlib.sha256(body).digest(), address, key_id), now)
+            self.gate.counters.drop("form", *address)
+        else:
+            self._take(request, hashlib.sha256(body).hexdigest(), Asker(address, key_id), now)
 
-    def _drop(self, reason: str, address: Address) -> None:
-        name = f"dropped: {reason}"
-        if not self.counters[name]:
-            # The first of each kind at once, for the admin who is just setting things up.
-            log.warning("%s: a datagram from %s port %d; more of them are counted", name, *address)
-        self.counters[name] += 1
-
-    def _take(self, entry: _Entry, now: float) -> None:
-        request = entry.request
-        known = self._entries.get(request.request_id)
-        if request.cmd is Command.STATUS:
-            self._answer_status(entry)
-        elif known is not None and known.digest != entry.digest:
-            self._refuse(entry, ErrorCode.REQUEST_CONFLICT)
+    def _take(self, request: Request, digest: str, asker: Asker, now: float) -> None:
+        known = self._memory.find(request.request_id)
+        seen = known.digest if known else self._memory.seen(request.request_id)
+        refusal: ErrorCode | None = None
+        if isinstance(request.cmd_arguments, StatusArguments):
+            self._answer_status(request, request.cmd_arguments, asker)
+        elif seen is not None and seen != digest:
+            refusal = ErrorCode.REQUEST_CONFLICT
         elif known is not None:
-            self.counters["repeated"] += 1
-            self._send_again(known, entry)
+            self.gate.counters.add("repeated")
+            self._send(known, asker)
+        elif seen is not None:
+            refusal = ErrorCode.REQUEST_EXPIRED
         elif request.cmd not in START_NOTHING and not self._fresh(request, now):
-            self._refuse(entry, ErrorCode.REQUEST_STALE)
+            refusal = ErrorCode.REQUEST_STALE
         else:
-            self._forget_old(now)
-            self._entries[request.request_id] = entry
-            self._events.append(request)
+            self._remember(request, digest, asker, now)
+        if refusal is not None:
+            facts = {"host": request.agent_ip, "command": request.cmd.value}
+            self._refuse_unknown(request, request.cmd, MigrationError(refusal, facts), asker)
 
-    def _answer_status(self, entry: _Entry) -> None:
-        asked = self._entries.get(str(entry.request.cmd_arguments.get("of")))
-        if asked is None:
-            of = str(entry.request.cmd_arguments.get("of"))[:64]
-            self._refuse(dataclasses.replace(entry, request=dataclasses.replace(entry.request, request_id=of)),
-                         ErrorCode.REQUEST_UNKNOWN)
-        else:
-            self._send_again(asked, entry)
+    def _remember(self, request: Request, digest: str, asker: Asker, now: float) -> None:
+        migration = request.cmd_arguments.migration if isinstance(request.cmd_arguments, StepArguments) else None
+        self._memory.add(Remembered(
+            request_id=request.request_id, digest=digest, agent_ip=request.agent_ip, cmd=request.cmd,
+            asked_by=asker.address[0], changed=now, job_id=migration.job_id if migration else None,
+            domain=migration.domain if migration else None, asker=asker))
+        self._requests[request.request_id] = request
+        self._events.append(Event(Stage.ARRIVED, request))
 
-    def _send_again(self, known: _Entry, asking: _Entry) -> None:
-        """Answer with what is known, to where the question came from, and send what follows there too."""
-        known.address, known.key_id = asking.address, asking.key_id
+    def _answer_status(self, request: Request, arguments: StatusArguments, asker: Asker) -> None:
+        asked = self._memory.find(arguments.of)
+        if asked is not None:
+            self._send(asked, asker, arguments.page)
+            return
+        seen = self._memory.seen(arguments.of)
+        code = ErrorCode.REQUEST_UNKNOWN if seen is None else ErrorCode.REQUEST_EXPIRED
+        error = MigrationError(code, {"host": request.agent_ip, "command": request.cmd.value})
+        self._refuse_unknown(dataclasses.replace(request, request_id=arguments.of), request.cmd, error, asker)
+
+    # Sending.
+
+    def _refuse_unknown(self, request: Request, command: Command, error: MigrationError, asker: Asker) -> None:
+        """Refuse what is not remembered, so in one datagram: nobody could ask for a second page."""
+        reply = Reply(
+            msg_type=MessageType.REFUSED, request_id=request.request_id, agent_ip=request.agent_ip, cmd=command,
+            sequence=0, cmd_result=Obstacle.of(error, _BRIEF))
+        self._outgoing.append((seal_reply(self._keys[asker.key_id], reply), asker.address))
+
+    def _send(self, known: Remembered, asker: Asker, page: int = 0) -> None:
+        """Say what is known, to where the question came from; what follows is sent there too."""
+        known.asker = asker
         if known.reply is not None:
-            self._send(known)
+            self._outgoing.append((seal_reply(self._keys[asker.key_id], known.reply, page), asker.address))
 
-    def _refuse(self, entry: _Entry, code: ErrorCode) -> None:
-        facts = {"host": entry.request.agent_ip, "command": entry.request.cmd.value}
-        self._reply(entry, MessageType.REFUSED, {"error": to_wire(Obstacle(code, facts))}, 0.0)
+    def _reply(self, known: Remembered, msg_type: MessageType, result: object, now: float) -> None:
+        last = known.reply
+        if msg_type not in REPLY_TRANSITIONS[last.msg_type if last else MessageType.REQUEST]:
+            raise ValueError(f"{known.cmd.value} was answered {last}, {msg_type.value} cannot follow")
+        self._memory.answered(known, Reply(
+            msg_type=msg_type, request_id=known.request_id, agent_ip=known.agent_ip, cmd=known.cmd,
+            sequence=last.sequence + 1 if last else 0, cmd_result=result), now)
+        asker = known.asker
+        # Its key or address may have been taken away since: it is then asked for under another.
+        if asker is not None and asker.key_id in self._keys and asker.address[0] in self.gate.sources:
+            self._send(known, asker)
 
-    def _forget_old(self, now: float) -> None:
-        """Drop results past their time. A held-back copy of such a request is not fresh any more, so cannot run."""
-        old = [
-            request_id for request_id, entry in self._entries.items()
-            if entry.reply is not None and not REPLY_TRANSITIONS[entry.reply.msg_type]
-            and now - entry.changed > _RESULTS_KEPT_SECONDS
-        ]
-        for request_id in old:
-            del self._entries[request_id]
-
-    def _reply(self, entry: _Entry, msg_type: MessageType, result: Mapping[str, Any], now: float) -> None:
-        sequence = entry.reply.sequence + 1 if entry.reply else 0
-        request = entry.request
-        entry.reply = Reply(msg_type, request.request_id, request.agent_ip, request.cmd, result, sequence)
-        entry.changed = now
-        self._send(entry)
-
-    def _send(self, entry: _Entry) -> None:
-        if entry.reply is None:
-            return
-        datagram = seal(self._keys[entry.key_id], Direction.REPLY, encode(entry.reply))
-        if len(datagram) > DATAGRAM_LIMIT:
-            what = f"answer to {entry.request.cmd.value}"
-            facts = {"what": what, "host": entry.request.agent_ip, "size": str(len(datagram))}
-            facts["limit"] = str(DATAGRAM_LIMIT)
-            error = {"error": to_wire(Obstacle(ErrorCode.MESSAGE_TOO_LONG, facts))}
-            entry.reply = dataclasses.replace(entry.reply, cmd_result=error)
-            datagram = seal(self._keys[entry.key_id], Direction.REPLY, encode(entry.reply))
-        self._outgoing.append((datagram, entry.address))
-
-    def next_event(self) -> Request | None:
-        """The next request that nobody has answered yet: accept(), refuse() or finish() it."""
-        return self._events.popleft() if self._events else None
-
-    def asked_by(self, request_id: str) -> str:
-        """The address that the request came from."""
-        return self._entries[request_id].address[0]
-
-    def accept(self, request_id: str, now: float) -> None:
-        """Say that the work of this request has begun."""
-        self._reply(self._entries[request_id], MessageType.ACCEPTED, {}, now)
-
-    def refuse(self, request_id: str, error: MigrationError, now: float) -> None:
-        """Say that this request will not be worked on."""
-        self._reply(self._entries[request_id], MessageType.REFUSED, _error_result(error), now)
-
-    def progress(self, request_id: str, progress: Progress, now: float) -> None:
-        """Say how far it is: at most once in PROGRESS_INTERVAL_SECONDS, but each change of phase at once."""
-        entry = self._entries[request_id]
-        last = entry.reply
-        same_phase = last is not None and last.cmd_result.get("phase") == progress.phase
-        if same_phase and now - entry.changed < PROGRESS_INTERVAL_SECONDS:
-            return
-        self._reply(entry, MessageType.PROGRESS, to_wire(progress), now)
-
-    def finish(self, request_id: str, outcome: object, now: float) -> None:
-        """Store and send the result: a record of constant.py, or a MigrationError."""
-        result = _error_result(outcome) if isinstance(outcome, MigrationError) else {"value": to_wire(outcome)}
-        self._reply(self._entries[request_id], MessageType.RESPONSE, result, now)
-
-    def datagrams_to_send(self) -> list[tuple[bytes, Address]]:
+    def datagrams_to_send(self, _now: float) -> list[tuple[bytes, Address]]:
         """What is to be sent now, and where to."""
         datagrams = list(self._outgoing)
         self._outgoing.clear()
         return datagrams
 
+    # What the agent does with a request.
 
-def _error_result(error: MigrationError) -> dict[str, Any]:
-    # Cut so that any one error fits a datagram: at most eight facts, and a libvirt message says the essential first.
-    facts = {name: value if len(value) <= 400 else value[:399] + "…" for name, value in error.facts.items()}
-    return {"error": to_wire(Obstacle(error.code, facts))}
+    def next_event(self) -> Event | None:
+        """The next thing to do."""
+        return self._events.popleft() if self._events else None
+
+    def _known(self, request_id: str) -> Remembered:
+        known = self._memory.find(request_id)
+        if known is None:
+            raise KeyError(request_id)
+        return known
+
+    def asked_by(self, request_id: str) -> str:
+        """The address that the request came from."""
+        return self._known(request_id).asked_by
+
+    def accept(self, request_id: str, now: float) -> None:
+        """Take it on: the event BEGUN follows when the journal has it."""
+        known = self._known(request_id)
+        known.begun = True
+        if known.cmd in NOT_JOURNALED:
+            self._begin(known, now)
+        else:
+            self._write(self._memory.begun(known, now))
+
+    def _begin(self, known: Remembered, now: float) -> None:
+        self._reply(known, MessageType.ACCEPTED, None, now)
+        self._events.append(Event(Stage.BEGUN, self._requests[known.request_id]))
+
+    def _end(self, known: Remembered, result: object, now: float) -> None:
+        self._reply(known, MessageType.RESPONSE, result, now)
+        self._events.append(Event(Stage.ENDED, self._requests.pop(known.request_id)))
+
+    def refuse(self, request_id: str, error: MigrationError, now: float) -> None:
+        """Say that it will not be worked on."""
+        self._requests.pop(request_id, None)
+        self._reply(self._known(request_id), MessageType.REFUSED, Obstacle.of(error), now)
+
+    def progress(self, request_id: str, progress: Progress, now: float) -> None:
+        """Say how far it is: at most once in PROGRESS_INTERVAL_SECONDS, but each change of phase at once."""
+        known = self._known(request_id)
+        last = known.reply.cmd_result if known.reply else None
+        same_phase = isinstance(last, Progress) and last.phase == progress.phase
+        if not (same_phase and now - known.changed < PROGRESS_INTERVAL_SECONDS):
+            self._reply(known, MessageType.PROGRESS, progress, now)
+
+    def finish(self, request_id: str, outcome: object, now: float) -> None:
+        """Store and send the result: a record, or a MigrationError."""
+        known = self._known(request_id)
+        result = Obstacle.of(outcome) if isinstance(outcome, MigrationError) else outcome
+        if result is None or not can_hold(known.cmd, result):
+            reason = f"{known.cmd.value} gave {type(result).__name__} for a result"
+            result = Obstacle.of(MigrationError(ErrorCode.INTERNAL, {"host": known.agent_ip, "reason": reason}))
+        if known.journaled:
+            self._write(self._memory.ended(known, result, now))
+        else:
+            self._end(known, result, now)
+
+    # The journal.
+
+    def _write(self, entry: Entry) -> None:
+        self._writes.append(Write((entry,)))
+        self._appended += 1
+        self._unwritten += 1
+
+    def entries_to_write(self) -> list[Write]:
+        """What is to be written to the journal now, in this order; entries_written() tells how it went."""
+        writes = list(self._writes)
+        self._writes.clear()
+        return writes
+
+    def entries_written(self, write: Write, problem: str | None, now: float) -> None:
+        """Take note that it is on disk, or of the reason why it is not: what was to begin is then refused."""
+        if write.anew:
+            if problem is not None:
+                log.error("the journal %s cannot be written anew: %s", self._journal_path, problem)
+            return
+        self._unwritten -= 1
+        for entry in write.entries:
+            known = self._memory.find(entry.request_id)
+            if known is not None and isinstance(entry, Begun):
+                self._begun(known, problem, now)
+            elif known is not None and isinstance(entry, Ended):
+                if problem is not None:
+                    log.error("the end of request %s is not in %s: %s", entry.request_id[:8], self._journal_path,
+                              problem)
+                self._end(known, entry.cmd_result, now)
+
+    def _begun(self, known: Remembered, problem: str | None, now: float) -> None:
+        if problem is None:
+            self._begin(known, now)
+            return
+        known.begun = False
+        request = self._requests[known.request_id]
+        facts = {"host": known.agent_ip, "path": self._journal_path, "command": known.cmd.value, "reason": problem}
+        error = MigrationError(ErrorCode.JOURNAL_NOT_WRITTEN, facts)
+        log.error("%s", error)
+        self.refuse(known.request_id, error, now)
+        self._events.append(Event(Stage.NOT_BEGUN, request))
+
+    def get_timer(self) -> float:
+        """When handle_timer() wants to be called."""
+        return self._look_after
+
+    def handle_timer(self, now: float) -> None:
+        """Once a minute: log the counters, drop what is past its time, and have the journal made shorter."""
+        if now < self._look_after:
+            return
+        self._look_after = now + LOOK_AFTER_SECONDS
+        self.gate.counters.log_news()
+        self._memory.forget_old(now)
+        # Not while an entry is on its way, which the new journal would have to hold as well.
+        if self._appended > JOURNAL_ENTRIES_LIMIT and not self._unwritten:
+            self._appended = 0
+            self._writes.append(Write(self._memory.entries(), anew=True))
 
 
 # Drivers.
 
 
-def _socket(family: int, address: str, port: int) -> socket.socket:
+class _Core(Protocol):
+    """What both protocols have in common for the code that drives them."""
+
+    def receive_datagram(self, datagram: bytes, address: Address, now: float) -> None:
+        """Take a datagram."""
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        """Give what is to be sent."""
+
+    def get_timer(self) -> float:
+        """Give the time of the next handle_timer()."""
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+
+
+def _socket(address: str, port: int) -> socket.socket:
+    """A UDP socket of the address's family; an IPv6 one leaves IPv4 to another."""
+    family = _family(address)
     udp = socket.socket(family, socket.SOCK_DGRAM)
     try:
+        if family == socket.AF_INET6:
+            udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _never_fragment(udp)
         udp.bind((address, port))
     except OSError:
         udp.close()
@@ -400,78 +474,94 @@ def _socket(family: int, address: str, port: int) -> socket.socket:
     return udp
 
 
-def _receive(udp: socket.socket) -> tuple[bytes, Address] | None:
-    """The next datagram, None if there is none. An ICMP error that some systems report here is no reason to end."""
-    try:
-        datagram, address = udp.recvfrom(65535)
-    except (BlockingIOError, ConnectionError):
-        return None
-    return datagram, (address[0], address[1])
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def _send(udp: socket.socket, datagram: bytes, address: Address) -> None:
-    # What cannot be sent now counts as lost: it will be asked for again.
-    with contextlib.suppress(OSError):
-        udp.sendto(datagram, address)
+def _never_fragment(udp: socket.socket) -> None:
+    """Have a datagram that is too long for a link dropped instead of cut into fragments (Linux: ip(7), ipv6(7))."""
+    if sys.platform == "linux":
+        # IP_MTU_DISCOVER and IPV6_MTU_DISCOVER with IP_PMTUDISC_DO; Python has no names for them.
+        level, option = (socket.IPPROTO_IPV6, 23) if udp.family == socket.AF_INET6 else (socket.IPPROTO_IP, 10)
+        udp.setsockopt(level, option, 2)
+
+
+def _turn(core: _Core, sockets: Mapping[int, socket.socket], others: Sequence[socket.socket], longest: float) -> None:
+    """Send what is due, wait for a datagram, the next timer or one of `others`, then take all that has come."""
+    core.handle_timer(time.monotonic())
+    _send(core, sockets)
+    patience = min(longest, max(0.0, core.get_timer() - time.monotonic()))
+    readable, _, _ = select.select([*sockets.values(), *others], [], [], patience)
+    for udp in sockets.values():
+        if udp in readable:
+            _receive(core, udp)
+
+
+def _send(core: _Core, sockets: Mapping[int, socket.socket]) -> None:
+    for datagram, address in core.datagrams_to_send(time.monotonic()):
+        udp = sockets.get(_family(address[0]))
+        # What cannot be sent now counts as lost: it will be asked for again.
+        with contextlib.suppress(OSError):
+            if udp is not None:
+                udp.sendto(datagram, address)
+
+
+def _receive(core: _Core, udp: socket.socket) -> None:
+    """Take what has come, but not for ever: a flood must not keep the timers waiting."""
+    for _each in range(_BURST):
+        try:
+            datagram, address = udp.recvfrom(65535)
+        except BlockingIOError:
+            return
+        except OSError:
+            # An ICMP error that some systems report here is no reason to end.
+            continue
+        core.receive_datagram(datagram, (address[0], address[1]), time.monotonic())
 
 
 class ControllerSocket:
-    """Runs Exchanges over UDP for a controller, in the thread that waits for them."""
+    """Runs a Requester over UDP, in the thread that waits for its answers."""
 
-    def __init__(self, agent_port: int = AGENT_PORT, clock: Callable[[], float] = time.monotonic) -> None:
-        self._agent_port = agent_port
-        self._clock = clock
-        self._random = secrets.SystemRandom().random
+    def __init__(self, agent_port: int = AGENT_PORT) -> None:
+        self._requester = Requester(agent_port, secrets.SystemRandom().random)
         self._sockets: dict[int, socket.socket] = {}
-        self._running: list[Exchange] = []
 
-    def _socket_for(self, agent: str) -> socket.socket:
-        family = socket.AF_INET6 if ":" in agent else socket.AF_INET
+    def _open_socket(self, agent: str) -> None:
+        family = _family(agent)
         if family not in self._sockets:
             anywhere = "::" if family == socket.AF_INET6 else "0.0.0.0"  # noqa: S104 - replies come from any interface
             try:
-                self._sockets[family] = _socket(family, anywhere, CONTROLLER_PORT)
+                self._sockets[family] = _socket(anywhere, CONTROLLER_PORT)
             except OSError:
-                self._sockets[family] = _socket(family, anywhere, 0)
-        return self._sockets[family]
+                self._sockets[family] = _socket(anywhere, 0)
 
     def start(self, request: Request, keys: Sequence[Key], patience: float, limit: float = math.inf) -> Exchange:
         """Begin a request; wait() follows it. Raises MigrationError MESSAGE_TOO_LONG."""
-        exchange = Exchange(request, keys, self._clock(), patience, self._random, limit)
+        self._open_socket(request.agent_ip)
         log.debug("request %s: %s to %s", request.request_id[:8], request.cmd.value, request.agent_ip)
-        self._running.append(exchange)
-        self._socket_for(request.agent_ip)
-        return exchange
+        return self._requester.start(request, keys, time.monotonic(), patience, limit)
 
     def wait(self, exchange: Exchange, on_progress: Callable[[Progress], None]) -> Reply | GaveUp:
         """Follow one exchange to its end, keeping the others alive. A KeyboardInterrupt passes; then call it again."""
         while True:
-            event = exchange.next_event()
+            event = self._requester.next_event(exchange)
             if isinstance(event, Reply):
-                log.debug("request %s: %s %s", event.request_id[:8], event.msg_type.value, dict(event.cmd_result))
-            if isinstance(event, GaveUp) or (event is not None and not REPLY_TRANSITIONS[event.msg_type]):
-                self._running.remove(exchange)
-                return event
-            if event is not None and event.msg_type is MessageType.PROGRESS:
-                with contextlib.suppress(ValueError):
-                    on_progress(from_wire(Progress, dict(event.cmd_result)))
+                log.debug("request %s: %s %s", event.request_id[:8], event.msg_type.value, event.cmd_result)
+                if isinstance(event.cmd_result, Progress):
+                    on_progress(event.cmd_result)
+            if exchange.outcome is not None:
+                self._requester.end(exchange)
+                return exchange.outcome
             if event is None:
-                self._turn()
+                self._wait_once()
 
-    def _turn(self) -> None:
-        """Send what is due, then wait for a datagram or the next timer."""
-        for exchange in self._running:
-            now = self._clock()
-            exchange.handle_timer(now)
-            for datagram in exchange.datagrams_to_send(now):
-                agent = exchange.request.agent_ip
-                _send(self._socket_for(agent), datagram, (agent, self._agent_port))
-        timer = min((exchange.get_timer() for exchange in self._running if not exchange.ended), default=self._clock())
-        readable, _, _ = select.select(list(self._sockets.values()), [], [], max(0.0, timer - self._clock()))
-        for udp in readable:
-            received = _receive(udp)
-            if received is not None:
-                any(exchange.receive_datagram(received[0], self._clock()) for exchange in self._running)
+    def _wait_once(self) -> None:
+        try:
+            _turn(self._requester, self._sockets, (), _LOOK_SECONDS)
+        except KeyboardInterrupt:
+            # It may have come between taking a timer out and putting it in again.
+            self._requester.set_timers_anew()
+            raise
 
     def close(self) -> None:
         """Close the sockets."""
@@ -479,64 +569,78 @@ class ControllerSocket:
             udp.close()
 
 
+class Journals(Protocol):
+    """Where an agent's entries are written; wire.journal.JournalWriter does it on disk."""
+
+    def put(self, entries: Sequence[Entry], done: Callable[[str | None], None], *, anew: bool = False) -> None:
+        """Write entries, then call `done` from any thread, with the reason if they could not be written."""
+
+
 class AgentSocket:
     """Runs a Responder over UDP. Other threads hand it work with post(); it never waits for anything but datagrams."""
 
-    def __init__(self, responder: Responder, address: str, port: int) -> None:
-        """Raises MigrationError LISTEN_FAILED."""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        try:
-            self._udp = _socket(family, address, port)
-        except OSError as error:
-            facts = {"address": f"{address} port {port}", "reason": error.strerror or str(error)}
-            raise MigrationError(ErrorCode.LISTEN_FAILED, facts) from error
+    def __init__(self, responder: Responder, addresses: Sequence[Address], journal: Journals) -> None:
+        """Serve these addresses, at most one of IPv4 and one of IPv6. Raises MigrationError LISTEN_FAILED."""
         self.responder = responder
+        self._journal = journal
+        self._sockets: dict[int, socket.socket] = {}
+        for address, port in addresses:
+            self._listen(address, port)
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
         self._posted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
+    def _listen(self, address: str, port: int) -> None:
+        try:
+            self._sockets[_family(address)] = _socket(address, port)
+        except OSError as error:
+            for udp in self._sockets.values():
+                udp.close()
+            facts = {"address": f"{address} port {port}", "reason": error.strerror or str(error)}
+            raise MigrationError(ErrorCode.LISTEN_FAILED, facts) from error
+
+    def addresses(self) -> str:
+        """What it serves, for the log."""
+        return " and ".join(f"{name[0]} port {name[1]}" for name in (
+            udp.getsockname() for udp in self._sockets.values()))
+
     def post(self, action: Callable[[], None]) -> None:
         """Have `action` called in the receive loop's thread. Safe from any thread and from a signal handler."""
         self._posted.put(action)
-        with contextlib.suppress(BlockingIOError):
+        # Full: it is awake. Closed: it has ended, and nobody is left to tell.
+        with contextlib.suppress(OSError):
             self._wake_sender.send(b"w")
 
-    def serve(self, on_request: Callable[[Request], None], stopped: Callable[[], bool]) -> None:
-        """Receive until `stopped()`; each new request goes to `on_request`, which must return at once."""
-        counted, log_at = Counter[str](), time.monotonic() + _LOG_COUNTERS_SECONDS
+    def serve(self, on_event: Callable[[Event], None], stopped: Callable[[], bool]) -> None:
+        """Receive until `stopped()`; what is to be done goes to `on_event`, which must return at once."""
         while not stopped():
-            readable, _, _ = select.select([self._udp, self._wake_receiver], [], [], _LOOK_SECONDS)
-            if self._wake_receiver in readable:
+            _turn(self.responder, self._sockets, (self._wake_receiver,), _LOOK_SECONDS)
+            with contextlib.suppress(BlockingIOError):
                 self._wake_receiver.recv(4096)
             while not self._posted.empty():
-                self._run_posted(self._posted.get())
-            if self._udp in readable:
-                received = _receive(self._udp)
-                if received is not None:
-                    self.responder.receive_datagram(*received, time.monotonic())
-            while (request := self.responder.next_event()) is not None:
-                on_request(request)
-            for datagram, address in self.responder.datagrams_to_send():
-                _send(self._udp, datagram, address)
-            if time.monotonic() >= log_at:
-                counted, log_at = self._log_counters(counted), time.monotonic() + _LOG_COUNTERS_SECONDS
+                self._guarded(self._posted.get())
+            while (event := self.responder.next_event()) is not None:
+                self._guarded(functools.partial(on_event, event))
+            for write in self.responder.entries_to_write():
+                self._write(write)
+        _send(self.responder, self._sockets)
+
+    def _write(self, write: Write) -> None:
+        def written(problem: str | None) -> None:
+            self.post(lambda: self.responder.entries_written(write, problem, time.monotonic()))
+
+        self._journal.put(write.entries, written, anew=write.anew)
 
     @staticmethod
-    def _run_posted(action: Callable[[], None]) -> None:
+    def _guarded(action: Callable[[], None]) -> None:
         try:
             action()
         except Exception:
-            # One answer that cannot be sent must not end the agent for all others.
-            log.exception("a result could not be handed on")
-
-    def _log_counters(self, last: Counter[str]) -> Counter[str]:
-        now = Counter(self.responder.counters)
-        if any(name.startswith("dropped") for name in now - last):
-            log.warning("datagrams so far: %s", ", ".join(f"{name} {count}" for name, count in sorted(now.items())))
-        return now
+            # What goes wrong with one request must not end the agent for all others.
+            log.exception("a request or its result could not be handed on")
 
     def close(self) -> None:
         """Close the sockets."""
-        for each in (self._udp, self._wake_receiver, self._wake_sender):
+        for each in (*self._sockets.values(), self._wake_receiver, self._wake_sender):
             each.close()

@@ -35,7 +35,7 @@ from constant import (
 )
 from controller import Controller, ControllerSettings, RunReport, StepResult
 from udpmodule import ControllerSocket
-from wire.access import config_directory, load_keys, write_new_key
+from wire.access import begin_key_change, config_directory, finish_key_change, load_keys, write_new_key
 from wire.records import Migration, Progress
 
 PROGRAM = "vmmigration.py"
@@ -50,7 +50,8 @@ _LARGEST_NUMBER = 1_000_000
 _DESCRIPTION = "Moves a running KVM virtual machine, with its disks, between two hosts that share no storage."
 _USAGE = f"""{PROGRAM} [options] SRC DST USER VM [DISK [CONF]]
        {PROGRAM} [--config-dir DIR] new-key
-       {PROGRAM} [--config-dir DIR] agent-key IP"""
+       {PROGRAM} [--config-dir DIR] agent-key IP
+       {PROGRAM} [--config-dir DIR] change-key begin|finish"""
 _EPILOG = """\
 arguments:
   SRC    IP address of the host that runs the VM
@@ -63,6 +64,9 @@ arguments:
 keys:
   new-key         make the master key on the management host, once
   agent-key IP    print the key for the agent at IP: put it into AgentKey.txt there
+  change-key begin|finish
+                  change the master key without a stop: begin, give every agent both lines that agent-key prints
+                  then (and SIGHUP), finish; after that agent-key prints the new line alone
 
 exit codes:
   0  moved: the VM runs on DST
@@ -405,11 +409,18 @@ def _migrate(options: argparse.Namespace) -> int:
     return int(report.exit_code)
 
 
+def _master_key_path(options: argparse.Namespace) -> Path:
+    return config_directory(options.config_dir, __file__) / CONTROLLER_KEY_FILE
+
+
+def _wrong_words(problem: str) -> MigrationError:
+    return MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": PROGRAM})
+
+
 def _new_key(options: argparse.Namespace) -> int:
     if len(options.words) != 1:
-        raise MigrationError(
-            ErrorCode.ARGUMENTS_INVALID, {"problem": "new-key takes no argument", "program": PROGRAM})
-    path = config_directory(options.config_dir, __file__) / CONTROLLER_KEY_FILE
+        raise _wrong_words("new-key takes no argument")
+    path = _master_key_path(options)
     write_new_key(path)
     write(sys.stderr, f"New master key in {path}. Now run `{PROGRAM} agent-key IP` for each node.\n")
     return 0
@@ -417,12 +428,25 @@ def _new_key(options: argparse.Namespace) -> int:
 
 def _agent_key(options: argparse.Namespace) -> int:
     if len(options.words) != 2:
-        raise MigrationError(
-            ErrorCode.ARGUMENTS_INVALID, {"problem": "agent-key takes one IP address", "program": PROGRAM})
+        raise _wrong_words("agent-key takes one IP address")
     address = _address("Agent", options.words[1])
-    path: Path = config_directory(options.config_dir, __file__) / CONTROLLER_KEY_FILE
-    for key in load_keys(path):
+    for key in load_keys(_master_key_path(options)):
         print(key.for_agent(address).secret.hex())
+    return 0
+
+
+def _change_key(options: argparse.Namespace) -> int:
+    path = _master_key_path(options)
+    if options.words[1:] == ["begin"]:
+        begin_key_change(path)
+        write(sys.stderr, f"{path} holds the old and a new key. Now put both lines of `{PROGRAM} agent-key IP` into "
+              f"each node's AgentKey.txt and send its agent SIGHUP, then run `{PROGRAM} change-key finish`.\n")
+    elif options.words[1:] == ["finish"]:
+        finish_key_change(path)
+        write(sys.stderr, f"{path} holds the new key alone. Now put the one line of `{PROGRAM} agent-key IP` into each "
+              "node's AgentKey.txt and send its agent SIGHUP.\n")
+    else:
+        raise _wrong_words("change-key takes one word, begin or finish")
     return 0
 
 
@@ -436,7 +460,7 @@ def _run(argv: Sequence[str]) -> int:
         # meaning, and Windows has no SIGHUP.
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
             signal.signal(getattr(signal, name), signal.default_int_handler)
-    commands = {"new-key": _new_key, "agent-key": _agent_key}
+    commands = {"new-key": _new_key, "agent-key": _agent_key, "change-key": _change_key}
     return commands.get(options.words[0] if options.words else "", _migrate)(options)
 
 

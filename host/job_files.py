@@ -19,7 +19,6 @@ from constant import SOCKET_PATH_LIMIT, ErrorCode, MigrationError
 from host.process import run_tool
 from wire.records import Migration
 
-STATE_DIRECTORY = Path("/var/lib/vmmigration")
 _SOCKET_ROOT = "/run/libvirt/qemu"
 # What may stand in the name of a socket: ssh reads `:` `%` `$` and a backslash in a forward as its own.
 _FIT_NAME = re.compile(r"[\w.+@=,~ -]+")
@@ -160,7 +159,7 @@ class Made:
 class Ledger:
     """What one job made on this host, written down so that a later step, or a later agent, can remove just that."""
 
-    def __init__(self, job_id: str, directory: Path = STATE_DIRECTORY / "jobs") -> None:
+    def __init__(self, job_id: str, directory: Path) -> None:
         self._path = directory / f"{job_id}.json"
 
     def entries(self) -> list[Made]:

@@ -34,7 +34,7 @@ def run(context: StepContext, arguments: StepArguments) -> CheckReport:
 
 
 def _obstacle(context: StepContext, migration: Migration, code: ErrorCode, **facts: str) -> Obstacle:
-    return Obstacle(code, {"host": context.host, "domain": migration.domain, **facts})
+    return Obstacle(code=code, facts={"host": context.host, "domain": migration.domain, **facts})
 
 
 def _examine_domain(

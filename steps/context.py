@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Optional
 
 from constant import MigrationError
@@ -31,12 +32,13 @@ class StepContext:
     epoch: str
     challenge: str
     destinations: AddressList
+    state_directory: Path
     cancellation: Cancellation
     progress: Callable[[Progress], None]
 
     def ledger(self, migration: Migration) -> Ledger:
         """What the job has made on this host."""
-        return Ledger(migration.job_id)
+        return Ledger(migration.job_id, self.state_directory / "jobs")
 
 
 @contextmanager
@@ -50,4 +52,4 @@ def noting(obstacles: list[Obstacle]) -> Iterator[None]:
 
 def note_all(obstacles: list[Obstacle], errors: Iterable[MigrationError]) -> None:
     """Take each of these errors down as an obstacle."""
-    obstacles.extend(Obstacle(error.code, error.facts) for error in errors)
+    obstacles.extend(Obstacle.of(error) for error in errors)

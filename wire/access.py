@@ -42,7 +42,7 @@ def _entries(text: str) -> list[tuple[int, str]]:
 def _unmapped(network: Network) -> Network:
     """The IPv4 network that an IPv6 one such as ::ffff:192.0.2.0/120 stands for, or the network itself."""
     mapped = getattr(network.network_address, "ipv4_mapped", None)
-    if mapped is None or network.prefixlen < 96:
+    if mapped is None:
         return network
     return ipaddress.ip_network(f"{mapped}/{network.prefixlen - 96}")
 
@@ -126,11 +126,58 @@ def load_keys(path: Path) -> tuple[Key, ...]:
 def write_new_key(path: Path) -> None:
     """Make a master key in a new file with mode 0600. Raises MigrationError KEY_EXISTS or FILE_NOT_WRITTEN."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        _write_private(path, _new_line())
     except FileExistsError as error:
         raise MigrationError(ErrorCode.KEY_EXISTS, {"path": str(path)}) from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise MigrationError(ErrorCode.FILE_NOT_WRITTEN, {"path": str(path), "reason": reason}) from error
-    with open(descriptor, "w", encoding="ascii") as file:
-        file.write(secrets.token_hex(32) + "\n")
+        raise _not_written(path, error) from error
+
+
+def begin_key_change(path: Path) -> None:
+    """Put a new key behind the one that is used: agents that are given both hear both.
+
+    Raises MigrationError as load_keys() does, KEY_CHANGE_BEGUN or FILE_NOT_WRITTEN.
+    """
+    if len(load_keys(path)) > 1:
+        raise MigrationError(ErrorCode.KEY_CHANGE_BEGUN, {"path": str(path)})
+    text = _read(path)
+    _replace(path, text + ("" if text.endswith("\n") else "\n") + _new_line())
+
+
+def finish_key_change(path: Path) -> None:
+    """Take the old key away, so that the new one is used.
+
+    Raises MigrationError as load_keys() does, KEY_CHANGE_NOT_BEGUN or FILE_NOT_WRITTEN.
+    """
+    if len(load_keys(path)) < 2:
+        raise MigrationError(ErrorCode.KEY_CHANGE_NOT_BEGUN, {"path": str(path)})
+    lines = _read(path).splitlines()
+    number, _ = _entries("\n".join(lines))[0]
+    _replace(path, "".join(f"{line}\n" for line in lines[:number - 1] + lines[number:]))
+
+
+def _new_line() -> str:
+    return secrets.token_hex(32) + "\n"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put a new file in the place of a key file, whole or not at all. Raises MigrationError FILE_NOT_WRITTEN."""
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        _write_private(beside, text)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise _not_written(path, error) from error
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a new file that only its owner can read. Raises OSError."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _not_written(path: Path, error: OSError) -> MigrationError:
+    return MigrationError(ErrorCode.FILE_NOT_WRITTEN, {"path": str(path), "reason": error.strerror or str(error)})

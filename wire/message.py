@@ -1,122 +1,172 @@
-"""What a message is: the one place where requests, replies and the records in them become bytes and are read back.
+"""What a message is: the one place where requests and replies become bytes and are read back.
 
-Reading is strict: an unknown or missing field, a wrong type, a field that stands twice or NaN is a ValueError.
+Both are records; what stands in them is looked up by command in ARGUMENTS and RESULTS. Reading is strict: what is not
+exactly one such message is a ValueError.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, TypeVar, Union
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
-from constant import Command, ErrorCode, MessageType, MigrationError
-from wire.records import Obstacle
+from constant import REPLY_TRANSITIONS, Command, ErrorCode, MessageType, MigrationError
+from wire.records import (
+    CancelArguments,
+    CancelReport,
+    CheckReport,
+    HelloArguments,
+    HostFacts,
+    MigrationReport,
+    Obstacle,
+    Page,
+    Progress,
+    RollBackReport,
+    StatusArguments,
+    StepArguments,
+    StepReport,
+    check_address,
+    check_request_id,
+    check_tokens,
+)
+from wire.schema import from_wire, record, to_wire
 
-T = TypeVar("T")
-
-_LONGEST_TEXT = 1024
-
-
-def to_wire(value: object) -> Any:
-    """A record of constant.py as JSON has it; fields that are None are left out."""
-    if dataclasses.is_dataclass(value):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return {name: to_wire(content) for name, content in fields.items() if content is not None}
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {str(name): to_wire(content) for name, content in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [to_wire(content) for content in value]
-    return value
-
-
-def from_wire(kind: type[T], value: object) -> T:
-    """The record of type `kind` that `value`, out of JSON, stands for.
-
-    Raises ValueError for a missing or unknown field, a wrong type, or content that the record itself refuses;
-    MigrationError where the record names the admin's mistake.
-    """
-    if not isinstance(value, dict):
-        raise ValueError(f"{kind.__name__} is not an object")
-    hints = typing.get_type_hints(kind)
-    unknown = value.keys() - hints.keys()
-    if unknown:
-        raise ValueError(f"{kind.__name__} has unknown fields")
-    # to_wire() leaves out what is None.
-    fields = {name: None for name, hint in hints.items() if type(None) in typing.get_args(hint)}
-    fields |= {name: _field(hints[name], content, f"{kind.__name__}.{name}") for name, content in value.items()}
-    try:
-        return kind(**fields)
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__} lacks fields") from error
-
-
-def _field(hint: Any, value: object, name: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Union:
-        return _field(arguments[0], value, name)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_field(arguments[0], content, name) for content in value)
-    if origin is not None and issubclass(origin, Mapping) and isinstance(value, dict):
-        return {_field(str, key, name): _field(arguments[1], content, name) for key, content in value.items()}
-    if dataclasses.is_dataclass(hint):
-        return from_wire(typing.cast("type[Any]", hint), value)
-    if origin is None and issubclass(hint, Enum) and isinstance(value, str):
-        return hint(value)
-    if hint in (str, int, bool) and type(value) is hint:
-        if isinstance(value, str) and len(value) > _LONGEST_TEXT:
-            raise ValueError(f"{name} is too long")
-        return value
-    raise ValueError(f"{name} has the wrong type")
+ARGUMENTS: Mapping[Command, type] = MappingProxyType({
+    Command.HELLO: HelloArguments,
+    Command.STATUS: StatusArguments,
+    Command.CANCEL: CancelArguments,
+    **{command: StepArguments for command in Command if command not in (
+        Command.HELLO, Command.STATUS, Command.CANCEL)},
+})
+# STATUS has none of its own: it is answered with what is known of the request that it asks for.
+RESULTS: Mapping[Command, type] = MappingProxyType({
+    Command.HELLO: HostFacts,
+    Command.CHECK_SOURCE: CheckReport,
+    Command.CHECK_DESTINATION: CheckReport,
+    Command.PREPARE_DESTINATION: StepReport,
+    Command.COPY_DISK_FILE: StepReport,
+    Command.LIVE_MIGRATION: MigrationReport,
+    Command.EXTRACT_CONFIGURE_FILE: StepReport,
+    Command.DEFINE_VIRTUAL_MACHINE: StepReport,
+    Command.FINISH: StepReport,
+    Command.ROLL_BACK: RollBackReport,
+    Command.CANCEL: CancelReport,
+})
+# What `cmd_result` may hold in each type of reply, by the name of its only field; "" stands for nothing.
+_CONTENTS: Mapping[MessageType, frozenset[str]] = MappingProxyType({
+    MessageType.REQUEST: frozenset(),
+    MessageType.ACCEPTED: frozenset({""}),
+    MessageType.PROGRESS: frozenset({"progress"}),
+    MessageType.RESPONSE: frozenset({"value", "error", "page"}),
+    MessageType.REFUSED: frozenset({"error", "page"}),
+})
+_KINDS: Mapping[str, type] = MappingProxyType({"progress": Progress, "error": Obstacle, "page": Page})
 
 
-@dataclass(frozen=True)
+def _check_envelope(request_id: str, agent_ip: str) -> None:
+    check_request_id(request_id)
+    check_address(agent_ip)
+
+
+@record
 class Request:
     """What a controller asks of the agent at `agent_ip`; `epoch` and `challenge` are from its HELLO reply."""
 
     request_id: str
     agent_ip: str
     cmd: Command
-    cmd_arguments: Mapping[str, Any]
+    cmd_arguments: object
+    """The command's record in ARGUMENTS."""
     epoch: str = ""
     challenge: str = ""
 
+    def __post_init__(self) -> None:
+        _check_envelope(self.request_id, self.agent_ip)
+        if type(self.cmd_arguments) is not ARGUMENTS[self.cmd]:
+            raise ValueError(f"{self.cmd.value} has other arguments")
+        check_tokens(self.epoch, self.challenge)
 
-@dataclass(frozen=True)
+
+@record
 class Reply:
-    """What an agent answers to the request with that id: a value, an error, or how far it is."""
+    """What an agent answers to the request with that id: a value, an error, how far it is, or a page of one."""
 
     msg_type: MessageType
     request_id: str
     agent_ip: str
     cmd: Command
-    cmd_result: Mapping[str, Any]
     sequence: int
+    cmd_result: object = None
+    """None, Progress, Obstacle, Page, or the command's record in RESULTS."""
+
+    def __post_init__(self) -> None:
+        _check_envelope(self.request_id, self.agent_ip)
+        if self.sequence < 0:
+            raise ValueError("the sequence begins at 0")
+        if _content_name(self.cmd, self.cmd_result) not in _CONTENTS[self.msg_type]:
+            raise ValueError(f"{self.msg_type.value} cannot hold this")
 
     def error(self) -> MigrationError | None:
         """The error that ended the request, if one did."""
-        if "error" not in self.cmd_result:
-            return None
-        try:
-            return from_wire(Obstacle, self.cmd_result["error"]).error()
-        except ValueError:
-            problem = "it answers with an error that this version does not know"
-            return MigrationError(ErrorCode.MESSAGE_INVALID, {"host": self.agent_ip, "problem": problem})
+        return self.cmd_result.error() if isinstance(self.cmd_result, Obstacle) else None
+
+
+def _content_name(command: Command, content: object) -> str:
+    """What the field of `cmd_result` is called that holds this, "" for None. Raises ValueError if none does."""
+    if content is None:
+        return ""
+    for name, kind in (*_KINDS.items(), ("value", RESULTS.get(command))):
+        if type(content) is kind:
+            return name
+    raise ValueError(f"{command.value} has no such result")
+
+
+def can_hold(command: Command, result: object) -> bool:
+    """Whether that is a result of this command, or an error."""
+    return type(result) in (RESULTS.get(command), Obstacle)
+
+
+class ArgumentsRefusedError(ValueError):
+    """Only the arguments of a request are wrong. `envelope` is a HELLO with its other fields."""
+
+    def __init__(self, envelope: Request, command: Command, error: MigrationError) -> None:
+        super().__init__(error.message)
+        self.envelope = envelope
+        self.command = command
+        self.error = error
+
+
+# Encoding.
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def encode(message: Request | Reply) -> bytes:
     """A message as the bytes below the header line."""
-    body = to_wire(message)
     if isinstance(message, Request):
-        body["msg_type"] = MessageType.REQUEST.value
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        body = {"msg_type": MessageType.REQUEST.value, **to_wire(message)}
+    else:
+        body = {**to_wire(message), "cmd_result": result_to_wire(message.cmd, message.cmd_result)}
     # A path out of bytes that are not UTF-8 holds lone surrogates, which no peer would accept.
-    return text.encode(errors="replace")
+    return _compact(body).encode(errors="replace")
+
+
+def result_to_wire(command: Command, result: object) -> dict[str, Any]:
+    """The result of a request alone, as JSON has it: one field, named after what kind of result it is."""
+    name = _content_name(command, result)
+    return {name: to_wire(result)} if name else {}
+
+
+def encode_result(command: Command, result: object) -> str:
+    """The same as text, for pages to carry."""
+    return _compact(result_to_wire(command, result)).encode(errors="replace").decode()
+
+
+# Decoding.
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -130,32 +180,78 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-def decode(body: bytes) -> Request | Reply:
-    """The message in `body`. Raises ValueError for anything that is not exactly one."""
+_decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+
+
+def read_json(text: str) -> dict[str, Any]:
+    """The one JSON object in `text`. Raises ValueError."""
     try:
-        content = json.loads(body.decode(), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
-        # Lone surrogates, which JSON can escape and UTF-8 cannot hold, are a UnicodeEncodeError: a ValueError.
-        json.dumps(content, ensure_ascii=False).encode()
+        content = _decoder.decode(text)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
     if not isinstance(content, dict):
         raise ValueError("not an object")
-    free = {name: content.pop(name, None) for name in ("cmd_arguments", "cmd_result") if name in content}
-    if any(not isinstance(value, dict) for value in free.values()):
-        raise ValueError("arguments or result is not an object")
+    return content
+
+
+def result_from_wire(command: Command, result: object) -> object:
+    """The record in a `cmd_result`, None if there is none. Raises ValueError or MigrationError."""
+    if not isinstance(result, dict) or len(result) > 1:
+        raise ValueError("a result has one field")
+    for name, value in result.items():
+        kind = RESULTS.get(command) if name == "value" else _KINDS.get(name)
+        if kind is None:
+            raise ValueError("no such result")
+        return from_wire(kind, value)
+    return None
+
+
+def decode(body: bytes) -> Request | Reply:
+    """The message in `body`.
+
+    Raises ValueError for anything that is not exactly one, as ArgumentsRefusedError where only a request's arguments
+    are wrong. A reply whose result cannot be read is one whose result is the error MESSAGE_INVALID.
+    """
+    content = read_json(body.decode())
     if content.get("msg_type") == MessageType.REQUEST.value:
         del content["msg_type"]
-        return _with_free_fields(Request, content, free)
-    return _with_free_fields(Reply, content, free)
+        return _request(content)
+    return _reply(content)
 
 
-def _with_free_fields(kind: type[T], content: dict[str, object], free: Mapping[str, Any]) -> T:
-    """Like from_wire(), for a message whose arguments or result are checked later, by the command's own record."""
-    hints = typing.get_type_hints(kind)
-    if content.keys() - hints.keys():
-        raise ValueError("unknown fields")
-    checked = {name: _field(hints[name], value, name) for name, value in content.items()}
+def _request(content: dict[str, Any]) -> Request:
+    command = Command(content.get("cmd"))
     try:
-        return kind(**checked, **free)
-    except TypeError as error:
-        raise ValueError("missing or unknown fields") from error
+        arguments: object = from_wire(ARGUMENTS[command], content.get("cmd_arguments"))
+    except (MigrationError, ValueError) as error:
+        # Everything else must be right all the same: the same request with the simplest arguments tells.
+        envelope = from_wire(Request, {**content, "cmd": Command.HELLO.value, "cmd_arguments": HelloArguments()})
+        raise ArgumentsRefusedError(envelope, command, _named(error, envelope.agent_ip)) from error
+    return from_wire(Request, {**content, "cmd_arguments": arguments})
+
+
+def _reply(content: dict[str, Any]) -> Reply:
+    result = content.pop("cmd_result", None)
+    envelope = from_wire(Reply, {**content, "msg_type": MessageType.ACCEPTED.value})
+    return with_result(envelope, MessageType(content.get("msg_type")), lambda: result)
+
+
+def with_result(envelope: Reply, msg_type: MessageType, read: Callable[[], object]) -> Reply:
+    """The reply with what `read` gives, out of JSON, for its `cmd_result`.
+
+    Raises ValueError if that cannot be read; where the reply is the request's end, the end is an error then.
+    """
+    try:
+        return replace(envelope, msg_type=msg_type, cmd_result=result_from_wire(envelope.cmd, read()))
+    except (MigrationError, ValueError) as error:
+        if REPLY_TRANSITIONS[msg_type]:
+            raise ValueError("not such a reply") from error
+        # The request has ended, whatever it is that this version cannot read.
+        return replace(envelope, msg_type=msg_type, cmd_result=Obstacle.of(_named(error, envelope.agent_ip)))
+
+
+def _named(error: MigrationError | ValueError, host: str) -> MigrationError:
+    """The error as the admin reads it: a record's own, or that the two versions do not understand each other."""
+    if isinstance(error, MigrationError):
+        return error
+    return MigrationError(ErrorCode.MESSAGE_INVALID, {"host": host, "problem": str(error)[:200]})

@@ -5,13 +5,15 @@ Their type hints are read at run time to check what comes in, so they must be su
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Optional
 
 from constant import (
+    PAGES_LIMIT,
     CopyStorage,
     DomainState,
     ErrorCode,
@@ -20,13 +22,43 @@ from constant import (
     MigrationError,
     Transport,
 )
+from wire.schema import LONGEST_TEXT, record
 
+_REQUEST_ID_PATTERN = re.compile(r"[0-9a-f]{32}")
 JOB_ID_PATTERN = re.compile(r"[0-9a-f]{8}")
 # useradd(8), and the capitals and dots of directory services; it must never look like an option or a path.
 USER_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,63}")
 # libvirt forbids a slash and control characters in a name; a leading dash would be taken for an option by virsh.
 # A lone surrogate stands for a byte that is not UTF-8.
 DOMAIN_PATTERN = re.compile(r"[^-/\x00-\x1f\x7f\ud800-\udfff][^/\x00-\x1f\x7f\ud800-\udfff]{0,254}")
+
+
+def check_request_id(request_id: str) -> None:
+    """Raise ValueError for what cannot be the id of a request: 128 random bits as hexadecimal digits."""
+    if not _REQUEST_ID_PATTERN.fullmatch(request_id):
+        raise ValueError("no request id")
+
+
+def check_job_id(job_id: str) -> None:
+    """Raise ValueError for what cannot be the id of a job: 32 random bits as hexadecimal digits."""
+    if not JOB_ID_PATTERN.fullmatch(job_id):
+        raise ValueError("no job id")
+
+
+def check_tokens(epoch: str, challenge: str) -> None:
+    """Raise ValueError for what no agent gives out as epoch (16 digits) and challenge (about 30 signs)."""
+    if max(len(epoch), len(challenge)) > 64:
+        raise ValueError("no epoch or challenge")
+
+
+@functools.lru_cache(maxsize=4096)
+def check_address(address: str) -> str:
+    """Return `address` if it is an IP address in its shortest form, without a scope, which means something on one
+    host only. Raises ValueError.
+    """
+    if "%" in address or address != str(ipaddress.ip_address(address)):
+        raise ValueError(f"{address!r} is not a canonical address")
+    return address
 
 
 def check_path(what: str, path: str) -> str:
@@ -44,7 +76,7 @@ def check_path(what: str, path: str) -> str:
     return path
 
 
-@dataclass(frozen=True)
+@record
 class Migration:
     """What the admin asked for. It goes with every step, so that each request can be understood alone."""
 
@@ -73,9 +105,7 @@ class Migration:
                 problem = f"{value!r} is not a {what}"
                 raise MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": "vmmigration.py"})
         for address in (self.source, self.destination):
-            # A scope (fe80::1%eth0) means something on one host only.
-            if "%" in address or address != str(ipaddress.ip_address(address)):
-                raise ValueError(f"{address!r} is not a canonical address")
+            check_address(address)
         for what, path in (("Disk path", self.disk), ("Conf file path", self.conf_file)):
             if path is not None:
                 check_path(what, path)
@@ -96,7 +126,7 @@ def libvirt_conf_path(domain: str) -> str:
     return f"/etc/libvirt/qemu/{domain}.xml"
 
 
-@dataclass(frozen=True)
+@record
 class DiskFacts:
     """One disk of the domain as the source sees it. Sizes in bytes."""
 
@@ -122,7 +152,7 @@ class DiskFacts:
             raise ValueError("a raw image has neither clusters nor a version")
 
 
-@dataclass(frozen=True)
+@record
 class DomainFacts:
     """What the destination must know about the domain to judge whether it can run there. Memory in bytes."""
 
@@ -144,7 +174,7 @@ class DomainFacts:
                 check_path("Kernel path", path)
 
 
-@dataclass(frozen=True)
+@record
 class StepArguments:
     """The arguments of a step: what the admin asked for, and what CHECK_SOURCE found."""
 
@@ -161,28 +191,64 @@ class StepArguments:
         return self.facts
 
 
-@dataclass(frozen=True)
+@record
+class HelloArguments:
+    """The argument of HELLO: a job that keeps its place on a host although it has nothing to do there now."""
+
+    job_id: Optional[str] = None
+
+    def __post_init__(self) -> None:
+        if self.job_id is not None:
+            check_job_id(self.job_id)
+
+
+@record
+class StatusArguments:
+    """The arguments of STATUS: which request is meant, and which page of its result."""
+
+    of: str
+    page: int = 0
+
+    def __post_init__(self) -> None:
+        check_request_id(self.of)
+        if self.page < 0:
+            raise ValueError("no such page")
+
+
+@record
 class CancelArguments:
     """The argument of CANCEL."""
 
     job_id: str
 
+    def __post_init__(self) -> None:
+        check_job_id(self.job_id)
 
-@dataclass(frozen=True)
+
+@record
 class Obstacle:
     """One thing that stands in the way, as an error's code and facts."""
 
     code: ErrorCode
     facts: Mapping[str, str]
 
+    @classmethod
+    def of(cls, error: MigrationError, longest: int = LONGEST_TEXT) -> Obstacle:
+        """The error as it crosses; what libvirt or a tool said at great length is cut, the essential stands first."""
+        return cls(code=error.code, facts={
+            name: fact if len(fact) <= longest else fact[:longest - 1] + "…" for name, fact in error.facts.items()})
+
     def error(self) -> MigrationError:
         """The same as an exception, for its words."""
         return MigrationError(self.code, self.facts)
 
 
-@dataclass(frozen=True)
+@record
 class HostFacts:
-    """What HELLO tells of a host. `epoch` is new at each start of the agent; `challenge` lives CHALLENGE_SECONDS."""
+    """What HELLO tells of a host.
+
+    `epoch` is new when the agent started without the journal of its requests; `challenge` lives CHALLENGE_SECONDS.
+    """
 
     version: str
     hostname: str
@@ -192,30 +258,26 @@ class HostFacts:
     epoch: str
     challenge: str
 
+    def __post_init__(self) -> None:
+        check_tokens(self.epoch, self.challenge)
 
-@dataclass(frozen=True)
+
+@record
 class CheckReport:
     """The result of CHECK_SOURCE and CHECK_DESTINATION; only the source's has facts."""
 
     obstacles: tuple[Obstacle, ...]
     facts: Optional[DomainFacts] = None
-    omitted: int = 0
-    """How many more obstacles there are than one datagram holds."""
-
-    @property
-    def count(self) -> int:
-        """How many obstacles there are altogether."""
-        return len(self.obstacles) + self.omitted
 
 
-@dataclass(frozen=True)
+@record
 class StepReport:
     """The result of a step that has nothing more to tell than what it did, in a few words for the admin."""
 
     summary: str
 
 
-@dataclass(frozen=True)
+@record
 class MigrationReport:
     """The result of LIVE_MIGRATION, from libvirt's statistics of the finished job. Bytes, and milliseconds."""
 
@@ -225,7 +287,7 @@ class MigrationReport:
     """-1 if libvirt did not say."""
 
 
-@dataclass(frozen=True)
+@record
 class RollBackReport:
     """The result of ROLL_BACK: how the domain is on this host now, and which paths of the job were removed."""
 
@@ -233,10 +295,36 @@ class RollBackReport:
     removed: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@record
+class CancelReport:
+    """The result of CANCEL: whether a step of that job was running here."""
+
+    known: bool
+
+
+@record
 class Progress:
     """How far a step is: cumulative, so that any of them may be lost. Bytes; `total` 0 while it is not known."""
 
     phase: str
     done: int
     total: int
+
+    def __post_init__(self) -> None:
+        # It has to fit a datagram, whatever a step calls what it does.
+        if len(self.phase) > 100 or self.done < 0 or self.total < 0:
+            raise ValueError("the phase is too long, or a count negative")
+
+
+@record
+class Page:
+    """A part of a result that one datagram does not hold; all pages of one result have the same digest."""
+
+    page: int
+    pages: int
+    digest: str
+    part: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.page < self.pages <= PAGES_LIMIT:
+            raise ValueError("no such page")

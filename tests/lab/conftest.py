@@ -186,7 +186,7 @@ def snapshot(host: Host) -> dict[str, str]:
         root = host.path(place)
         for path in sorted(root.rglob("*")) if root.exists() else []:
             status = path.lstat()
-            # The running guest writes to its image all the time.
-            size = 0 if path.suffix in (".qcow2", ".img") else status.st_size
+            # The running guest writes to its image all the time, and the agent to its journal.
+            size = 0 if path.suffix in (".qcow2", ".img") or path.name == "journal" else status.st_size
             seen[f"{place}/{path.relative_to(root)}"] = f"{status.st_mode:o} {status.st_uid} {size}"
     return seen

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from constant import (
     VERSION,
+    Command,
     CopyStorage,
     DomainState,
     ErrorCode,
     ImageFormat,
     LibvirtDaemon,
+    MessageType,
     Transport,
 )
 from wire.access import AddressList, Key
+from wire.memory import Begun, Ended, Entry, Seen
+from wire.message import Reply, Request
 from wire.records import (
     CancelArguments,
+    CancelReport,
     CheckReport,
     DiskFacts,
     DomainFacts,
+    HelloArguments,
     HostFacts,
     Migration,
     MigrationReport,
     Obstacle,
+    Page,
     Progress,
     RollBackReport,
+    StatusArguments,
     StepArguments,
     StepReport,
 )
@@ -72,19 +81,87 @@ EVERY_RECORD: tuple[object, ...] = (
     DomainFacts(
         uuid="u", virtualization="qemu", architecture="aarch64", machine="virt-7.2", memory=1, autostart=False,
         disks=(), kernel="/boot/vmlinuz", initrd="/boot/initrd.img", networks=()),
-    StepArguments(MIGRATION),
-    StepArguments(MIGRATION, FACTS),
-    CancelArguments("0badcafe"),
-    Obstacle(ErrorCode.PATH_TAKEN, {"path": "/srv/vm/node.img", "host": SOURCE}),
+    StepArguments(migration=MIGRATION),
+    StepArguments(migration=MIGRATION, facts=FACTS),
+    CancelArguments(job_id="0badcafe"),
+    Obstacle(code=ErrorCode.PATH_TAKEN, facts={"path": "/srv/vm/node.img", "host": SOURCE}),
     HOST_FACTS,
     CheckReport(obstacles=()),
-    CheckReport(obstacles=(Obstacle(ErrorCode.DOMAIN_BUSY, {}), Obstacle(ErrorCode.INTERNAL, {"reason": "ü…"})),
-                facts=FACTS),
-    StepReport("empty qcow2 of 8192 MiB"),
+    CheckReport(facts=FACTS, obstacles=(
+        Obstacle(code=ErrorCode.DOMAIN_BUSY, facts={}), Obstacle(code=ErrorCode.INTERNAL, facts={"reason": "ü…"}))),
+    StepReport(summary="empty qcow2 of 8192 MiB"),
     MOVED,
     MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1),
     RollBackReport(state=DomainState.SHUT_OFF, removed=("/a/b", "/c/d")),
     Progress(phase="copying the disk", done=1, total=0),
+    HelloArguments(),
+    StatusArguments(of="0" * 32),
+    StatusArguments(of="f" * 32, page=63),
+    CancelReport(known=True),
+    Page(page=0, pages=2, digest="0123456789abcdef", part='{"value":{'),
+)
+
+REQUEST_ID = "0123456789abcdef" * 2
+STEP = StepArguments(migration=MIGRATION, facts=FACTS, source_runs=True)
+DID = StepReport(summary="did it")
+PATH_TAKEN = Obstacle(code=ErrorCode.PATH_TAKEN, facts={"path": "/srv/vm/ü.img", "host": DESTINATION})
+# What each command is asked with, and what it may come to. STATUS comes to nothing of its own.
+ARGUMENTS_OF: Mapping[Command, object] = {
+    **dict.fromkeys(Command, STEP),
+    Command.HELLO: HelloArguments(),
+    Command.STATUS: StatusArguments(of=REQUEST_ID, page=3),
+    Command.CANCEL: CancelArguments(job_id=MIGRATION.job_id),
+}
+RESULT_OF: Mapping[Command, object] = {
+    Command.HELLO: HOST_FACTS,
+    Command.CHECK_SOURCE: CheckReport(obstacles=(PATH_TAKEN,), facts=FACTS),
+    Command.CHECK_DESTINATION: CheckReport(obstacles=()),
+    Command.PREPARE_DESTINATION: DID,
+    Command.COPY_DISK_FILE: DID,
+    Command.LIVE_MIGRATION: MOVED,
+    Command.EXTRACT_CONFIGURE_FILE: DID,
+    Command.DEFINE_VIRTUAL_MACHINE: DID,
+    Command.FINISH: DID,
+    Command.ROLL_BACK: RollBackReport(state=DomainState.PAUSED, removed=("/a/b",)),
+    Command.CANCEL: CancelReport(known=False),
+}
+PROGRESS = Progress(phase="copying the disk", done=1, total=2)
+PAGE = Page(page=63, pages=64, digest="0123456789abcdef", part="ü…")
+# Each kind of what a reply can hold, in each type of reply that may hold it.
+ENDS = (MessageType.RESPONSE, MessageType.REFUSED)
+CONTENTS: tuple[tuple[MessageType, object], ...] = (
+    (MessageType.ACCEPTED, None), (MessageType.PROGRESS, PROGRESS), *((end, PATH_TAKEN) for end in ENDS),
+    *((end, PAGE) for end in ENDS))
+
+
+def a_reply(command: Command, msg_type: MessageType, content: object) -> Reply:
+    """A reply of that type, which holds that."""
+    return Reply(
+        msg_type=msg_type, request_id=REQUEST_ID, agent_ip=SOURCE, cmd=command, sequence=7, cmd_result=content)
+
+
+EVERY_REQUEST: tuple[Request, ...] = (
+    *(Request(
+        request_id=REQUEST_ID, agent_ip=SOURCE, cmd=command, cmd_arguments=arguments, epoch=HOST_FACTS.epoch,
+        challenge=HOST_FACTS.challenge) for command, arguments in ARGUMENTS_OF.items()),
+    Request(request_id="f" * 32, agent_ip="2001:db8::1", cmd=Command.HELLO, cmd_arguments=HelloArguments()),
+)
+EVERY_REPLY: tuple[Reply, ...] = (
+    *(a_reply(command, kind, content) for command in Command for kind, content in CONTENTS),
+    *(a_reply(command, MessageType.RESPONSE, result) for command, result in RESULT_OF.items()),
+)
+# One of every entry that an agent's journal holds, below its first line.
+EVERY_ENTRY: tuple[Entry, ...] = (
+    Begun(
+        request_id=REQUEST_ID, digest="ab" * 32, agent_ip=SOURCE, cmd=Command.LIVE_MIGRATION, asked_by=CONTROLLER[0],
+        at=1_790_000_000, job_id=MIGRATION.job_id, domain="büro"),
+    Begun(
+        request_id="f" * 32, digest="cd" * 32, agent_ip="2001:db8::1", cmd=Command.CHECK_SOURCE,
+        asked_by="2001:db8::2", at=1_790_000_000),
+    *(Ended(request_id=REQUEST_ID, cmd=command, at=1_790_000_001, cmd_result=result)
+      for command, result in RESULT_OF.items()),
+    Ended(request_id=REQUEST_ID, cmd=Command.FINISH, at=1_790_000_001, cmd_result=PATH_TAKEN),
+    Seen(request_id=REQUEST_ID, digest="ef" * 32, at=1_790_000_002),
 )
 
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from constant import Command, DomainState, MessageType, MigrationError
-from tests.unit.samples import DESTINATION, FACTS, HOST_FACTS, MOVED, SOURCE, FakeClock
-from udpmodule import ControllerSocket, Exchange, GaveUp
+from constant import CHALLENGE_SECONDS, Command, DomainState, ErrorCode, MessageType, MigrationError
+from controller import Controller, ControllerSettings, RunReport, StepResult
+from tests.unit.samples import (
+    AGENTS,
+    DESTINATION,
+    FACTS,
+    HOST_FACTS,
+    MASTER,
+    MIGRATION,
+    MOVED,
+    SOURCE,
+    FakeClock,
+)
+from udpmodule import ControllerSocket
 from wire.access import Key
-from wire.message import Reply, Request, to_wire
-from wire.records import CheckReport, Obstacle, Progress, RollBackReport, StepReport
+from wire.exchange import Exchange, GaveUp
+from wire.message import Reply, Request, decode
+from wire.records import CancelReport, CheckReport, Obstacle, Progress, RollBackReport, StepReport
 
 
 class Silence:
@@ -65,6 +78,11 @@ class Raw:
     msg_type: MessageType = MessageType.RESPONSE
 
 
+def error_of(code: ErrorCode, msg_type: MessageType = MessageType.REFUSED) -> Raw:
+    """The agent refuses, or ends, the request with that error."""
+    return Raw({"error": {"code": code.value, "facts": {"host": "the agent"}}}, msg_type)
+
+
 Call = tuple[Command, str]
 
 HAPPY: Mapping[Call, object] = {
@@ -72,14 +90,14 @@ HAPPY: Mapping[Call, object] = {
     (Command.HELLO, DESTINATION): HOST_FACTS,
     (Command.CHECK_SOURCE, SOURCE): CheckReport(obstacles=(), facts=FACTS),
     (Command.CHECK_DESTINATION, DESTINATION): CheckReport(obstacles=()),
-    (Command.PREPARE_DESTINATION, DESTINATION): StepReport("empty qcow2 of 8192 MiB"),
-    (Command.COPY_DISK_FILE, SOURCE): StepReport("nothing to send beforehand"),
+    (Command.PREPARE_DESTINATION, DESTINATION): StepReport(summary="empty qcow2 of 8192 MiB"),
+    (Command.COPY_DISK_FILE, SOURCE): StepReport(summary="nothing to send beforehand"),
     (Command.LIVE_MIGRATION, SOURCE): MOVED,
-    (Command.EXTRACT_CONFIGURE_FILE, DESTINATION): StepReport("/etc/libvirt/qemu/VM1.xml (libvirt's own)"),
-    (Command.DEFINE_VIRTUAL_MACHINE, DESTINATION): StepReport("persistent, autostart on"),
-    (Command.FINISH, DESTINATION): StepReport("running here"),
-    (Command.FINISH, SOURCE): StepReport("shut off here, its disk kept"),
-    (Command.CANCEL, SOURCE): {"known": True},
+    (Command.EXTRACT_CONFIGURE_FILE, DESTINATION): StepReport(summary="/etc/libvirt/qemu/VM1.xml (libvirt's own)"),
+    (Command.DEFINE_VIRTUAL_MACHINE, DESTINATION): StepReport(summary="persistent, autostart on"),
+    (Command.FINISH, DESTINATION): StepReport(summary="running here"),
+    (Command.FINISH, SOURCE): StepReport(summary="shut off here, its disk kept"),
+    (Command.CANCEL, SOURCE): CancelReport(known=True),
 }
 CHECKED = [
     (Command.HELLO, SOURCE), (Command.HELLO, DESTINATION), (Command.CHECK_SOURCE, SOURCE),
@@ -93,23 +111,19 @@ COMPLETING = [
     (Command.FINISH, DESTINATION), (Command.FINISH, SOURCE),
 ]
 ROLLING_BACK = [(Command.ROLL_BACK, SOURCE), (Command.ROLL_BACK, DESTINATION)]
-# Steps that may not run twice: the agent is greeted right before each of them.
-ONLY_ONCE = (Command.PREPARE_DESTINATION, Command.LIVE_MIGRATION, Command.EXTRACT_CONFIGURE_FILE)
-
-
-def greeted(calls: Iterable[Call]) -> list[Call]:
-    """The calls with the HELLOs that go before those that may not run twice."""
-    found: list[Call] = []
-    for command, host in calls:
-        found += [(Command.HELLO, host), (command, host)] if command in ONLY_ONCE else [(command, host)]
-    return found
 
 
 def states(source: DomainState, destination: DomainState) -> dict[Call, object]:
     """What both agents say of the domain when they are asked to roll back."""
     return {
-        (Command.ROLL_BACK, SOURCE): RollBackReport(source, ()),
-        (Command.ROLL_BACK, DESTINATION): RollBackReport(destination, ("/var/lib/libvirt/images/node.qcow2",))}
+        (Command.ROLL_BACK, SOURCE): RollBackReport(state=source, removed=()),
+        (Command.ROLL_BACK, DESTINATION): RollBackReport(
+            state=destination, removed=("/var/lib/libvirt/images/node.qcow2",))}
+
+
+# The VM runs where it was, and where it was to go.
+BEFORE = states(DomainState.RUNNING, DomainState.ABSENT)
+AFTER = states(DomainState.SHUT_OFF, DomainState.RUNNING)
 
 
 @dataclass
@@ -189,12 +203,63 @@ class ScriptedAgents(ControllerSocket):
 
 
 def _reply(request: Request, line: object) -> Reply:
-    kind = MessageType.RESPONSE
-    result: Mapping[str, object]
     if isinstance(line, Raw):
-        kind, result = line.msg_type, line.result
-    elif isinstance(line, MigrationError):
-        result = {"error": to_wire(Obstacle(line.code, line.facts))}
-    else:
-        result = {"value": to_wire(line)}
-    return Reply(kind, request.request_id, request.agent_ip, request.cmd, result, 1)
+        reply = decode(json.dumps({
+            "msg_type": line.msg_type.value, "request_id": request.request_id, "agent_ip": request.agent_ip,
+            "cmd": request.cmd.value, "sequence": 1, "cmd_result": line.result}).encode())
+        assert isinstance(reply, Reply)
+        return reply
+    result = Obstacle.of(line) if isinstance(line, MigrationError) else line
+    return Reply(
+        msg_type=MessageType.RESPONSE, request_id=request.request_id, agent_ip=request.agent_ip, cmd=request.cmd,
+        sequence=1, cmd_result=result)
+
+
+class Notes:
+    """An Observer that writes everything down."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def step_began(self, command: Command, host: str) -> None:
+        """Write it down."""
+        self.told.append(f"{command.value} {host} began")
+
+    def step_progress(self, command: Command, host: str, progress: Progress) -> None:
+        """Write it down."""
+        self.told.append(f"{command.value} {host} {progress.done}/{progress.total}")
+
+    def step_ended(self, step: StepResult) -> None:
+        """Write it down."""
+        self.told.append(f"{step.command.value} {step.host} {'failed' if step.error else 'ended'}")
+
+    def cancelling(self, *, possible: bool) -> None:
+        """Write it down."""
+        self.told.append("cancelling" if possible else "too late to cancel")
+
+
+def run(script: Mapping[Call, object], agents: ScriptedAgents | None = None) -> tuple[RunReport, ScriptedAgents, Notes]:
+    """One run of a controller against agents that do as scripted."""
+    agents = agents or ScriptedAgents()
+    agents.script = script
+    notes = Notes()
+    settings = ControllerSettings(agents=AGENTS, keys=(MASTER,))
+    report = Controller(settings, agents, notes, agents.clock).migrate(MIGRATION)
+    return report, agents, notes
+
+
+def slow_at(call: Call) -> ScriptedAgents:
+    """Agents of which that step takes so long that the challenges are old afterwards."""
+    agents = ScriptedAgents()
+
+    def take_long(request: Request) -> None:
+        if (request.cmd, request.agent_ip) == call:
+            agents.clock.now += CHALLENGE_SECONDS
+
+    agents.before = take_long
+    return agents
+
+
+def codes(report: RunReport) -> list[ErrorCode]:
+    """The codes of a report's errors."""
+    return [error.code for error in report.errors]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from constant import DATAGRAM_LIMIT, ErrorCode, MigrationError
 from tests.unit.samples import AGENT_KEY, DESTINATION, MASTER, SOURCE, address_list, write_key
-from udpmodule import NO_KEY, Direction, Dropped, keyring, seal, unseal
 from wire.access import AddressList, Key, config_directory, load_keys, write_new_key
+from wire.datagram import NO_KEY, Direction, Dropped, keyring, seal, unseal
 
 BODY = b'{"msg_type":"request","cmd":"HELLO"}'
 # A datagram as it was recorded once: a change of the header, the MAC's scope or the key derivation breaks old agents.
@@ -45,12 +45,33 @@ def test_comments_and_blank_lines_in_a_list_say_nothing(tmp_path: Path) -> None:
     assert "192.0.2.1" not in listed
 
 
-def test_a_list_written_by_a_windows_editor_is_read(tmp_path: Path) -> None:
+LINE_ENDINGS = pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
+STARTS = pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+
+
+@LINE_ENDINGS
+@STARTS
+def test_a_list_is_read_whatever_editor_wrote_it(tmp_path: Path, ending: bytes, start: bytes) -> None:
     path = tmp_path / "list.txt"
-    path.write_bytes(b"\xef\xbb\xbf192.0.2.1\r\n\r\n# comment\r\n192.0.2.2\r\n")
-    listed = AddressList.load(path, "node")
-    assert "192.0.2.1" in listed
-    assert "192.0.2.2" in listed
+    lines = (b"192.0.2.1", b"", b"# comment", b"2001:db8:1::/48  # node 2", b"\t198.51.100.0/25#nodes", b"192.0.2.2")
+    for last in (b"", ending, ending * 2):
+        path.write_bytes(start + ending.join(lines) + last)
+        assert [str(network) for network in AddressList.load(path, "node").networks] == [
+            "192.0.2.1/32", "2001:db8:1::/48", "198.51.100.0/25", "192.0.2.2/32"]
+
+
+@LINE_ENDINGS
+@STARTS
+@pytest.mark.parametrize("line", ["192.0.2.1/24", "2001:db8::1/64", "192.0.2.1/24 # node", "node1#"])
+def test_a_bad_line_has_the_number_that_the_admins_editor_shows(
+    tmp_path: Path, ending: bytes, start: bytes, line: str,
+) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes(start + ending.join([b"# heading", b"", b"192.0.2.1", line.encode(), b"192.0.2.2", b""]))
+    with pytest.raises(MigrationError) as caught:
+        AddressList.load(path, "node")
+    assert caught.value.code is ErrorCode.LIST_LINE_INVALID
+    assert caught.value.facts["line"] == "4"
 
 
 def test_a_network_in_a_list_holds_its_hosts_alone(tmp_path: Path) -> None:
@@ -68,6 +89,20 @@ def test_ipv6_addresses_are_compared_as_addresses_and_not_as_text(tmp_path: Path
     assert "2001:db8::2" not in listed
 
 
+def test_an_ipv4_address_or_network_in_ipv6_form_is_that_of_ipv4(tmp_path: Path) -> None:
+    listed = address_list(tmp_path, "::ffff:192.0.2.11", "::ffff:198.51.100.0/121")
+    for sender in ("192.0.2.11", "::ffff:192.0.2.11", "198.51.100.127"):
+        assert sender in listed
+    for sender in ("192.0.2.12", "198.51.100.128", "::192.0.2.11"):
+        assert sender not in listed
+
+
+def test_all_of_ipv6_holds_nothing_of_ipv4_and_the_reverse(tmp_path: Path) -> None:
+    assert "192.0.2.1" not in address_list(tmp_path, "::/0")
+    assert "::ffff:192.0.2.1" not in address_list(tmp_path, "::/0")
+    assert "2001:db8::1" not in address_list(tmp_path, "0.0.0.0/0")
+
+
 def test_an_ipv4_sender_on_an_ipv6_socket_is_found_under_its_ipv4_address(tmp_path: Path) -> None:
     listed = address_list(tmp_path, "192.0.2.11")
     assert "::ffff:192.0.2.11" in listed
@@ -76,7 +111,8 @@ def test_an_ipv4_sender_on_an_ipv6_socket_is_found_under_its_ipv4_address(tmp_pa
 
 @pytest.mark.parametrize("line", [
     "node1", "192.0.2.300", "192.0.2", "192.0.2.1/24", "192.0.2.1/33", "192.0.2.1 192.0.2.2", "192.0.2.1:8002", "[::1]",
-    "0x7f000001", "1", "::g",
+    "0x7f000001", "1", "::g", "2001:db8::1/64", "2001:db8::/129", "2001:db8::/-1", "192.0.2.0/", "192.0.2.1,192.0.2.2",
+    "\ufeff192.0.2.2", "192.0.2.2;", "*",
 ])
 def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: str) -> None:
     with pytest.raises(MigrationError) as caught:
@@ -134,6 +170,18 @@ def test_a_new_key_is_64_hex_digits_that_only_its_owner_can_read(tmp_path: Path)
     assert len(path.read_text().strip()) == 64
     (key,) = load_keys(path)
     assert key.secret.hex() == path.read_text().strip()
+
+
+@LINE_ENDINGS
+@STARTS
+def test_a_key_file_is_read_whatever_editor_wrote_it(tmp_path: Path, ending: bytes, start: bytes) -> None:
+    path = write_key(tmp_path / "key")
+    other = Key(b"o" * 32)
+    lines = (b"# first the one to send with", MASTER.secret.hex().encode(), b"",
+             b"  " + other.secret.hex().upper().encode() + b" # old")
+    for last in (b"", ending):
+        path.write_bytes(start + ending.join(lines) + last)
+        assert load_keys(path) == (MASTER, other)
 
 
 def test_two_new_keys_differ(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from steps.context import Cancellation, StepContext  # noqa: E402
 from steps.live_migration import _after_switchover, _forwards, _target, as_progress  # noqa: E402
 from steps.table import HELLO, STEPS  # noqa: E402
 from tests.unit.samples import AGENTS, DESTINATION, FACTS, MIGRATION, MOVED, SOURCE  # noqa: E402
-from wire.records import Migration, MigrationReport, RollBackReport, StepArguments  # noqa: E402
+from wire.records import MigrationReport, RollBackReport, StepArguments  # noqa: E402
 
 TEST_URI = "test:///default"
 SOCKETS = JobSockets.of(MIGRATION)
@@ -343,17 +343,6 @@ def test_after_the_switchover_the_copy_left_behind_does_not_start_with_its_host(
 # ROLL_BACK.
 
 
-@dataclasses.dataclass(frozen=True)
-class ContextHere(StepContext):
-    """A context whose ledgers are the test's own."""
-
-    directory: Path = Path()
-
-    def ledger(self, migration: Migration) -> Ledger:
-        """In the test's directory."""
-        return Ledger(migration.job_id, self.directory / "jobs")
-
-
 class Stating:
     """A hypervisor that tells one state after the other, and stays with the last."""
 
@@ -378,15 +367,15 @@ def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RollBack:
 
         monkeypatch.setattr(Hypervisor, "open", opened)
         monkeypatch.setattr("steps.roll_back.time.sleep", lambda _seconds: None)
-        context = ContextHere(
-            host=host, epoch="", challenge="", destinations=AGENTS, cancellation=Cancellation(),
-            progress=lambda _progress: None, directory=tmp_path)
+        context = StepContext(
+            host=host, epoch="", challenge="", destinations=AGENTS, state_directory=tmp_path,
+            cancellation=Cancellation(), progress=lambda _progress: None)
         (tmp_path / "image").write_text("the last good copy")
         (tmp_path / "sockets").mkdir()
         ledger = context.ledger(MIGRATION)
         ledger.add(MadeKind.IMAGE, str(tmp_path / "image"), (tmp_path / "image").stat())
         ledger.add(MadeKind.SOCKET_DIRECTORY, str(tmp_path / "sockets"), (tmp_path / "sockets").stat())
-        return steps.roll_back.run(context, StepArguments(MIGRATION, FACTS, source_runs))
+        return steps.roll_back.run(context, StepArguments(migration=MIGRATION, facts=FACTS, source_runs=source_runs))
     return run
 
 
@@ -397,7 +386,8 @@ def left(directory: Path) -> set[str]:
 
 def test_what_the_job_made_goes_when_the_vm_runs_on_the_source_alone(roll_back: RollBack, tmp_path: Path) -> None:
     report = roll_back(DomainState.ABSENT, source_runs=True)
-    assert report == RollBackReport(DomainState.ABSENT, (str(tmp_path / "sockets"), str(tmp_path / "image")))
+    removed = (str(tmp_path / "sockets"), str(tmp_path / "image"))
+    assert report == RollBackReport(state=DomainState.ABSENT, removed=removed)
     assert left(tmp_path) == set()
 
 
@@ -405,14 +395,14 @@ def test_what_the_job_made_goes_when_the_vm_runs_on_the_source_alone(roll_back: 
 def test_nothing_is_removed_unless_the_source_is_known_to_run_the_vm(
     roll_back: RollBack, tmp_path: Path, state: DomainState,
 ) -> None:
-    assert roll_back(state, source_runs=False) == RollBackReport(state, ())
+    assert roll_back(state, source_runs=False) == RollBackReport(state=state, removed=())
     assert left(tmp_path) == {"image", "sockets"}
     assert len(Ledger(MIGRATION.job_id, tmp_path / "jobs").entries()) == 2
 
 
 @pytest.mark.parametrize("state", [DomainState.SHUT_OFF, DomainState.RUNNING])
 def test_nothing_is_removed_while_the_vm_is_here(roll_back: RollBack, tmp_path: Path, state: DomainState) -> None:
-    assert roll_back(state, source_runs=True) == RollBackReport(state, ())
+    assert roll_back(state, source_runs=True) == RollBackReport(state=state, removed=())
     assert left(tmp_path) == {"image", "sockets"}
 
 
@@ -426,7 +416,7 @@ def test_a_half_arrived_vm_that_stays_keeps_its_image(
     roll_back: RollBack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(steps.roll_back, "_GONE_SECONDS", -1.0)
-    assert roll_back(DomainState.PAUSED, source_runs=True) == RollBackReport(DomainState.PAUSED, ())
+    assert roll_back(DomainState.PAUSED, source_runs=True) == RollBackReport(state=DomainState.PAUSED, removed=())
     assert left(tmp_path) == {"image", "sockets"}
 
 
@@ -434,7 +424,7 @@ def test_a_half_arrived_vm_that_stays_keeps_its_image(
 def test_the_source_tells_its_state_and_removes_nothing(
     roll_back: RollBack, tmp_path: Path, state: DomainState,
 ) -> None:
-    assert roll_back(state, source_runs=True, host=SOURCE) == RollBackReport(state, ())
+    assert roll_back(state, source_runs=True, host=SOURCE) == RollBackReport(state=state, removed=())
     assert left(tmp_path) == {"image", "sockets"}
 
 

@@ -1,27 +1,55 @@
-"""The shared vocabulary: every word of it is used, every sentence can be filled, and the tables are complete."""
+"""The shared vocabulary: every word of it is used, every sentence can be filled, the tables are complete, and the
+modules that the controller's host has can be read there.
+"""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import string
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
+import constant
 from constant import (
     ANSWERED_AT_ONCE,
     CHALLENGE_SECONDS,
+    CHANGE_NOTHING,
+    CHECK_LIMIT_SECONDS,
+    CLEARING,
+    CLOSE_JOB,
     DATAGRAM_LIMIT,
     ERRORS,
     GIVE_UP_SECONDS,
     HELLO_GIVE_UP_SECONDS,
+    IDS_KEPT_SECONDS,
+    IDS_LIMIT,
+    JOBS_LIMIT,
+    JOURNAL_ENTRIES_LIMIT,
     LIBVIRT_SOCKETS,
+    LOOK_AFTER_SECONDS,
+    NOT_JOURNALED,
+    OPEN_JOB,
+    PAGES_LIMIT,
+    PROGRESS_INTERVAL_SECONDS,
+    RATE_BURST,
+    RATE_PER_SECOND,
+    REPEATABLE,
     REPLY_TRANSITIONS,
+    RESULTS_KEPT_SECONDS,
+    RESULTS_LIMIT,
     RETRY_FIRST_SECONDS,
+    RETRY_JITTER,
     RETRY_LONGEST_SECONDS,
     SOCKET_PATH_LIMIT,
     START_NOTHING,
+    UNJOURNALED_KEPT_SECONDS,
     VERSION,
+    WORK_LIMIT,
     Command,
     ErrorCode,
     ErrorKind,
@@ -207,7 +235,7 @@ def test_every_step_is_a_module_named_after_its_command() -> None:
 
 def test_every_command_is_asked_by_someone() -> None:
     asked = {
-        node.attr for name in ("controller.py", "udpmodule.py")
+        node.attr for name in ("controller.py", "wire/exchange.py")
         for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Command"}
     assert asked >= {command.name for command in Command}
@@ -217,6 +245,41 @@ def test_the_original_commands_keep_their_names_on_the_wire() -> None:
     assert all(command.value == command.name for command in Command)
     original = {"COPY_DISK_FILE", "LIVE_MIGRATION", "EXTRACT_CONFIGURE_FILE", "DEFINE_VIRTUAL_MACHINE"}
     assert original <= {command.value for command in Command}
+
+
+# What each command is, in the names of the sets that it belongs to.
+BELONGS: Mapping[Command, set[str]] = {
+    Command.HELLO: {"NOT_JOURNALED", "CHANGE_NOTHING", "REPEATABLE", "START_NOTHING"},
+    Command.CHECK_SOURCE: {"CHANGE_NOTHING", "REPEATABLE"},
+    Command.CHECK_DESTINATION: {"CHANGE_NOTHING", "REPEATABLE"},
+    Command.PREPARE_DESTINATION: {"OPEN_JOB"},
+    Command.COPY_DISK_FILE: {"OPEN_JOB", "REPEATABLE"},
+    Command.LIVE_MIGRATION: {"OPEN_JOB"},
+    Command.EXTRACT_CONFIGURE_FILE: {"CLEARING"},
+    Command.DEFINE_VIRTUAL_MACHINE: {"CLEARING", "REPEATABLE"},
+    Command.FINISH: {"CLEARING", "CLOSE_JOB", "REPEATABLE"},
+    Command.ROLL_BACK: {"CLEARING", "CLOSE_JOB", "REPEATABLE"},
+    Command.STATUS: {"ANSWERED_AT_ONCE", "NOT_JOURNALED", "START_NOTHING"},
+    Command.CANCEL: {"ANSWERED_AT_ONCE", "NOT_JOURNALED"},
+}
+
+
+@pytest.mark.parametrize("command", list(Command))
+def test_every_command_is_in_just_the_sets_that_it_belongs_to(command: Command) -> None:
+    sets = {
+        name: each for name, each in vars(constant).items()
+        if isinstance(each, frozenset) and all(isinstance(member, Command) for member in each)}
+    assert {name for name, each in sets.items() if command in each} == BELONGS[command]
+    assert sets.keys() == set().union(*BELONGS.values())
+
+
+def test_the_sets_of_commands_fit_each_other() -> None:
+    assert CHANGE_NOTHING <= REPEATABLE
+    assert ANSWERED_AT_ONCE | START_NOTHING <= NOT_JOURNALED
+    # A command of which the journal knows nothing is forgotten with the agent: it may be none of a job's steps.
+    assert not NOT_JOURNALED & (OPEN_JOB | CLEARING)
+    assert not OPEN_JOB & (CHANGE_NOTHING | CLEARING)
+    assert CLOSE_JOB <= CLEARING & REPEATABLE
 
 
 def test_nothing_that_changes_a_host_goes_without_a_challenge() -> None:
@@ -232,20 +295,61 @@ def test_every_message_type_says_what_may_follow_it() -> None:
         MessageType.RESPONSE, MessageType.REFUSED}
 
 
-def test_from_every_message_type_an_end_can_be_reached() -> None:
-    ending = {kind for kind, following in REPLY_TRANSITIONS.items() if not following}
-    for _step in MessageType:
-        ending |= {kind for kind, following in REPLY_TRANSITIONS.items() if following & ending}
-    assert ending == set(MessageType)
+def paths(path: tuple[MessageType, ...]) -> Iterator[tuple[MessageType, ...]]:
+    """Every way on from the end of a path, without what leads back to where it has been."""
+    following = REPLY_TRANSITIONS[path[-1]] - set(path)
+    if not following:
+        yield path
+    for kind in following:
+        yield from paths((*path, kind))
+
+
+def test_every_path_of_a_request_leads_to_an_end_and_back_to_nothing_but_progress() -> None:
+    for path in paths((MessageType.REQUEST,)):
+        assert not REPLY_TRANSITIONS[path[-1]], path
+        assert all(
+            later is MessageType.PROGRESS for number, kind in enumerate(path)
+            for later in REPLY_TRANSITIONS[kind] & set(path[:number + 1])), path
+
+
+def test_what_was_accepted_is_not_refused_any_more() -> None:
+    for kind in (MessageType.ACCEPTED, MessageType.PROGRESS):
+        assert MessageType.REFUSED not in REPLY_TRANSITIONS[kind]
 
 
 # Limits.
 
 
-def test_the_limits_fit_each_other() -> None:
+def test_the_times_fit_each_other() -> None:
+    assert RETRY_FIRST_SECONDS < RETRY_LONGEST_SECONDS < HELLO_GIVE_UP_SECONDS < CHALLENGE_SECONDS < GIVE_UP_SECONDS
+    # A step is told to be overdue before its agent is given up.
+    assert HELLO_GIVE_UP_SECONDS < CHECK_LIMIT_SECONDS < GIVE_UP_SECONDS
+    # HELLO has some tries, and a dead path is told from six lost tries in a row.
+    assert RETRY_FIRST_SECONDS * RETRY_JITTER * 3 < HELLO_GIVE_UP_SECONDS
+    assert RETRY_LONGEST_SECONDS * RETRY_JITTER * 6 < GIVE_UP_SECONDS
+    # Progress that comes more often than it is asked for makes asking unnecessary.
+    assert PROGRESS_INTERVAL_SECONDS <= RETRY_FIRST_SECONDS
+
+
+def test_nothing_is_forgotten_before_it_is_stale_and_its_controller_has_given_up() -> None:
+    assert UNJOURNALED_KEPT_SECONDS > GIVE_UP_SECONDS
+    assert UNJOURNALED_KEPT_SECONDS > CHALLENGE_SECONDS + LOOK_AFTER_SECONDS
+    assert UNJOURNALED_KEPT_SECONDS < RESULTS_KEPT_SECONDS < IDS_KEPT_SECONDS
+    assert (RESULTS_KEPT_SECONDS, IDS_KEPT_SECONDS) == (24 * 3600, 30 * 24 * 3600)
+    assert (CHALLENGE_SECONDS, GIVE_UP_SECONDS, LOOK_AFTER_SECONDS) == (30, 90, 60)
+
+
+def test_the_sizes_fit_each_other() -> None:
     assert DATAGRAM_LIMIT == 1200
     assert SOCKET_PATH_LIMIT == 107
-    assert RETRY_FIRST_SECONDS < RETRY_LONGEST_SECONDS < HELLO_GIVE_UP_SECONDS < CHALLENGE_SECONDS < GIVE_UP_SECONDS
+    # IPv6's smallest MTU, less its header and UDP's.
+    assert DATAGRAM_LIMIT < 1280 - 40 - 8
+    # Whatever is answered is kept, and many times over.
+    assert PAGES_LIMIT * DATAGRAM_LIMIT * 100 < RESULTS_LIMIT
+    assert JOURNAL_ENTRIES_LIMIT < IDS_LIMIT
+    # At once: an agent's jobs, each with a step, and somebody who asks about other VMs.
+    assert JOBS_LIMIT * 2 < WORK_LIMIT
+    assert (RATE_PER_SECOND, RATE_BURST, JOBS_LIMIT) == (20, 40, 2)
 
 
 def test_every_libvirt_daemon_has_its_socket() -> None:
@@ -255,3 +359,66 @@ def test_every_libvirt_daemon_has_its_socket() -> None:
 
 def test_the_version_is_the_same_where_it_is_installed_from() -> None:
     assert f'version="{VERSION}"' in (ROOT / "setup.py").read_text(encoding="utf-8")
+
+
+# What a management host must be able to import: any system, Python 3.9, nothing installed.
+
+CONTROLLER_SIDE = sorted(
+    path for path in [*(ROOT / f"{name}.py" for name in ("vmmigration", "controller", "udpmodule", "constant")),
+                      *ROOT.glob("wire/*.py")]
+    if path.name != "journal.py")
+# Modules of the standard library that Windows or Python 3.9 lacks, and what only an agent's host has.
+ABSENT = (
+    "fcntl", "pwd", "grp", "resource", "termios", "tty", "pty", "syslog", "crypt", "spwd", "readline", "tomllib",
+    "libvirt", "paramiko", "typing_extensions")
+
+
+def wire_imports(path: Path) -> set[str]:
+    """The modules of the package wire that a module imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if (ROOT / f"{name.replace('.', '/')}.py").exists() and name.startswith("wire.")}
+
+
+def test_the_modules_of_the_wire_import_each_other_one_way() -> None:
+    modules = {f"wire.{path.stem}": wire_imports(path) for path in ROOT.glob("wire/*.py")}
+    order = list(graphlib.TopologicalSorter(modules).static_order())
+    assert set(order) == set(modules)
+    assert modules["wire.schema"] == set()
+
+
+def test_only_the_agent_imports_the_journal() -> None:
+    importing = {
+        path.name for path in [*ROOT.glob("*.py"), *ROOT.glob("wire/*.py"), *ROOT.glob("steps/*.py"),
+                               *ROOT.glob("host/*.py")] if "wire.journal" in wire_imports(path)}
+    assert importing == {"agent.py"}
+
+
+@pytest.mark.parametrize("path", CONTROLLER_SIDE, ids=lambda path: path.name)
+def test_what_the_controller_needs_is_written_in_python_3_9(path: Path) -> None:
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
+
+
+def test_the_controller_is_imported_where_only_pythons_own_modules_are_and_those_of_unix_are_not() -> None:
+    script = (
+        "import os, signal, socket, sys\n"
+        f"sys.modules.update(dict.fromkeys({ABSENT!r}))\n"
+        "for name in ('O_NOFOLLOW', 'O_DIRECTORY', 'fdatasync', 'geteuid', 'getuid', 'fork', 'chown', 'killpg'):\n"
+        "    delattr(os, name)\n"
+        "del signal.SIGHUP, signal.SIGALRM, signal.SIGUSR1, socket.AF_UNIX\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "import vmmigration\n"
+        "print(*sorted(sys.modules))\n"
+        f"sys.exit(vmmigration.main(['192.0.2.1', '192.0.2.2', 'kvm', 'VM1', '--config-dir', {str(ROOT / 'none')!r}]))")
+    # Isolated, and without site-packages: what is not here cannot be imported by mistake.
+    ran = subprocess.run(
+        [sys.executable, "-I", "-S", "-B", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in ran.stderr, ran.stderr
+    assert ran.returncode == ExitCode.INPUT, ran.stderr
+    loaded = set(ran.stdout.splitlines()[0].split())
+    assert {"vmmigration", "controller", "udpmodule", "wire.exchange"} <= loaded
+    assert not {"agent", "host", "steps", "wire.journal"} & loaded

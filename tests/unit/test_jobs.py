@@ -1,0 +1,363 @@
+"""The jobs of an agent: one for a domain, no more than the limit, and none that holds its place for ever."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import Jobs
+from constant import (
+    CHANGE_NOTHING,
+    CLEARING,
+    CLOSE_JOB,
+    GIVE_UP_SECONDS,
+    JOBS_LIMIT,
+    OPEN_JOB,
+    WORK_LIMIT,
+    Command,
+    ErrorCode,
+    MessageType,
+    MigrationError,
+)
+from steps.context import StepContext
+from tests.unit.node import StillAgent, code_of, done, job
+from tests.unit.samples import CONTROLLER, DESTINATION, FACTS, SOURCE
+from wire.records import (
+    CancelArguments,
+    CancelReport,
+    CheckReport,
+    HelloArguments,
+    StatusArguments,
+    StepArguments,
+    StepReport,
+)
+
+NOW = 1000.0
+CHECKS = sorted(CHANGE_NOTHING - {Command.HELLO})
+OPENING = sorted(OPEN_JOB)
+
+
+class Host(Jobs):
+    """Jobs at a time and asked by somebody that do not matter; a step's job is named by a number."""
+
+    def enter_job(self, command: Command, number: int, domain: str = "VM1", now: float = NOW) -> None:
+        """Begin a step."""
+        self.enter(command, SOURCE, job(number, domain).migration, CONTROLLER[0], now)
+
+    def leave_job(self, command: Command, number: int, domain: str = "VM1", now: float = NOW) -> None:
+        """End a step."""
+        self.leave(command, job(number, domain).migration, now)
+
+    def do(self, command: Command, number: int, domain: str = "VM1", now: float = NOW) -> None:
+        """Begin and end a step."""
+        self.enter_job(command, number, domain, now)
+        self.leave_job(command, number, domain, now)
+
+    def refuses(self, command: Command, number: int, domain: str = "VM1", now: float = NOW) -> ErrorCode | None:
+        """Why a step is not taken; if it is, it begins."""
+        try:
+            self.enter_job(command, number, domain, now)
+        except MigrationError as error:
+            return error.code
+        return None
+
+
+# One job for a domain.
+
+
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("opened", OPENING)
+@pytest.mark.parametrize("command", CHECKS + OPENING)
+def test_a_second_job_for_a_domain_is_refused_from_its_first_check_on(
+    opened: Command, command: Command, running: bool,
+) -> None:
+    host = Host(JOBS_LIMIT)
+    host.enter_job(opened, 1)
+    if not running:
+        host.leave_job(opened, 1)
+    with pytest.raises(MigrationError) as caught:
+        host.enter_job(command, 2)
+    facts = caught.value.facts
+    assert caught.value.code is ErrorCode.DOMAIN_LOCKED
+    assert (facts["host"], facts["domain"], facts["job"], facts["asked_by"]) == (
+        SOURCE, "VM1", "00000001", CONTROLLER[0])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", facts["since"])
+    assert "?" not in str(caught.value)
+    assert host.refuses(command, 2, "VM2") is None
+
+
+@pytest.mark.parametrize("command", CHECKS + OPENING)
+def test_a_job_the_other_way_round_is_a_second_job_for_the_domain(command: Command) -> None:
+    host = Host(JOBS_LIMIT)
+    host.do(Command.PREPARE_DESTINATION, 1)
+    back = replace(job(2).migration, source=DESTINATION, destination=SOURCE)
+    with pytest.raises(MigrationError) as caught:
+        host.enter(command, SOURCE, back, CONTROLLER[0], NOW)
+    assert caught.value.code is ErrorCode.DOMAIN_LOCKED
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(OPENING, OPENING)))
+def test_a_job_runs_its_opening_steps_one_after_the_other(first: Command, second: Command) -> None:
+    host = Host(JOBS_LIMIT)
+    host.enter_job(first, 1)
+    assert host.refuses(second, 1) is ErrorCode.DOMAIN_LOCKED
+    host.leave_job(first, 1)
+    assert host.refuses(second, 1) is None
+
+
+@pytest.mark.parametrize("first", [*CHECKS, *sorted(CLEARING)])
+def test_a_step_from_before_the_job_began_ends_without_ending_what_the_job_runs(first: Command) -> None:
+    host = Host(JOBS_LIMIT)
+    host.enter_job(first, 1)
+    host.enter_job(Command.PREPARE_DESTINATION, 1)
+    host.leave_job(first, 1)
+    assert host.refuses(Command.PREPARE_DESTINATION, 1) is ErrorCode.DOMAIN_LOCKED
+    assert host.refuses(Command.CHECK_SOURCE, 2) is ErrorCode.DOMAIN_LOCKED
+
+
+# The limit.
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+@pytest.mark.parametrize("command", CHECKS + OPENING)
+def test_a_job_too_many_is_refused_with_the_domains_that_are_under_way(limit: int, command: Command) -> None:
+    host = Host(limit)
+    for number in range(limit):
+        host.do(Command.PREPARE_DESTINATION, number, f"VM{number}")
+    with pytest.raises(MigrationError) as caught:
+        host.enter_job(command, limit, "another")
+    facts = caught.value.facts
+    assert caught.value.code is ErrorCode.JOBS_LIMIT_REACHED
+    assert (facts["host"], facts["count"], facts["limit"]) == (SOURCE, str(limit), str(limit))
+    assert facts["domains"] == ", ".join(f"VM{number}" for number in range(limit))
+
+
+def test_a_job_has_one_place_however_many_steps_it_takes() -> None:
+    host = Host(2)
+    for command in (*CHECKS, *OPENING):
+        host.do(command, 1)
+    assert host.refuses(Command.PREPARE_DESTINATION, 2, "VM2") is None
+    assert host.refuses(Command.LIVE_MIGRATION, 1) is None
+
+
+@pytest.mark.parametrize("command", CHECKS)
+def test_checks_reserve_nothing(command: Command) -> None:
+    host = Host(1)
+    for number in range(5):
+        host.enter_job(command, number)
+    for number in range(5):
+        host.leave_job(command, number)
+    assert host.refuses(Command.PREPARE_DESTINATION, 9) is None
+
+
+# Clearing steps, and the end of a job.
+
+
+@pytest.mark.parametrize("command", sorted(CLEARING))
+def test_a_clearing_step_is_taken_whoever_has_the_domain_and_the_places(command: Command) -> None:
+    host = Host(1)
+    host.enter_job(Command.LIVE_MIGRATION, 1)
+    for number, domain in ((1, "VM1"), (2, "VM1"), (3, "VM3")):
+        assert host.refuses(command, number, domain) is None
+    for number, domain in ((2, "VM1"), (3, "VM3")):
+        host.leave_job(command, number, domain)
+    assert host.refuses(Command.CHECK_SOURCE, 4) is ErrorCode.DOMAIN_LOCKED
+
+
+@pytest.mark.parametrize("command", sorted(CLEARING))
+def test_a_clearing_step_of_a_job_that_is_not_known_reserves_nothing(command: Command) -> None:
+    host = Host(1)
+    host.enter_job(command, 1)
+    assert host.refuses(Command.PREPARE_DESTINATION, 2) is None
+
+
+@pytest.mark.parametrize("command", [*CHECKS, *OPENING, *sorted(CLEARING)])
+def test_only_the_last_step_of_a_job_frees_its_place(command: Command) -> None:
+    host = Host(1)
+    host.do(Command.PREPARE_DESTINATION, 1)
+    host.do(command, 1)
+    assert host.refuses(Command.PREPARE_DESTINATION, 2) is (
+        None if command in CLOSE_JOB else ErrorCode.DOMAIN_LOCKED)
+
+
+@pytest.mark.parametrize("command", sorted(CLOSE_JOB))
+def test_a_job_keeps_its_place_while_a_step_of_it_still_runs(command: Command) -> None:
+    host = Host(1)
+    host.enter_job(Command.LIVE_MIGRATION, 1)
+    host.do(command, 1)
+    assert host.refuses(Command.CHECK_SOURCE, 2) is ErrorCode.DOMAIN_LOCKED
+
+
+# A controller that has gone.
+
+
+def test_a_job_is_given_up_some_time_after_its_last_step(caplog: pytest.LogCaptureFixture) -> None:
+    host = Host(1)
+    host.do(Command.PREPARE_DESTINATION, 1, now=NOW)
+    host.do(Command.COPY_DISK_FILE, 1, now=NOW + 60)
+    assert host.refuses(Command.CHECK_SOURCE, 2, now=NOW + 60 + GIVE_UP_SECONDS) is ErrorCode.DOMAIN_LOCKED
+    assert host.refuses(Command.CHECK_SOURCE, 3, "VM3", NOW + 60 + GIVE_UP_SECONDS) is ErrorCode.JOBS_LIMIT_REACHED
+    with caplog.at_level(logging.WARNING):
+        assert host.refuses(Command.PREPARE_DESTINATION, 2, now=NOW + 60 + GIVE_UP_SECONDS + 1) is None
+    assert "job 00000001 of VM VM1 is given up" in caplog.text
+
+
+def test_a_job_that_its_controller_speaks_of_keeps_its_place_although_it_has_nothing_to_do() -> None:
+    host = Host(1)
+    host.do(Command.PREPARE_DESTINATION, 1)
+    late = NOW
+    for _time in range(10):
+        late += GIVE_UP_SECONDS
+        host.keep("00000001", late)
+        host.keep("0000ffff", late)
+        assert host.refuses(Command.CHECK_SOURCE, 2, now=late) is ErrorCode.DOMAIN_LOCKED
+    assert host.refuses(Command.CHECK_SOURCE, 2, now=late + GIVE_UP_SECONDS + 1) is None
+
+
+def test_a_job_is_about_one_vm() -> None:
+    host = Host(2)
+    host.do(Command.PREPARE_DESTINATION, 1, "VM1")
+    assert host.refuses(Command.LIVE_MIGRATION, 1, "VM2") is ErrorCode.MESSAGE_INVALID
+    assert host.refuses(Command.LIVE_MIGRATION, 1, "VM1") is None
+
+
+def test_a_job_is_not_given_up_while_a_step_runs_however_long() -> None:
+    host = Host(1)
+    host.enter_job(Command.LIVE_MIGRATION, 1, now=NOW)
+    late = NOW + 100 * GIVE_UP_SECONDS
+    assert host.refuses(Command.CHECK_SOURCE, 2, now=late) is ErrorCode.DOMAIN_LOCKED
+    host.leave_job(Command.LIVE_MIGRATION, 1, now=late)
+    assert host.refuses(Command.CHECK_SOURCE, 2, now=late + GIVE_UP_SECONDS) is ErrorCode.DOMAIN_LOCKED
+    assert host.refuses(Command.CHECK_SOURCE, 2, now=late + GIVE_UP_SECONDS + 1) is None
+
+
+def test_a_controller_that_comes_back_after_its_job_was_given_up_goes_on_if_the_domain_is_free() -> None:
+    host = Host(1)
+    host.do(Command.PREPARE_DESTINATION, 1, now=NOW)
+    late = NOW + GIVE_UP_SECONDS + 1
+    assert host.refuses(Command.LIVE_MIGRATION, 1, now=late) is None
+    assert host.refuses(Command.CHECK_SOURCE, 2, now=late) is ErrorCode.DOMAIN_LOCKED
+
+
+def test_a_controller_that_comes_back_after_another_got_the_domain_is_refused_and_can_clear_up() -> None:
+    host = Host(1)
+    host.do(Command.PREPARE_DESTINATION, 1, now=NOW)
+    late = NOW + GIVE_UP_SECONDS + 1
+    host.enter_job(Command.PREPARE_DESTINATION, 2, now=late)
+    assert host.refuses(Command.LIVE_MIGRATION, 1, now=late) is ErrorCode.DOMAIN_LOCKED
+    host.do(Command.ROLL_BACK, 1, now=late)
+    assert host.refuses(Command.CHECK_SOURCE, 3, now=late) is ErrorCode.DOMAIN_LOCKED
+
+
+@given(st.lists(st.tuples(
+    st.sampled_from([*CHECKS, *OPENING, *sorted(CLEARING)]), st.integers(0, 3), st.booleans()), max_size=40))
+def test_whatever_is_asked_a_domain_has_one_opening_step_at_once_and_the_limit_is_kept(
+    asked: list[tuple[Command, int, bool]],
+) -> None:
+    host, running = Host(2), list[tuple[Command, int]]()
+    # Jobs 0 and 3 are for the same domain.
+    for command, number, leaves in asked:
+        if leaves and running:
+            ended = running.pop(number % len(running))
+            host.leave_job(ended[0], ended[1], f"VM{ended[1] % 3}")
+        elif host.refuses(command, number, f"VM{number % 3}") is None:
+            running.append((command, number))
+        domains = [number % 3 for command, number in running if command in OPEN_JOB]
+        assert len(domains) == len(set(domains)) <= 2
+
+
+# As the agent says it.
+
+
+def check(_context: StepContext, _arguments: StepArguments) -> CheckReport:
+    """A check that finds nothing in the way."""
+    return CheckReport(obstacles=(), facts=FACTS)
+
+
+def fail(_context: StepContext, _arguments: StepArguments) -> StepReport:
+    """A step that fails."""
+    raise MigrationError(ErrorCode.TOOL_FAILED, {"tool": "qemu-img", "host": SOURCE, "reason": "no"})
+
+
+STEPS = {
+    Command.CHECK_SOURCE: check, Command.CHECK_DESTINATION: check, Command.PREPARE_DESTINATION: done,
+    Command.COPY_DISK_FILE: done, Command.FINISH: done, Command.ROLL_BACK: fail}
+
+
+def test_a_controller_is_told_at_its_check_who_has_the_domain() -> None:
+    agent = StillAgent(STEPS)
+    agent.ask(Command.PREPARE_DESTINATION, job(1))
+    (refused,) = agent.send(Command.CHECK_SOURCE, job(2))
+    assert (refused.msg_type, code_of(refused)) == (MessageType.REFUSED, ErrorCode.DOMAIN_LOCKED)
+    assert f"job 00000001, asked for by {CONTROLLER[0]} since " in str(refused.error())
+    assert agent.begun == []
+    assert agent.waiting == []
+
+
+@pytest.mark.parametrize("command", [Command.FINISH, Command.ROLL_BACK])
+def test_the_next_job_can_begin_once_a_closing_step_has_ended_well_or_not(command: Command) -> None:
+    agent = StillAgent(STEPS, jobs_limit=1)
+    agent.ask(Command.PREPARE_DESTINATION, job(1))
+    agent.send(command, job(1))
+    agent.write()
+    (refused,) = agent.send(Command.CHECK_SOURCE, job(2))
+    assert code_of(refused) is ErrorCode.DOMAIN_LOCKED
+    agent.work()
+    agent.write()
+    assert agent.ask(Command.PREPARE_DESTINATION, job(2)).error() is None
+
+
+def test_a_job_that_did_not_begin_because_the_disk_is_full_leaves_its_place_to_the_next() -> None:
+    agent = StillAgent(STEPS, jobs_limit=1)
+    agent.send(Command.PREPARE_DESTINATION, job(1))
+    (refused,) = agent.write("No space left on device")
+    assert (refused.msg_type, code_of(refused)) == (MessageType.REFUSED, ErrorCode.JOURNAL_NOT_WRITTEN)
+    assert agent.begun == []
+    assert agent.ask(Command.PREPARE_DESTINATION, job(2)).cmd_result == StepReport(summary="done")
+
+
+def test_a_full_disk_does_not_take_the_place_of_a_job_that_has_begun() -> None:
+    agent = StillAgent(STEPS)
+    agent.ask(Command.PREPARE_DESTINATION, job(1))
+    agent.send(Command.COPY_DISK_FILE, job(1))
+    (refused,) = agent.write("No space left on device")
+    assert code_of(refused) is ErrorCode.JOURNAL_NOT_WRITTEN
+    assert code_of(agent.ask(Command.CHECK_SOURCE, job(2))) is ErrorCode.DOMAIN_LOCKED
+    assert agent.ask(Command.COPY_DISK_FILE, job(1)).error() is None
+
+
+def busy_agent() -> StillAgent:
+    """An agent that works on as many requests as it takes at once, all of them checks."""
+    agent = StillAgent(STEPS)
+    for number in range(WORK_LIMIT):
+        agent.send(Command.CHECK_SOURCE, job(number, f"VM{number}"))
+    return agent
+
+
+def test_an_agent_with_too_much_to_do_says_so_and_still_answers_what_is_no_work() -> None:
+    agent = busy_agent()
+    for command, arguments in ((Command.CHECK_SOURCE, job(99)), (Command.PREPARE_DESTINATION, job(99))):
+        (refused,) = agent.send(command, arguments)
+        assert (refused.msg_type, code_of(refused)) == (MessageType.REFUSED, ErrorCode.AGENT_BUSY)
+        assert f"works on {WORK_LIMIT} requests already" in str(refused.error())
+    running = agent.write()[0]
+    (status,) = agent.send(Command.STATUS, StatusArguments(of=running.request_id))
+    assert (status.request_id, status.msg_type) == (running.request_id, MessageType.ACCEPTED)
+    (cancelled,) = agent.send(Command.CANCEL, CancelArguments(job_id="00000000"))
+    assert cancelled.cmd_result == CancelReport(known=True)
+    agent.work()
+    agent.write()
+    assert agent.ask(Command.HELLO, HelloArguments()).error() is None
+
+
+@pytest.mark.parametrize("command", [Command.FINISH, Command.ROLL_BACK])
+def test_a_clearing_step_is_taken_however_much_there_is_to_do(command: Command) -> None:
+    agent = busy_agent()
+    assert agent.send(command, job(99)) == []
+    assert [reply.msg_type for reply in agent.write()] == [MessageType.ACCEPTED] * (WORK_LIMIT + 1)

@@ -1,0 +1,169 @@
+"""One request to one agent, from its first datagram to its result: repeated until it is answered, followed by STATUS
+until it has ended, and its result put together from pages where it is long.
+
+Without socket, clock or thread: the time is passed in, datagrams go in and come out.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from constant import (
+    DATAGRAM_LIMIT,
+    REPLY_TRANSITIONS,
+    RETRY_FIRST_SECONDS,
+    RETRY_JITTER,
+    RETRY_LONGEST_SECONDS,
+    Command,
+    ErrorCode,
+    MessageType,
+    MigrationError,
+)
+from wire.access import Key
+from wire.datagram import Direction, Dropped, Pages, keyring, seal, unseal
+from wire.message import Reply, Request, decode, encode
+from wire.records import Obstacle, Page, StatusArguments
+
+# How many pages of a long result are asked for at once.
+_PAGES_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class GaveUp:
+    """The event that ends an Exchange which the agent did not: it was silent for too long, or it is overdue."""
+
+    answered: bool
+    """Whether the agent still answered: then it is the step that hangs."""
+
+
+class Exchange:
+    """One request to one agent, from the first send to its result, whatever the network loses on the way."""
+
+    def __init__(
+        self, request: Request, keys: Sequence[Key], now: float, patience: float, random: Callable[[], float],
+        limit: float = math.inf,
+    ) -> None:
+        """`patience` is for how many seconds of silence to go on, `limit` for how many altogether.
+
+        `random` gives numbers from 0 to 1. Raises MigrationError MESSAGE_TOO_LONG.
+        """
+        self.request = request
+        self.keys = keyring(keys)
+        self._key = keys[0] if keys else None
+        self._overdue_at = now + limit
+        self._patience = patience
+        self._random = random
+        self._heard = now
+        self._wait = RETRY_FIRST_SECONDS
+        self._next_send = now
+        self._sequence = -1
+        self._state = MessageType.REQUEST
+        self._last: Reply | None = None
+        self._pages = Pages()
+        self._asked: set[int] = set()
+        self._events: deque[Reply | GaveUp] = deque()
+        self.outcome: Reply | GaveUp | None = None
+        """How it ended, which is also its last event."""
+        self._first = self._sealed(request)
+        if len(self._first) > DATAGRAM_LIMIT:
+            facts = {"what": request.cmd.value, "host": request.agent_ip, "size": str(len(self._first))}
+            raise MigrationError(ErrorCode.MESSAGE_TOO_LONG, {**facts, "limit": str(DATAGRAM_LIMIT)})
+
+    def _sealed(self, request: Request) -> bytes:
+        return seal(self._key, Direction.REQUEST, encode(request))
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to wait for."""
+        return not REPLY_TRANSITIONS[self._state]
+
+    def datagrams_to_send(self, now: float) -> list[bytes]:
+        """What is due now: the request itself until it was accepted, then STATUS about it, page by page."""
+        if self.ended or now < self._next_send:
+            return []
+        self._next_send = now + self._wait * (1 + (RETRY_JITTER - 1) * self._random())
+        self._wait = min(self._wait * 2, RETRY_LONGEST_SECONDS)
+        if self._state is MessageType.REQUEST and self._last is None:
+            return [self._first]
+        self._asked = set(self._pages.missing()[:_PAGES_AT_ONCE])
+        return [self._status(page) for page in sorted(self._asked) or [0]]
+
+    def _status(self, page: int) -> bytes:
+        return self._sealed(Request(
+            request_id=secrets.token_hex(16), agent_ip=self.request.agent_ip, cmd=Command.STATUS,
+            cmd_arguments=StatusArguments(of=self.request.request_id, page=page)))
+
+    def get_timer(self) -> float:
+        """When handle_timer() wants to be called."""
+        return min(self._next_send, self._heard + self._patience, self._overdue_at)
+
+    def handle_timer(self, now: float) -> None:
+        """Give up if the agent has been silent for too long, or has not come to an end in time."""
+        if not self.ended and now >= min(self._heard + self._patience, self._overdue_at):
+            answered = self._last is not None and now < self._heard + self._patience
+            self._happened(GaveUp(answered), MessageType.REFUSED)
+
+    def _happened(self, event: Reply | GaveUp, state: MessageType) -> None:
+        """Change the state. In an order that loses nothing if Ctrl-C comes in between."""
+        if not REPLY_TRANSITIONS[state]:
+            self.outcome = event
+        self._events.append(event)
+        self._state = state
+
+    def receive_datagram(self, datagram: bytes, now: float) -> bool:
+        """Take a datagram if it answers this request; anything else is left alone. True if it did."""
+        try:
+            reply = decode(unseal(datagram, self.keys, Direction.REPLY)[1])
+        except (Dropped, ValueError):
+            return False
+        if not isinstance(reply, Reply) or reply.request_id != self.request.request_id:
+            return False
+        self.receive_reply(reply, now)
+        return True
+
+    def receive_reply(self, reply: Reply, now: float) -> None:
+        """Take a reply to this request that has come under one of its keys."""
+        if not self._is_news(reply):
+            # An old reply that was overtaken says nothing of how the agent is now.
+            if self._last is not None and (reply.msg_type, reply.sequence) == (self._last.msg_type, self._sequence):
+                self._wait_from(now)
+            return
+        self._last, self._sequence = reply, reply.sequence
+        self._wait_from(now)
+        if isinstance(reply.cmd_result, Page):
+            self._take_page(reply, reply.cmd_result, now)
+        else:
+            self._happened(reply, reply.msg_type)
+
+    def _is_news(self, reply: Reply) -> bool:
+        """Whether it says something that is not known yet. An end is that whatever its number."""
+        if reply.msg_type not in REPLY_TRANSITIONS[self._state]:
+            return self._forgotten(reply)
+        return not REPLY_TRANSITIONS[reply.msg_type] or reply.sequence > self._sequence
+
+    def _forgotten(self, reply: Reply) -> bool:
+        """Whether an agent that had accepted the request knows nothing of it any more: its journal was lost."""
+        if self.ended or reply.msg_type is not MessageType.REFUSED or not isinstance(reply.cmd_result, Obstacle):
+            return False
+        return reply.cmd_result.code in (ErrorCode.REQUEST_UNKNOWN, ErrorCode.REQUEST_EXPIRED)
+
+    def _wait_from(self, now: float) -> None:
+        self._heard = now
+        self._wait = RETRY_FIRST_SECONDS
+        self._next_send = now + self._wait * (1 + (RETRY_JITTER - 1) * self._random())
+
+    def _take_page(self, reply: Reply, page: Page, now: float) -> None:
+        self._pages.add(page)
+        self._asked.discard(page.page)
+        if not self._pages.missing():
+            self._happened(self._pages.joined(reply), reply.msg_type)
+        elif not self._asked:
+            self._next_send = now
+
+    def next_event(self) -> Reply | GaveUp | None:
+        """What has happened since the last call, one at a time."""
+        return self._events.popleft() if self._events else None

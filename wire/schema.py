@@ -1,0 +1,225 @@
+"""What a record is: a frozen dataclass whose fields are given by name and checked when it is made, and its JSON form.
+
+Reading is strict: an unknown or missing field, a wrong type, a number out of range or an over-long text is a
+ValueError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar, Union
+
+if typing.TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+    def dataclass_transform(**_what_a_type_checker_reads: object) -> Callable[[Any], Any]:
+        """Python 3.9 has it not yet, and at run time it means nothing."""
+        return lambda decorator: decorator
+
+T = TypeVar("T")
+
+LONGEST_TEXT = 4096
+# What SQLite, Java and most JSON readers hold in an integer.
+_LARGEST_NUMBER = 2**63 - 1
+
+
+# What a record's own __post_init__ is.
+_OWN_CHECKS: dict[object, Callable[[Any], None]] = {}
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def record(kind: type[T]) -> type[T]:
+    """Make a class a frozen dataclass that takes its fields by name only and cannot be made wrong.
+
+    Its __init__ raises TypeError for a missing or unknown field, ValueError for content that is not of the field's
+    type, and then runs the class's own __post_init__. (dataclass has kw_only from Python 3.10 on.)
+    """
+    own_checks = _OWN_CHECKS[kind] = kind.__dict__.get("__post_init__") or (lambda _self: None)
+
+    def check(self: T) -> None:
+        content = self.__dict__
+        for name, wanted in _fields(kind).items():
+            if not wanted.holds(content[name]):
+                raise ValueError(f"{kind.__name__}.{name} has the wrong type or size")
+        own_checks(self)
+
+    kind.__post_init__ = check  # type: ignore[attr-defined]  # dataclass looks for it
+    made = dataclass(frozen=True)(kind)
+    by_position = made.__init__
+
+    @functools.wraps(by_position)
+    def by_name(self: T, **fields: object) -> None:
+        by_position(self, **fields)
+
+    setattr(made, "__init__", by_name)  # noqa: B010 - mypy takes an assignment for a mistake
+    return made
+
+
+@dataclass(frozen=True)
+class _Hint:
+    """What one type hint means: how its value is read out of JSON, and what may stand in a field of that type."""
+
+    read: Callable[[object], Any]
+    holds: Callable[[object], bool]
+    optional: bool = False
+
+
+_AS_THEY_ARE = frozenset({str, int, bool, type(None)})
+_FIELDS: dict[object, Mapping[str, _Hint]] = {}
+_ABSENT: dict[object, Mapping[str, object]] = {}
+
+
+def _fields(kind: Any) -> Mapping[str, _Hint]:
+    """The fields of a record and what each of them holds, worked out once."""
+    fields = _FIELDS.get(kind)
+    if fields is None:
+        fields = _FIELDS[kind] = {name: _hint(hint) for name, hint in typing.get_type_hints(kind).items()}
+    return fields
+
+
+def _refuse(_value: object) -> Any:
+    raise ValueError("of the wrong type")
+
+
+def _read_text(value: object) -> str:
+    if not _is_text(value):
+        raise ValueError("no text, or too long")
+    text = typing.cast(str, value)
+    if not text.isascii():
+        # A lone surrogate, which JSON can escape and UTF-8 cannot hold, is a UnicodeEncodeError: a ValueError.
+        text.encode()
+    return text
+
+
+def _is_text(value: object) -> bool:
+    return type(value) is str and len(value) <= LONGEST_TEXT
+
+
+def _read_number(value: object) -> object:
+    return value if _is_number(value) else _refuse(value)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER
+
+
+def _read_truth(value: object) -> object:
+    return value if type(value) is bool else _refuse(value)
+
+
+_PLAIN: Mapping[object, _Hint] = {
+    str: _Hint(_read_text, _is_text),
+    int: _Hint(_read_number, _is_number),
+    bool: _Hint(_read_truth, lambda value: type(value) is bool),
+    # A field whose content the record itself looks at; what comes out of JSON must have been read before.
+    object: _Hint(lambda value: value, lambda value: True),
+}
+
+
+@functools.cache
+def _hint(hint: Any) -> _Hint:
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Union:
+        # Optional; what is None is left out of JSON, so null is never right there.
+        inner = _hint(arguments[0])
+        return _Hint(inner.read, lambda value: value is None or inner.holds(value), optional=True)
+    if origin is tuple:
+        return _tuple_of(_hint(arguments[0]))
+    if origin is not None and issubclass(origin, Mapping):
+        return _mapping_of(_hint(arguments[1]))
+    if dataclasses.is_dataclass(hint):
+        read: Callable[[object], Any] = functools.partial(from_wire, typing.cast("type[Any]", hint))
+    else:
+        read = _member_of(hint)
+    return _Hint(read, lambda value: type(value) is hint)
+
+
+def _tuple_of(inner: _Hint) -> _Hint:
+    def read(value: object) -> object:
+        return tuple(inner.read(each) for each in value) if isinstance(value, list) else _refuse(value)
+
+    return _Hint(read, lambda value: type(value) is tuple and all(inner.holds(each) for each in value))
+
+
+def _mapping_of(inner: _Hint) -> _Hint:
+    def read(value: object) -> object:
+        if not isinstance(value, dict):
+            return _refuse(value)
+        return {_read_text(name): inner.read(each) for name, each in value.items()}
+
+    def holds(value: object) -> bool:
+        return isinstance(value, Mapping) and all(
+            _is_text(name) and inner.holds(each) for name, each in value.items())
+
+    return _Hint(read, holds)
+
+
+def _member_of(kind: type[Enum]) -> Callable[[object], Any]:
+    members = {member.value: member for member in kind}
+
+    def read(value: object) -> object:
+        return members.get(value) or _refuse(value) if type(value) is str else _refuse(value)
+
+    return read
+
+
+def from_wire(kind: type[T], value: object) -> T:
+    """The record of type `kind` that `value`, out of JSON, stands for.
+
+    Raises ValueError for a missing or unknown field, a wrong type, or content that the record itself refuses;
+    MigrationError where the record names the admin's mistake.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{kind.__name__} is no object")
+    known = _fields(kind)
+    if not value.keys() <= known.keys():
+        raise ValueError(f"{kind.__name__} has unknown fields")
+    # Made without __init__, which would look at everything a second time: this is what makes the difference between
+    # 50 and 70 microseconds for a request.
+    made = object.__new__(kind)
+    fields = made.__dict__
+    fields.update(_absent(kind))
+    for name, content in value.items():
+        try:
+            fields[name] = known[name].read(content)
+        except ValueError as error:
+            raise ValueError(f"{kind.__name__}.{name}: {error}") from error
+    if len(fields) < len(known):
+        raise ValueError(f"{kind.__name__} lacks fields")
+    _OWN_CHECKS[kind](made)
+    return made
+
+
+def _absent(kind: Any) -> Mapping[str, object]:
+    """The fields of a record that need not be in its JSON, with what they are then."""
+    absent = _ABSENT.get(kind)
+    if absent is None:
+        defaults = {
+            field.name: field.default for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+        optional = {name: None for name, hint in _fields(kind).items() if hint.optional}
+        absent = _ABSENT[kind] = {**optional, **defaults}
+    return absent
+
+
+def to_wire(value: object) -> Any:
+    """A record as JSON has it; fields that are None are left out."""
+    kind = type(value)
+    if kind in _AS_THEY_ARE:
+        return value
+    if isinstance(value, Enum):
+        return value.value
+    if dataclasses.is_dataclass(kind):
+        content = value.__dict__
+        return {name: to_wire(content[name]) for name in _fields(kind) if content[name] is not None}
+    if isinstance(value, Mapping):
+        return {str(name): to_wire(content) for name, content in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_wire(content) for content in value]
+    return value
