@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from constant import (
     AGENT_KEY_FILE,
     AGENT_LIST_FILE,
     AGENT_PORT,
+    CHANGE_NOTHING,
     CLEARING,
     CLOSE_JOB,
     CONTROLLER_LIST_FILE,
@@ -28,6 +29,7 @@ from constant import (
     JOBS_LIMIT,
     OPEN_JOB,
     STATE_DIRECTORY,
+    UNJOURNALED_KEPT_SECONDS,
     VERSION,
     WORK_LIMIT,
     Command,
@@ -39,7 +41,7 @@ from udpmodule import AgentSocket, Event, Responder, Stage
 from wire.access import AddressList, Key, config_directory, load_keys
 from wire.admission import Gate
 from wire.journal import Journal, JournalWriter
-from wire.memory import Address, Memory
+from wire.memory import Address, Begun, Ended, Entry, Memory
 from wire.message import Request
 from wire.records import CancelArguments, CancelReport, HelloArguments, HostFacts, Migration, Progress, StepArguments
 
@@ -49,6 +51,8 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 30.0
 # After that its controller wants the result, and to hear how the VM is: a round trip or two, some of them lost.
 _LINGER_SECONDS = 4.0
+_CANCELLED = "its controller was told to stop"
+_TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 _NO_JOB = ("-", "-")
 # All of IPv4 and all of IPv6.
 _EVERYWHERE: Sequence[Address] = (("0.0.0.0", AGENT_PORT), ("::", AGENT_PORT))  # noqa: S104 - lists and key decide
@@ -110,6 +114,18 @@ class Jobs:
         self._limit = limit
         self._jobs: dict[str, Job] = {}
 
+    def restore(self, entries: Iterable[Entry], now: float) -> None:
+        """Take what the journal tells of jobs that an earlier life of this agent has not seen the end of."""
+        commands = {}
+        for entry in entries:
+            if isinstance(entry, Begun) and entry.job_id is not None and entry.domain is not None:
+                commands[entry.request_id] = entry.job_id
+                if entry.cmd in OPEN_JOB and entry.job_id not in self._jobs:
+                    since = time.strftime(_TIME_FORMAT, time.localtime(entry.at))
+                    self._jobs[entry.job_id] = Job(entry.job_id, entry.domain, entry.asked_by, since, now, begun=True)
+            elif isinstance(entry, Ended) and entry.cmd in CLOSE_JOB:
+                self._jobs.pop(commands.get(entry.request_id, ""), None)
+
     def enter(self, command: Command, host: str, migration: Migration, asked_by: str, now: float) -> None:
         """Begin a step of a migration. Raises MigrationError DOMAIN_LOCKED or JOBS_LIMIT_REACHED."""
         self._give_up(now)
@@ -117,10 +133,10 @@ class Jobs:
         if own is not None and own.domain != migration.domain:
             problem = f"job {own.job_id} is about VM {own.domain}"
             raise MigrationError(ErrorCode.MESSAGE_INVALID, {"host": host, "problem": problem})
-        if command not in CLEARING:
+        if command not in CLEARING or (own is not None and OPEN_JOB & own.running.keys()):
             self._check(own, command, host, migration, now)
         if own is None and command in OPEN_JOB:
-            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            since = time.strftime(_TIME_FORMAT)
             own = self._jobs[migration.job_id] = Job(migration.job_id, migration.domain, asked_by, since, now)
         if own is not None:
             own.running[command] += 1
@@ -151,7 +167,7 @@ class Jobs:
 
     def _check(self, own: Job | None, command: Command, host: str, migration: Migration, now: float) -> None:
         for job in self._jobs.values():
-            busy = job is not own or (command in OPEN_JOB and bool(job.running))
+            busy = job is not own or (command not in CHANGE_NOTHING and bool(job.running))
             if busy and job.domain == migration.domain:
                 raise MigrationError(ErrorCode.DOMAIN_LOCKED, {
                     "host": host, "domain": job.domain, "job": job.job_id, "asked_by": job.asked_by,
@@ -189,8 +205,9 @@ class Agent:
         self._hello = hello
         self._steps = steps
         self._state_directory = state_directory
-        self._jobs = Jobs(jobs_limit)
+        self.jobs = Jobs(jobs_limit)
         self._working: dict[str, _Work] = {}
+        self._cancelled: dict[str, float] = {}
         self._stop_by: float | None = None
         self._linger_until = 0.0
 
@@ -204,9 +221,9 @@ class Agent:
             log.info("stopping; %d job step(s) to end first", len(self._working))
             now = time.monotonic()
             self._stop_by = now + _STOP_SECONDS
-            self._linger_until = now + _LINGER_SECONDS if self._working else now
+            self._linger_until = now
             for work in self._working.values():
-                work.cancellation.reason = "the agent on the source was stopped"
+                work.cancellation.reason = f"the agent on {work.request.agent_ip} was stopped"
 
     def _stopped(self) -> bool:
         if self._stop_by is None:
@@ -233,6 +250,8 @@ class Agent:
             self._begin(self._working[request.request_id])
         else:
             ended = self._working.pop(request.request_id, None)
+            if self._stop_by is not None:
+                self._linger_until = time.monotonic() + _LINGER_SECONDS
             if ended is not None and event.stage is Stage.NOT_BEGUN:
                 self._leave_job(ended, begun=False)
 
@@ -272,49 +291,54 @@ class Agent:
         if len(self._working) >= WORK_LIMIT and command not in CLEARING:
             raise MigrationError(ErrorCode.AGENT_BUSY, {"host": host, "count": str(len(self._working))})
         arguments = work.request.cmd_arguments
-        if isinstance(arguments, HelloArguments) and arguments.job_id is not None:
-            self._jobs.keep(arguments.job_id, now)
+        # A recorded greeting keeps no place.
+        if isinstance(arguments, HelloArguments) and self._udp.responder.is_fresh(work.request, now):
+            self.jobs.keep(arguments.job_id or "", now)
         if work.arguments is not None:
             migration = work.arguments.migration
             if host not in (migration.source, migration.destination):
                 problem = "this host is no part of the migration"
                 raise MigrationError(ErrorCode.MESSAGE_INVALID, {"host": host, "problem": problem})
-            self._jobs.enter(command, host, migration, work.asked_by, now)
+            self._cancelled = {job_id: until for job_id, until in self._cancelled.items() if now < until}
+            if migration.job_id in self._cancelled and command not in CLEARING:
+                facts = {"domain": migration.domain, "reason": _CANCELLED}
+                raise MigrationError(ErrorCode.MIGRATION_CANCELLED, facts)
+            self.jobs.enter(command, host, migration, work.asked_by, now)
 
     def _leave_job(self, work: _Work, *, begun: bool = True) -> None:
         if work.arguments is not None:
-            self._jobs.leave(work.request.cmd, work.arguments.migration, time.monotonic(), begun=begun)
+            self.jobs.leave(work.request.cmd, work.arguments.migration, time.monotonic(), begun=begun)
 
     def _cancel(self, job_id: str) -> CancelReport:
         """Have the job's running step end."""
         known = False
         for work in self._working.values():
             if work.arguments is not None and work.arguments.migration.job_id == job_id:
-                work.cancellation.reason = "somebody pressed Ctrl-C"
+                work.cancellation.reason = _CANCELLED
                 known = True
+        # What its controller sent before, and the network delivers later, is not begun any more.
+        self._cancelled[job_id] = time.monotonic() + UNJOURNALED_KEPT_SECONDS
         log.info("job %s: cancel asked for, %s", job_id, "it runs" if known else "no such job here")
         return CancelReport(known=known)
 
     def _work(self, work: _Work) -> None:
         """In a thread of its own: run the step, then hand its result to the receive loop."""
         request = work.request
+        outcome: object = MigrationError(
+            ErrorCode.INTERNAL, {"host": request.agent_ip, "reason": "the step's thread ended"})
         if work.arguments is not None:
             _job.set((work.arguments.migration.job_id, work.arguments.migration.domain))
-        began = time.monotonic()
-        log.info("%s asked for by %s", request.cmd.value, work.asked_by)
-        outcome = self._outcome(work)
-        if isinstance(outcome, MigrationError):
-            log.error("%s failed: %s", request.cmd.value, outcome.message)
-        else:
-            log.info("%s done in %.2f s", request.cmd.value, time.monotonic() - began)
-            for obstacle in getattr(outcome, "obstacles", ()):
-                log.info("obstacle: %s", obstacle.error().message)
+        try:
+            log.info("%s asked for by %s", request.cmd.value, work.asked_by)
+            outcome = self._outcome(work)
+        finally:
+            # Whatever becomes of this thread: the controller asks for its result until it has one.
+            self._udp.post(lambda: self._deliver(work, outcome))
 
-        def deliver() -> None:
-            self._leave_job(work)
-            self._udp.responder.finish(request.request_id, outcome, time.monotonic())
-
-        self._udp.post(deliver)
+    def _deliver(self, work: _Work, outcome: object) -> None:
+        """Hand a result on, in the receive loop's thread."""
+        self._leave_job(work)
+        self._udp.responder.finish(work.request.request_id, outcome, time.monotonic())
 
     def _outcome(self, work: _Work) -> object:
         """The step's result or its error; whatever else goes wrong in it is an error of its own code."""
@@ -323,15 +347,22 @@ class Agent:
             host=request.agent_ip, epoch=responder.epoch, challenge=responder.challenge(time.monotonic()),
             destinations=self._settings.destinations, state_directory=self._state_directory,
             cancellation=work.cancellation, progress=lambda progress: self._progress(request.request_id, progress))
+        began = time.monotonic()
         try:
             if work.arguments is None:
-                return self._hello(context)
-            return self._steps[request.cmd](context, work.arguments)
+                outcome: object = self._hello(context)
+            else:
+                outcome = self._steps[request.cmd](context, work.arguments)
         except MigrationError as error:
+            log.error("%s failed: %s", request.cmd.value, error.message)
             return error
         except Exception as error:
             log.exception("%s ended in an unexpected error", request.cmd.value)
             return MigrationError(ErrorCode.INTERNAL, {"host": request.agent_ip, "reason": repr(error)})
+        log.info("%s done in %.2f s", request.cmd.value, time.monotonic() - began)
+        for obstacle in getattr(outcome, "obstacles", ()):
+            log.info("obstacle: %s", obstacle.error().message)
+        return outcome
 
     def _progress(self, request_id: str, progress: Progress) -> None:
         self._udp.post(lambda: self._udp.responder.progress(request_id, progress, time.monotonic()))
@@ -417,7 +448,8 @@ def open_memory(journal: Journal) -> Memory:
     memory = Memory(time.monotonic(), time.time())
     memory.restore(journal.entries)
     kept = memory.entries()
-    if len(kept) != len(journal.entries):
+    if {(type(entry), entry.request_id) for entry in kept} != {
+            (type(entry), entry.request_id) for entry in journal.entries}:
         try:
             journal.replace(kept)
         except OSError as error:
@@ -448,6 +480,7 @@ def _serve(options: argparse.Namespace) -> None:
     try:
         udp = _open_socket(responder, options.listen, writer)
         agent = Agent(settings, udp, HELLO, STEPS, state_directory=state_directory, jobs_limit=options.jobs)
+        agent.jobs.restore(journal.entries, time.monotonic())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: udp.post(agent.stop))
         signal.signal(signal.SIGHUP, lambda _number, _frame: udp.post(lambda: agent.configure(load)))

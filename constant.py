@@ -131,6 +131,8 @@ CLEARING = frozenset({
 # A job begins on a host with the first of these, and ends there with one of CLOSE_JOB.
 OPEN_JOB = frozenset({Command.PREPARE_DESTINATION, Command.COPY_DISK_FILE, Command.LIVE_MIGRATION})
 CLOSE_JOB = frozenset({Command.FINISH, Command.ROLL_BACK})
+# Steps that are begun although the journal cannot be written: they make room on a full disk, and may run twice.
+BEGUN_WITHOUT_JOURNAL = CLEARING & REPEATABLE
 # Commands that start nothing, and so need no challenge.
 START_NOTHING = frozenset({Command.HELLO, Command.STATUS})
 
@@ -246,6 +248,7 @@ class ErrorCode(str, Enum):
     LISTEN_FAILED = "listen-failed"
     PACKAGE_MISSING = "package-missing"
     AGENT_SILENT = "agent-silent"
+    ADDRESS_UNUSABLE = "address-unusable"
     STEP_OVERDUE = "step-overdue"
     AGENT_OTHER_VERSION = "agent-other-version"
     MESSAGE_INVALID = "message-invalid"
@@ -356,8 +359,11 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         ErrorKind.NO_CONTACT, "No agent answered at {host} UDP port {port} within {seconds} s.",
         "Check on {host}: vmmigration-agent.py runs (its log counts what it drops), its AgentKey.txt is what "
         "`vmmigration.py agent-key {host}` prints here, its ControllerIPAddr.txt lists this management host, it was "
-        "started again after a change of these files, --insecure is on both sides or on none, and the firewall lets "
-        "UDP port {port} in."),
+        "started again or sent SIGHUP after a change of these files, --insecure is on both sides or on none, and the "
+        "firewall lets UDP port {port} in."),
+    ErrorCode.ADDRESS_UNUSABLE: ErrorText(
+        ErrorKind.NO_CONTACT, "This host cannot send to {host}: {reason}.",
+        "Give it an address of that kind (IPv4 or IPv6), or name the agent by its other one."),
     ErrorCode.STEP_OVERDUE: ErrorText(
         ErrorKind.NO_CONTACT, "The agent on {host} answers, but has not finished {command} after {seconds} s.",
         "Something hangs there: see whether `virsh list` answers on {host}."),
@@ -374,7 +380,7 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.REQUEST_CONFLICT: ErrorText(
         _REFUSED, "{host} has seen this request's id with other content.", "Run the command again."),
     ErrorCode.REQUEST_UNKNOWN: ErrorText(
-        ErrorKind.UNKNOWN, "The agent on {host} no longer knows what it was asked: its journal was lost.",
+        ErrorKind.UNKNOWN, "The agent on {host} no longer knows what it was asked.",
         "Look where {domain} runs with `virsh list --all` on both hosts."),
     ErrorCode.REQUEST_INTERRUPTED: ErrorText(
         ErrorKind.UNKNOWN, "The agent on {host} was ended while it worked on {command} and has been started again.",
@@ -403,7 +409,7 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     # What stands in the way on a host.
     ErrorCode.DESTINATION_NOT_ALLOWED: ErrorText(
         _REFUSED, "{host} may not migrate to {address}: it is not in its {path}.",
-        "Add the line `{address}` to that file on {host} and start its agent again."),
+        "Add the line `{address}` to that file on {host} and send its agent SIGHUP."),
     ErrorCode.LIBVIRT_UNREACHABLE: ErrorText(
         _REFUSED, "libvirt on {host} does not answer: {reason}.", "Start it there: `systemctl start libvirtd`."),
     ErrorCode.LIBVIRT_ERROR: ErrorText(

@@ -5,6 +5,7 @@ It prints nothing: an Observer is told what happens, and a RunReport says how it
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -70,8 +71,8 @@ _ASK_AGAIN: Mapping[ErrorCode, ErrorCode] = {
     ErrorCode.REQUEST_EXPIRED: ErrorCode.REQUEST_UNKNOWN,
     ErrorCode.REQUEST_INTERRUPTED: ErrorCode.REQUEST_INTERRUPTED,
 }
-# Three times before an agent gives a job up of which it hears nothing.
-_KEEP_SECONDS = GIVE_UP_SECONDS / 3
+# While the challenge of the last time is alive, and some times before an agent gives up a job it hears nothing of.
+_KEEP_SECONDS = CHALLENGE_SECONDS * 2 / 3
 # An agent that is restarted more often than that during one step is not running.
 _ATTEMPTS = 3
 
@@ -175,6 +176,8 @@ class Controller:
     clock: Callable[[], float] = time.monotonic
     _contacts: dict[str, _Contact] = field(default_factory=dict)
     _steps: list[StepResult] = field(default_factory=list)
+    _keeping: Optional[Exchange] = None
+    _keep_at: float = 0.0
     _cancelled: bool = False
     _changed: bool = False
     """Whether a step that changes a host has been sent."""
@@ -263,11 +266,11 @@ class Controller:
         if errors:
             raise _Obstacles(tuple(errors))
 
-    def _start_hello(self, host: str, patience: float, job_id: str | None = None) -> Exchange:
+    def _start_hello(self, host: str, patience: float) -> Exchange:
         request = Request(
-            request_id=secrets.token_hex(16), agent_ip=host, cmd=Command.HELLO,
-            cmd_arguments=HelloArguments(job_id=job_id))
-        return self.udp.start(request, self.settings.agent_keys(host), patience, CHECK_LIMIT_SECONDS)
+            request_id=secrets.token_hex(16), agent_ip=host, cmd=Command.HELLO, cmd_arguments=HelloArguments())
+        return self.udp.start(
+            request, self.settings.agent_keys(host), patience, max(patience, CHECK_LIMIT_SECONDS))
 
     def _end_hello(self, host: str, reply: Reply | GaveUp, began: float, patience: float) -> HostFacts:
         """Keep what HELLO told. Raises MigrationError AGENT_SILENT, STEP_OVERDUE or AGENT_OTHER_VERSION."""
@@ -365,15 +368,12 @@ class Controller:
     def _wait(self, exchange: Exchange, command: Command, migration: Migration) -> Reply | GaveUp:
         """Wait for an answer. The first Ctrl-C cancels the job and the waiting goes on, the second one passes."""
         host = exchange.request.agent_ip
-        keep_at = self.clock() + _KEEP_SECONDS
+        self._keep_at = self.clock() + _KEEP_SECONDS
 
         def on_progress(progress: Progress) -> None:
-            nonlocal keep_at
             self.observer.step_progress(command, host, progress)
-            if command is Command.LIVE_MIGRATION and self.clock() >= keep_at:
-                # The destination hears nothing of a long move; it is to keep the job's place all the same.
-                keep_at = self.clock() + _KEEP_SECONDS
-                self._start_hello(migration.destination, _KEEP_SECONDS, migration.job_id)
+            if command is Command.LIVE_MIGRATION:
+                self._keep_place(migration)
 
         while True:
             try:
@@ -385,6 +385,22 @@ class Controller:
                 self.observer.cancelling(possible=command not in CLEARING)
                 if self._changed and command not in CLEARING:
                     self._cancel(migration)
+
+    def _keep_place(self, migration: Migration) -> None:
+        """Have the destination, which hears nothing of a long move, keep the job's place. Asks and does not wait."""
+        now, host = self.clock(), migration.destination
+        if now < self._keep_at:
+            return
+        if self._keeping is not None and isinstance(reply := self.udp.drop(self._keeping), Reply):
+            with contextlib.suppress(MigrationError):
+                self._end_hello(host, reply, self._keep_at - _KEEP_SECONDS, _KEEP_SECONDS)
+        self._keep_at = now + _KEEP_SECONDS
+        # With the challenge of the last time: a recorded greeting keeps no place.
+        facts = self._contacts[host].facts
+        request = Request(
+            request_id=secrets.token_hex(16), agent_ip=host, cmd=Command.HELLO,
+            cmd_arguments=HelloArguments(job_id=migration.job_id), epoch=facts.epoch, challenge=facts.challenge)
+        self._keeping = self.udp.start(request, self.settings.agent_keys(host), _KEEP_SECONDS)
 
     def _fresh_request(
         self, command: Command, host: str, arguments: StepArguments | CancelArguments, migration: Migration,
@@ -406,7 +422,11 @@ class Controller:
             log.warning("cannot cancel: %s", error)
             return
         exchange = self.udp.start(request, self.settings.agent_keys(migration.source), GIVE_UP_SECONDS)
-        self.udp.wait(exchange, lambda _progress: None)
+        outcome = self.udp.wait(exchange, lambda _progress: None)
+        failure = outcome.error() if isinstance(outcome, Reply) else _given_up(
+            outcome, migration.source, Command.CANCEL, GIVE_UP_SECONDS)
+        if failure is not None:
+            log.warning("the step that runs may not have been cancelled: %s", failure)
 
     # How it ends.
 

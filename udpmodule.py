@@ -1,6 +1,6 @@
 """Datagrams between controller and agent: repeating until answered, and never doing a request twice.
 
-Requester (the controller's side, of many exchanges) and Responder (the agent's) hold the protocol without socket,
+Requester (the controller's side, in wire/exchange.py) and Responder (the agent's) hold the protocol without socket,
 clock or thread. Both are driven alike: receive_datagram(), datagrams_to_send(), get_timer(), handle_timer() and
 next_event(), with the time passed in. ControllerSocket and AgentSocket are the thin drivers around them, and the only
 code of the project that opens a UDP socket.
@@ -12,9 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import heapq
 import hmac
-import itertools
 import logging
 import math
 import queue
@@ -31,6 +29,7 @@ from typing import Protocol
 
 from constant import (
     AGENT_PORT,
+    BEGUN_WITHOUT_JOURNAL,
     CHALLENGE_SECONDS,
     CONTROLLER_PORT,
     JOURNAL_ENTRIES_LIMIT,
@@ -47,7 +46,7 @@ from constant import (
 from wire.access import AddressList, Key
 from wire.admission import Gate
 from wire.datagram import Direction, Dropped, keyring, seal_reply, unseal
-from wire.exchange import Exchange, GaveUp
+from wire.exchange import BURST, Exchange, GaveUp, Requester
 from wire.memory import Address, Asker, Begun, Ended, Entry, Memory, Remembered
 from wire.message import ArgumentsRefusedError, Reply, Request, can_hold, decode
 from wire.records import Obstacle, Progress, StatusArguments, StepArguments
@@ -56,101 +55,9 @@ log = logging.getLogger(__name__)
 
 # How long a fact of an error is that has to fit a datagram with three others.
 _BRIEF = 60
-# How many datagrams go out before what has come in is looked at: that many answers fit a socket's buffer.
-_BURST = 32
 # How often the agent looks whether it is to stop when nothing else wakes it, and a controller on Windows, whose
 # select() Ctrl-C does not end, whether that was pressed.
 _LOOK_SECONDS = 1.0
-
-
-# The controller's side.
-
-
-class Requester:
-    """The controller's protocol: any number of Exchanges at once, each with an agent of its own."""
-
-    def __init__(self, agent_port: int, random: Callable[[], float]) -> None:
-        self._agent_port = agent_port
-        self._random = random
-        # By agent; ids of keys are short, and with a thousand agents two may be the same.
-        self._keys: dict[str, dict[str, Key | None]] = {}
-        self._exchanges: dict[str, Exchange] = {}
-        # When to look at which exchange; one that has moved its timer is put in again, so that entries may be stale.
-        self._timers: list[tuple[float, int, Exchange]] = []
-        self._order = itertools.count()
-        self._ready: deque[Exchange] = deque()
-
-    def start(
-        self, request: Request, keys: Sequence[Key], now: float, patience: float, limit: float = math.inf,
-    ) -> Exchange:
-        """Begin a request. Raises MigrationError MESSAGE_TOO_LONG."""
-        exchange = Exchange(request, keys, now, patience, self._random, limit)
-        self._keys[request.agent_ip] = exchange.keys
-        self._exchanges[request.request_id] = exchange
-        self._set_timer(exchange)
-        return exchange
-
-    def end(self, exchange: Exchange) -> None:
-        """Forget an exchange; what comes for it later is left alone."""
-        self._exchanges.pop(exchange.request.request_id, None)
-
-    def _set_timer(self, exchange: Exchange) -> None:
-        heapq.heappush(self._timers, (exchange.get_timer(), next(self._order), exchange))
-
-    def set_timers_anew(self) -> None:
-        """Look at every exchange, whatever has become of its timer."""
-        self._ready.clear()
-        self._timers = []
-        for exchange in self._exchanges.values():
-            self._set_timer(exchange)
-
-    def receive_datagram(self, datagram: bytes, address: Address, now: float) -> None:
-        """Give a datagram to the exchange that it answers, if its key is one of that agent's; never raises."""
-        keys = self._keys.get(address[0])
-        try:
-            # An agent with several addresses may answer from another one.
-            keys = keys or {name: key for each in self._keys.values() for name, key in each.items()}
-            key_id, body = unseal(datagram, keys, Direction.REPLY)
-            reply = decode(body)
-        except (Dropped, ValueError):
-            return
-        exchange = self._exchanges.get(reply.request_id)
-        if exchange is None or not isinstance(reply, Reply):
-            return
-        if key_id not in exchange.keys or exchange.keys[key_id] != keys[key_id]:
-            return
-        exchange.receive_reply(reply, now)
-        if not exchange.ended:
-            self._set_timer(exchange)
-
-    def get_timer(self) -> float:
-        """When handle_timer() wants to be called; infinity if nothing is to be waited for."""
-        if self._ready:
-            return -math.inf
-        return self._timers[0][0] if self._timers else math.inf
-
-    def handle_timer(self, now: float) -> None:
-        """Let the exchanges whose time has come give up or send; those that are left get their turn next time."""
-        while self._timers and self._timers[0][0] <= now:
-            exchange = heapq.heappop(self._timers)[2]
-            if exchange.request.request_id in self._exchanges and not exchange.ended and exchange.get_timer() <= now:
-                exchange.handle_timer(now)
-                self._ready.append(exchange)
-
-    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
-        """What is to be sent now, and where to: not all at once, so that the answers can be taken in between."""
-        found: list[tuple[bytes, Address]] = []
-        while self._ready and len(found) < _BURST:
-            exchange = self._ready.popleft()
-            address = (exchange.request.agent_ip, self._agent_port)
-            found += [(datagram, address) for datagram in exchange.datagrams_to_send(now)]
-            if not exchange.ended:
-                self._set_timer(exchange)
-        return found
-
-    def next_event(self, exchange: Exchange) -> Reply | GaveUp | None:
-        """What has happened to this exchange since the last call, one at a time."""
-        return exchange.next_event()
 
 
 # The agent's side.
@@ -222,7 +129,8 @@ class Responder:
         second = int(now)
         return f"{second}-{hmac.digest(self._secret, str(second).encode(), 'sha256').hex()[:16]}"
 
-    def _fresh(self, request: Request, now: float) -> bool:
+    def is_fresh(self, request: Request, now: float) -> bool:
+        """Whether it carries this agent's epoch and a challenge that is alive."""
         second = request.challenge.partition("-")[0]
         if request.epoch != self.epoch or not (second.isascii() and second.isdigit() and len(second) < 16):
             return False
@@ -262,7 +170,7 @@ class Responder:
             self._send(known, asker)
         elif seen is not None:
             refusal = ErrorCode.REQUEST_EXPIRED
-        elif request.cmd not in START_NOTHING and not self._fresh(request, now):
+        elif request.cmd not in START_NOTHING and not self.is_fresh(request, now):
             refusal = ErrorCode.REQUEST_STALE
         else:
             self._remember(request, digest, asker, now)
@@ -282,7 +190,7 @@ class Responder:
     def _answer_status(self, request: Request, arguments: StatusArguments, asker: Asker) -> None:
         asked = self._memory.find(arguments.of)
         if asked is not None:
-            self._send(asked, asker, arguments.page)
+            self._send(asked, asker, arguments.page, request.request_id)
             return
         seen = self._memory.seen(arguments.of)
         code = ErrorCode.REQUEST_UNKNOWN if seen is None else ErrorCode.REQUEST_EXPIRED
@@ -298,11 +206,12 @@ class Responder:
             sequence=0, cmd_result=Obstacle.of(error, _BRIEF))
         self._outgoing.append((seal_reply(self._keys[asker.key_id], reply), asker.address))
 
-    def _send(self, known: Remembered, asker: Asker, page: int = 0) -> None:
+    def _send(self, known: Remembered, asker: Asker, page: int = 0, status_id: str = "") -> None:
         """Say what is known, to where the question came from; what follows is sent there too."""
         known.asker = asker
         if known.reply is not None:
-            self._outgoing.append((seal_reply(self._keys[asker.key_id], known.reply, page), asker.address))
+            reply = dataclasses.replace(known.reply, asked=status_id)
+            self._outgoing.append((seal_reply(self._keys[asker.key_id], reply, page), asker.address))
 
     def _reply(self, known: Remembered, msg_type: MessageType, result: object, now: float) -> None:
         last = known.reply
@@ -411,7 +320,9 @@ class Responder:
                 self._end(known, entry.cmd_result, now)
 
     def _begun(self, known: Remembered, problem: str | None, now: float) -> None:
-        if problem is None:
+        if problem is not None and known.cmd in BEGUN_WITHOUT_JOURNAL:
+            log.error("%s is begun although %s cannot be written: %s", known.cmd.value, self._journal_path, problem)
+        if problem is None or known.cmd in BEGUN_WITHOUT_JOURNAL:
             self._begin(known, now)
             return
         known.begun = False
@@ -488,6 +399,9 @@ def _never_fragment(udp: socket.socket) -> None:
 
 def _turn(core: _Core, sockets: Mapping[int, socket.socket], others: Sequence[socket.socket], longest: float) -> None:
     """Send what is due, wait for a datagram, the next timer or one of `others`, then take all that has come."""
+    # What has come already goes before what is due: after a standstill the answers are there.
+    for udp in sockets.values():
+        _receive(core, udp)
     core.handle_timer(time.monotonic())
     _send(core, sockets)
     patience = min(longest, max(0.0, core.get_timer() - time.monotonic()))
@@ -508,7 +422,7 @@ def _send(core: _Core, sockets: Mapping[int, socket.socket]) -> None:
 
 def _receive(core: _Core, udp: socket.socket) -> None:
     """Take what has come, but not for ever: a flood must not keep the timers waiting."""
-    for _each in range(_BURST):
+    for _each in range(BURST):
         try:
             datagram, address = udp.recvfrom(65535)
         except BlockingIOError:
@@ -533,10 +447,18 @@ class ControllerSocket:
             try:
                 self._sockets[family] = _socket(anywhere, CONTROLLER_PORT)
             except OSError:
-                self._sockets[family] = _socket(anywhere, 0)
+                self._sockets[family] = self._any_port(agent, anywhere)
+
+    @staticmethod
+    def _any_port(agent: str, anywhere: str) -> socket.socket:
+        try:
+            return _socket(anywhere, 0)
+        except OSError as error:
+            facts = {"host": agent, "reason": error.strerror or str(error)}
+            raise MigrationError(ErrorCode.ADDRESS_UNUSABLE, facts) from error
 
     def start(self, request: Request, keys: Sequence[Key], patience: float, limit: float = math.inf) -> Exchange:
-        """Begin a request; wait() follows it. Raises MigrationError MESSAGE_TOO_LONG."""
+        """Begin a request; wait() follows it. Raises MigrationError MESSAGE_TOO_LONG or ADDRESS_UNUSABLE."""
         self._open_socket(request.agent_ip)
         log.debug("request %s: %s to %s", request.request_id[:8], request.cmd.value, request.agent_ip)
         return self._requester.start(request, keys, time.monotonic(), patience, limit)
@@ -554,6 +476,11 @@ class ControllerSocket:
                 return exchange.outcome
             if event is None:
                 self._wait_once()
+
+    def drop(self, exchange: Exchange) -> Reply | GaveUp | None:
+        """Stop following an exchange; returns how it has ended, if it has."""
+        self._requester.end(exchange)
+        return exchange.outcome
 
     def _wait_once(self) -> None:
         try:

@@ -450,16 +450,31 @@ def _change_key(options: argparse.Namespace) -> int:
     return 0
 
 
+class _Interrupt:
+    """The end of a terminal or of a service is taken like Ctrl-C: cancelled, not left alone.
+
+    Only a person's second Ctrl-C leaves at once: a terminal that is closed may send its signal twice.
+    """
+
+    def __init__(self) -> None:
+        self._seen = False
+
+    def __call__(self, number: int, _frame: object) -> None:
+        if not self._seen or number == signal.SIGINT:
+            self._seen = True
+            raise KeyboardInterrupt
+
+
 def _run(argv: Sequence[str]) -> int:
     options = parse(argv)
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.WARNING, stream=sys.stderr,
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    for name in ("SIGTERM", "SIGHUP"):
-        # The end of a terminal or of a service is taken like Ctrl-C: cancelled, not left alone. nohup keeps its
-        # meaning, and Windows has no SIGHUP.
+    interrupt = _Interrupt()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        # nohup keeps its meaning, and Windows has no SIGHUP.
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+            signal.signal(getattr(signal, name), interrupt)
     commands = {"new-key": _new_key, "agent-key": _agent_key, "change-key": _change_key}
     return commands.get(options.words[0] if options.words else "", _migrate)(options)
 

@@ -101,9 +101,12 @@ def seal_reply(key: Key | None, reply: Reply, page: int = 0) -> bytes:
 def _parts(reply: Reply, header: int) -> tuple[str, tuple[str, ...]]:
     """The digest of a reply's result, and the result in parts that fit a datagram with a header of that size."""
     text = encode_result(reply.cmd, reply.cmd_result)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    emptiest = Page(page=PAGES_LIMIT - 1, pages=PAGES_LIMIT, digest=digest, part="")
-    return digest, _cut(text, DATAGRAM_LIMIT - header - len(encode(replace(reply, cmd_result=emptiest))))
+    digest = _digest(text)
+    # The longest that anything else in it can be, so that the same result is always cut at the same places.
+    emptiest = replace(
+        reply, sequence=10**9, asked="0" * 32,
+        cmd_result=Page(page=PAGES_LIMIT - 1, pages=PAGES_LIMIT, digest=digest, part=""))
+    return digest, _cut(text, DATAGRAM_LIMIT - header - len(encode(emptiest)))
 
 
 @functools.lru_cache(maxsize=16)
@@ -119,6 +122,10 @@ def _cut(text: str, room: int) -> tuple[str, ...]:
         parts.append(text[start:start + size])
         start += size
     return tuple(parts)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _quoted_size(text: str) -> int:
@@ -140,11 +147,25 @@ class Pages:
             self._digest, self._count = page.digest, page.pages
         self._parts[page.page] = page.part
 
+    def lacks(self, page: Page) -> bool:
+        """Whether this page is not here yet."""
+        return (page.digest, page.pages) != (self._digest, self._count) or page.page not in self._parts
+
+    def complete(self) -> bool:
+        """Whether all pages are here and make the result that they say. If they do not, all are missing again."""
+        if self.missing():
+            return False
+        if _digest(self._text()) != self._digest:
+            self._parts = {}
+        return not self.missing()
+
+    def _text(self) -> str:
+        return "".join(self._parts[number] for number in range(self._count))
+
     def missing(self) -> list[int]:
         """The numbers of the pages that have not come yet."""
         return [number for number in range(self._count) if number not in self._parts]
 
     def joined(self, reply: Reply) -> Reply:
-        """The reply whose pages these are, once nothing is missing."""
-        text = "".join(self._parts[number] for number in range(self._count))
-        return with_result(reply, reply.msg_type, lambda: read_json(text))
+        """The reply whose pages these are, once they are complete."""
+        return with_result(reply, reply.msg_type, lambda: read_json(self._text()))

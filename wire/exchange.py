@@ -1,11 +1,13 @@
-"""One request to one agent, from its first datagram to its result: repeated until it is answered, followed by STATUS
-until it has ended, and its result put together from pages where it is long.
+"""A controller's requests, each from its first datagram to its result: repeated until it is answered, followed by
+STATUS until it has ended, and its result put together from pages where it is long.
 
 Without socket, clock or thread: the time is passed in, datagrams go in and come out.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 import secrets
 from collections import deque
@@ -25,9 +27,12 @@ from constant import (
 )
 from wire.access import Key
 from wire.datagram import Direction, Dropped, Pages, keyring, seal, unseal
+from wire.memory import Address
 from wire.message import Reply, Request, decode, encode
 from wire.records import Obstacle, Page, StatusArguments
 
+# How many datagrams go out before what has come in is looked at: that many answers fit a socket's buffer.
+BURST = 32
 # How many pages of a long result are asked for at once.
 _PAGES_AT_ONCE = 8
 
@@ -65,6 +70,7 @@ class Exchange:
         self._last: Reply | None = None
         self._pages = Pages()
         self._asked: set[int] = set()
+        self._statuses: deque[str] = deque(maxlen=4 * _PAGES_AT_ONCE)
         self._events: deque[Reply | GaveUp] = deque()
         self.outcome: Reply | GaveUp | None = None
         """How it ended, which is also its last event."""
@@ -93,8 +99,9 @@ class Exchange:
         return [self._status(page) for page in sorted(self._asked) or [0]]
 
     def _status(self, page: int) -> bytes:
+        self._statuses.append(secrets.token_hex(16))
         return self._sealed(Request(
-            request_id=secrets.token_hex(16), agent_ip=self.request.agent_ip, cmd=Command.STATUS,
+            request_id=self._statuses[-1], agent_ip=self.request.agent_ip, cmd=Command.STATUS,
             cmd_arguments=StatusArguments(of=self.request.request_id, page=page)))
 
     def get_timer(self) -> float:
@@ -103,6 +110,11 @@ class Exchange:
 
     def handle_timer(self, now: float) -> None:
         """Give up if the agent has been silent for too long, or has not come to an end in time."""
+        late = now - self.get_timer()
+        if late > RETRY_LONGEST_SECONDS:
+            # Nobody asked or listened meanwhile: this process was stopped, or its host slept.
+            self._heard += late
+            self._overdue_at += late
         if not self.ended and now >= min(self._heard + self._patience, self._overdue_at):
             answered = self._last is not None and now < self._heard + self._patience
             self._happened(GaveUp(answered), MessageType.REFUSED)
@@ -128,8 +140,9 @@ class Exchange:
     def receive_reply(self, reply: Reply, now: float) -> None:
         """Take a reply to this request that has come under one of its keys."""
         if not self._is_news(reply):
-            # An old reply that was overtaken says nothing of how the agent is now.
-            if self._last is not None and (reply.msg_type, reply.sequence) == (self._last.msg_type, self._sequence):
+            # Only the answer to a question of ours says that the agent is there now; any other may be a recording.
+            if reply.asked in self._statuses:
+                self._statuses.remove(reply.asked)
                 self._wait_from(now)
             return
         self._last, self._sequence = reply, reply.sequence
@@ -143,6 +156,8 @@ class Exchange:
         """Whether it says something that is not known yet. An end is that whatever its number."""
         if reply.msg_type not in REPLY_TRANSITIONS[self._state]:
             return self._forgotten(reply)
+        if isinstance(reply.cmd_result, Page):
+            return self._pages.lacks(reply.cmd_result)
         return not REPLY_TRANSITIONS[reply.msg_type] or reply.sequence > self._sequence
 
     def _forgotten(self, reply: Reply) -> bool:
@@ -159,7 +174,7 @@ class Exchange:
     def _take_page(self, reply: Reply, page: Page, now: float) -> None:
         self._pages.add(page)
         self._asked.discard(page.page)
-        if not self._pages.missing():
+        if self._pages.complete():
             self._happened(self._pages.joined(reply), reply.msg_type)
         elif not self._asked:
             self._next_send = now
@@ -167,3 +182,94 @@ class Exchange:
     def next_event(self) -> Reply | GaveUp | None:
         """What has happened since the last call, one at a time."""
         return self._events.popleft() if self._events else None
+
+
+# All requests of a controller.
+
+
+class Requester:
+    """The controller's protocol: any number of Exchanges at once, each with an agent of its own."""
+
+    def __init__(self, agent_port: int, random: Callable[[], float]) -> None:
+        self._agent_port = agent_port
+        self._random = random
+        # By agent; ids of keys are short, and with a thousand agents two may be the same.
+        self._keys: dict[str, dict[str, Key | None]] = {}
+        self._all_keys: dict[str, Key | None] = {}
+        self._exchanges: dict[str, Exchange] = {}
+        # When to look at which exchange; one that has moved its timer is put in again, so that entries may be stale.
+        self._timers: list[tuple[float, int, Exchange]] = []
+        self._order = itertools.count()
+        self._ready: deque[Exchange] = deque()
+
+    def start(
+        self, request: Request, keys: Sequence[Key], now: float, patience: float, limit: float = math.inf,
+    ) -> Exchange:
+        """Begin a request. Raises MigrationError MESSAGE_TOO_LONG."""
+        exchange = Exchange(request, keys, now, patience, self._random, limit)
+        self._keys[request.agent_ip] = exchange.keys
+        self._all_keys.update(exchange.keys)
+        self._exchanges[request.request_id] = exchange
+        self._set_timer(exchange)
+        return exchange
+
+    def end(self, exchange: Exchange) -> None:
+        """Forget an exchange; what comes for it later is left alone."""
+        self._exchanges.pop(exchange.request.request_id, None)
+
+    def _set_timer(self, exchange: Exchange) -> None:
+        heapq.heappush(self._timers, (exchange.get_timer(), next(self._order), exchange))
+
+    def set_timers_anew(self) -> None:
+        """Look at every exchange, whatever has become of its timer."""
+        self._ready.clear()
+        self._timers = []
+        for exchange in self._exchanges.values():
+            self._set_timer(exchange)
+
+    def receive_datagram(self, datagram: bytes, address: Address, now: float) -> None:
+        """Give a datagram to the exchange that it answers, if its key is one of that agent's; never raises."""
+        # An agent with several addresses may answer from another one.
+        keys = self._keys.get(address[0], self._all_keys)
+        try:
+            key_id, body = unseal(datagram, keys, Direction.REPLY)
+            reply = decode(body)
+        except (Dropped, ValueError):
+            return
+        exchange = self._exchanges.get(reply.request_id)
+        if exchange is None or not isinstance(reply, Reply):
+            return
+        if key_id not in exchange.keys or exchange.keys[key_id] != keys[key_id]:
+            return
+        exchange.receive_reply(reply, now)
+        if not exchange.ended:
+            self._set_timer(exchange)
+
+    def get_timer(self) -> float:
+        """When handle_timer() wants to be called; infinity if nothing is to be waited for."""
+        if self._ready:
+            return -math.inf
+        return self._timers[0][0] if self._timers else math.inf
+
+    def handle_timer(self, now: float) -> None:
+        """Let the exchanges whose time has come give up or send; those that are left get their turn next time."""
+        while self._timers and self._timers[0][0] <= now:
+            exchange = heapq.heappop(self._timers)[2]
+            if exchange.request.request_id in self._exchanges and not exchange.ended and exchange.get_timer() <= now:
+                exchange.handle_timer(now)
+                self._ready.append(exchange)
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        """What is to be sent now, and where to: not all at once, so that the answers can be taken in between."""
+        found: list[tuple[bytes, Address]] = []
+        while self._ready and len(found) < BURST:
+            exchange = self._ready.popleft()
+            address = (exchange.request.agent_ip, self._agent_port)
+            found += [(datagram, address) for datagram in exchange.datagrams_to_send(now)]
+            if not exchange.ended:
+                self._set_timer(exchange)
+        return found
+
+    def next_event(self, exchange: Exchange) -> Reply | GaveUp | None:
+        """What has happened to this exchange since the last call, one at a time."""
+        return exchange.next_event()

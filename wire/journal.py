@@ -111,7 +111,7 @@ class Contents:
     intact: int
     """Bytes up to the end of the last intact line."""
     damaged: bool
-    """Whether a line up to that one is damaged or not known: then it is not certain that all ids are known."""
+    """Whether more is wrong than an unfinished last line: then it is not certain that all ids are known."""
 
 
 def read_lines(content: bytes) -> Contents:
@@ -125,7 +125,9 @@ def read_lines(content: bytes) -> Contents:
         try:
             text = _text(line)
         except ValueError:
+            # A crash leaves a line without its end, and only as the last one.
             suspect = True
+            damaged = damaged or line.endswith(b"\n")
             continue
         damaged = damaged or suspect
         intact = position

@@ -98,6 +98,8 @@ class Reply:
     agent_ip: str
     cmd: Command
     sequence: int
+    asked: str = ""
+    """The id of the STATUS that this answers; empty where the agent tells it by itself."""
     cmd_result: object = None
     """None, Progress, Obstacle, Page, or the command's record in RESULTS."""
 
@@ -105,6 +107,8 @@ class Reply:
         _check_envelope(self.request_id, self.agent_ip)
         if self.sequence < 0:
             raise ValueError("the sequence begins at 0")
+        if self.asked:
+            check_request_id(self.asked)
         if _content_name(self.cmd, self.cmd_result) not in _CONTENTS[self.msg_type]:
             raise ValueError(f"{self.msg_type.value} cannot hold this")
 

@@ -80,7 +80,7 @@ def test_sigterm_of_the_source_agent_rolls_back_before_it_ends(
     agents["node1"] = admin.lab.start_agent(admin.lab.host("node1"))
     run = Run(process.returncode, stdout, stderr)
     assert run.code == 5, run.text
-    assert "the agent on the source was stopped" in run.stderr
+    assert f"the agent on {admin.lab.host('node1').address} was stopped" in run.stderr
     assert_as_before(guest)
 
 

@@ -181,6 +181,10 @@ class ScriptedAgents(ControllerSocket):
             return GaveUp(answered=isinstance(line, Overdue))
         return _reply(request, line)
 
+    def drop(self, exchange: Exchange) -> Reply | GaveUp | None:
+        """Answer what was asked without waiting for it."""
+        return _reply(exchange.request, {**HAPPY, **self.script}[(exchange.request.cmd, exchange.request.agent_ip)])
+
     def close(self) -> None:
         """Note that it was closed."""
         self.closed = True

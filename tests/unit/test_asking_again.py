@@ -119,7 +119,7 @@ def test_a_move_that_may_have_begun_before_the_journal_was_lost_is_never_asked_f
     assert agents.steps() == CHECKED + MOVING
     assert (report.outcome, report.exit_code, report.runs_on) == (Outcome.UNKNOWN, ExitCode.UNKNOWN, None)
     assert codes(report) == [ErrorCode.STATE_UNKNOWN, ErrorCode.LEFT_BEHIND]
-    assert "its journal was lost" in report.errors[0].message
+    assert "no longer knows what it was asked" in report.errors[0].message
 
 
 @pytest.mark.parametrize("trouble", [STALE, *FORGOTTEN])

@@ -60,15 +60,17 @@ def follow(pair: Pair, request: Request) -> Asked:
     began, already_heard = pair.now, len(pair.heard)
     end = pair.run(pair.exchange(request))[-1]
     if isinstance(end, GaveUp):
-        last_word, sequence = began, -1
+        last_word, sequence, answered = began, -1, {""}
         for at, datagram in pair.heard[already_heard:]:
             try:
                 reply = opened(datagram)
             except (Dropped, ValueError):
                 continue
-            # A reply that was overtaken is no word of how the agent is now.
-            if reply.request_id == request.request_id and reply.sequence >= sequence:
+            # A reply that was overtaken, or comes a second time, is no word of how the agent is now.
+            news = reply.sequence > sequence or reply.asked not in answered
+            if reply.request_id == request.request_id and reply.sequence >= sequence and news:
                 last_word, sequence = at, reply.sequence
+                answered.add(reply.asked)
         assert pair.now >= last_word + GIVE_UP_SECONDS
     return Asked(request, end)
 

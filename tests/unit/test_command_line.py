@@ -25,6 +25,7 @@ from tests.unit.scripted import Call, Interrupt, ScriptedAgents, Signalled, Sile
 from vmmigration import (
     Display,
     RateMeter,
+    _Interrupt,
     duration,
     main,
     percent,
@@ -471,9 +472,19 @@ def test_a_hangup_that_nohup_ignores_stays_ignored(run: Run, monkeypatch: pytest
     scripted(monkeypatch, {(Command.COPY_DISK_FILE, SOURCE): Signalled("SIGHUP")})
     code, out, _err = run(*WORDS)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     assert code == 0
     assert out.startswith("VM1 runs on")
+
+
+def test_a_terminal_that_is_closed_and_sends_its_signal_twice_cancels_and_does_not_leave_at_once() -> None:
+    interrupt = _Interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(signal.SIGHUP, None)
+    interrupt(signal.SIGHUP, None)
+    interrupt(signal.SIGTERM, None)
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(signal.SIGINT, None)
 
 
 # What is shown while it runs.

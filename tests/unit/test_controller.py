@@ -116,7 +116,9 @@ def test_the_destination_is_told_of_a_long_move_so_that_it_keeps_its_place() -> 
     progress = tuple(Progress(phase="copying the disk", done=second, total=300) for second in range(200))
     report, agents, _notes = run({(Command.LIVE_MIGRATION, SOURCE): WithProgress(progress, MOVED)})
     assert report.outcome is Outcome.MOVED
-    kept = [asked for asked in agents.asked if asked.request.cmd_arguments == HelloArguments(job_id=MIGRATION.job_id)]
+    kept = [
+        each for each in agents.asked if each.request.cmd_arguments == HelloArguments(job_id=MIGRATION.job_id)]
+    assert all(each.request.challenge == HOST_FACTS.challenge for each in kept)
     assert {asked.request.agent_ip for asked in kept} == {DESTINATION}
     assert len(kept) > 200 / GIVE_UP_SECONDS
 

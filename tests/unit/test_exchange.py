@@ -221,24 +221,61 @@ def test_an_old_reply_that_was_overtaken_does_not_count_as_being_heard(pair: Pai
     said = replies(pair, exchange.request)
     for name in ("accepted", "progress 2"):
         exchange.receive_datagram(said[name], pair.now)
-    pair.now += GIVE_UP_SECONDS - 1.0
+    let_pass(exchange, pair.now, pair.now + GIVE_UP_SECONDS - 1.0)
     for name in ("accepted", "progress 1"):
-        assert exchange.receive_datagram(said[name], pair.now)
-    exchange.handle_timer(pair.now + 1.0)
+        assert exchange.receive_datagram(said[name], pair.now + GIVE_UP_SECONDS - 1.0)
+    let_pass(exchange, pair.now, pair.now + GIVE_UP_SECONDS)
     events = events_of(exchange)
     assert kinds(events) == ["accepted", "progress", "gave up"]
     assert not gave_up(events).answered
 
 
-def test_the_same_reply_again_counts_as_being_heard(pair: Pair) -> None:
+def test_the_same_word_again_counts_as_being_heard_once_and_only_as_the_answer_to_a_question(pair: Pair) -> None:
     exchange = pair.exchange(pair.request())
     said = replies(pair, exchange.request)
     for name in ("accepted", "progress 2"):
         exchange.receive_datagram(said[name], pair.now)
-    pair.now += GIVE_UP_SECONDS - 1.0
-    assert exchange.receive_datagram(said["progress 2"], pair.now)
-    exchange.handle_timer(pair.now + 1.0)
+    (question,) = exchange.datagrams_to_send(exchange.get_timer())
+    asking = decode(unseal(question, keyring([AGENT_KEY]), Direction.REQUEST)[1])
+    word = opened(said["progress 2"])
+    answer_to_it = dataclasses.replace(word, asked=asking.request_id)
+    for again, until in ((word, False), (answer_to_it, True), (answer_to_it, False)):
+        timer = exchange.get_timer()
+        exchange.receive_reply(again, pair.now + 2.0)
+        assert (exchange.get_timer() != timer) is until
+
+
+def test_a_recorded_answer_keeps_no_controller_waiting_for_an_agent_that_is_gone(pair: Pair) -> None:
+    exchange = pair.exchange(pair.request())
+    said = replies(pair, exchange.request)
+    for name in ("accepted", "progress 2"):
+        exchange.receive_datagram(said[name], pair.now)
+    statuses = 0
+    for tenth in range(10 * 91):
+        now = pair.now + tenth / 10
+        exchange.handle_timer(now)
+        statuses += len(exchange.datagrams_to_send(now))
+        exchange.receive_datagram(said["progress 2"], now)
+    assert exchange.ended
+    assert statuses > 10
+
+
+def test_a_controller_that_was_stopped_for_a_while_asks_again_before_it_gives_up(pair: Pair) -> None:
+    exchange = pair.exchange(pair.request(), limit=200.0)
+    exchange.receive_datagram(replies(pair, exchange.request)["accepted"], pair.now)
+    late = pair.now + 3600.0
+    exchange.handle_timer(late)
     assert not exchange.ended
+    assert exchange.datagrams_to_send(late)
+    let_pass(exchange, late, late + GIVE_UP_SECONDS)
+    assert exchange.ended
+
+
+def let_pass(exchange: Exchange, now: float, until: float) -> None:
+    """Look at the exchange whenever it wants to be, as a driver does; what it sends is lost."""
+    while (now := max(now, exchange.get_timer())) <= until and not exchange.ended:
+        exchange.handle_timer(now)
+        exchange.datagrams_to_send(now)
 
 
 def first_page(request: Request) -> Reply:
@@ -250,17 +287,18 @@ def first_page(request: Request) -> Reply:
 
 def test_a_page_counts_as_being_heard(pair: Pair) -> None:
     exchange = pair.exchange(pair.request())
+    let_pass(exchange, pair.now, pair.now + 70.0)
     exchange.receive_reply(first_page(exchange.request), pair.now + 70.0)
-    exchange.handle_timer(pair.now + 70.0 + GIVE_UP_SECONDS - 1.0)
+    let_pass(exchange, pair.now + 70.0, pair.now + 70.0 + GIVE_UP_SECONDS - 1.0)
     assert not exchange.ended
-    exchange.handle_timer(pair.now + 70.0 + GIVE_UP_SECONDS)
+    let_pass(exchange, pair.now + 70.0, pair.now + 70.0 + GIVE_UP_SECONDS)
     assert kinds(events_of(exchange)) == ["gave up"]
 
 
 def test_an_agent_that_has_sent_a_page_at_the_limit_is_not_told_as_silent(pair: Pair) -> None:
     exchange = pair.exchange(pair.request(), limit=45.0)
     exchange.receive_reply(first_page(exchange.request), pair.now + 1.0)
-    exchange.handle_timer(pair.now + 45.0)
+    let_pass(exchange, pair.now + 1.0, pair.now + 45.0)
     assert gave_up(events_of(exchange)).answered
 
 
@@ -346,7 +384,7 @@ def test_a_stranger_cannot_keep_a_controller_waiting_or_tell_it_anything(pair: P
         pair.requester.receive_datagram(datagram, (SOURCE, CONTROLLER[1]), pair.now + 0.5)
     assert exchange.next_event() is None
     assert exchange.get_timer() == timer
-    exchange.handle_timer(began + GIVE_UP_SECONDS)
+    let_pass(exchange, began, began + GIVE_UP_SECONDS)
     assert kinds(events_of(exchange)) == ["gave up"]
 
 

@@ -24,9 +24,10 @@ from constant import (
 )
 from tests.unit.pair import Pair, answer, changed, opened, refused, responder, result_of, sealed
 from tests.unit.samples import AGENT_KEY, CONTROLLER, DESTINATION, MASTER, MIGRATION, SOURCE
-from udpmodule import Requester, Responder
+from udpmodule import Responder
 from wire.access import Key
 from wire.datagram import Direction, keyring, seal, unseal
+from wire.exchange import Requester
 from wire.message import Reply, Request, decode, encode
 from wire.schema import to_wire
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -27,7 +28,10 @@ from constant import (
 )
 from steps.context import StepContext
 from tests.unit.node import StillAgent, code_of, done, job
-from tests.unit.samples import CONTROLLER, DESTINATION, FACTS, SOURCE
+from tests.unit.samples import AGENT_KEY, CONTROLLER, DESTINATION, FACTS, RESULT_OF, SOURCE
+from wire.datagram import Direction, seal
+from wire.memory import Begun, Ended
+from wire.message import Request, encode
 from wire.records import (
     CancelArguments,
     CancelReport,
@@ -163,11 +167,20 @@ def test_checks_reserve_nothing(command: Command) -> None:
 def test_a_clearing_step_is_taken_whoever_has_the_domain_and_the_places(command: Command) -> None:
     host = Host(1)
     host.enter_job(Command.LIVE_MIGRATION, 1)
-    for number, domain in ((1, "VM1"), (2, "VM1"), (3, "VM3")):
+    for number, domain in ((2, "VM1"), (3, "VM3")):
         assert host.refuses(command, number, domain) is None
     for number, domain in ((2, "VM1"), (3, "VM3")):
         host.leave_job(command, number, domain)
     assert host.refuses(Command.CHECK_SOURCE, 4) is ErrorCode.DOMAIN_LOCKED
+
+
+@pytest.mark.parametrize("command", sorted(CLEARING))
+def test_a_job_is_not_cleared_up_beside_its_own_running_step(command: Command) -> None:
+    host = Host(1)
+    host.enter_job(Command.PREPARE_DESTINATION, 1)
+    assert host.refuses(command, 1) is ErrorCode.DOMAIN_LOCKED
+    host.leave_job(Command.PREPARE_DESTINATION, 1)
+    assert host.refuses(command, 1) is None
 
 
 @pytest.mark.parametrize("command", sorted(CLEARING))
@@ -189,9 +202,40 @@ def test_only_the_last_step_of_a_job_frees_its_place(command: Command) -> None:
 @pytest.mark.parametrize("command", sorted(CLOSE_JOB))
 def test_a_job_keeps_its_place_while_a_step_of_it_still_runs(command: Command) -> None:
     host = Host(1)
-    host.enter_job(Command.LIVE_MIGRATION, 1)
+    host.do(Command.PREPARE_DESTINATION, 1)
+    host.enter_job(Command.DEFINE_VIRTUAL_MACHINE, 1)
     host.do(command, 1)
     assert host.refuses(Command.CHECK_SOURCE, 2) is ErrorCode.DOMAIN_LOCKED
+
+
+# An agent that was started again.
+
+
+def begun(number: int, command: Command, request: int, domain: str = "VM1") -> Begun:
+    """A journal's entry about a step of a job."""
+    return Begun(
+        request_id=f"{request:032x}", digest="0" * 64, agent_ip=SOURCE, cmd=command, asked_by=CONTROLLER[0],
+        at=1_790_000_000, job_id=f"{number:08x}", domain=domain)
+
+
+def ended(command: Command, request: int) -> Ended:
+    """A journal's entry about the end of that step."""
+    return Ended(request_id=f"{request:032x}", cmd=command, at=1_790_000_001, cmd_result=RESULT_OF[command])
+
+
+def test_an_agent_that_is_started_again_knows_from_its_journal_which_jobs_have_not_ended() -> None:
+    host = Host(2)
+    host.restore([
+        begun(1, Command.PREPARE_DESTINATION, 1), ended(Command.PREPARE_DESTINATION, 1),
+        begun(2, Command.LIVE_MIGRATION, 2, "VM2"), begun(3, Command.COPY_DISK_FILE, 3, "VM3"),
+        begun(3, Command.FINISH, 4, "VM3"), ended(Command.FINISH, 4), begun(4, Command.CHECK_SOURCE, 5, "VM4"),
+    ], NOW)
+    assert host.refuses(Command.CHECK_DESTINATION, 9, "VM1") is ErrorCode.DOMAIN_LOCKED
+    assert host.refuses(Command.CHECK_SOURCE, 9, "VM2") is ErrorCode.DOMAIN_LOCKED
+    assert host.refuses(Command.CHECK_SOURCE, 9, "VM3") is ErrorCode.JOBS_LIMIT_REACHED
+    host.do(Command.FINISH, 1)
+    assert host.refuses(Command.PREPARE_DESTINATION, 9, "VM3") is None
+    assert host.refuses(Command.CHECK_SOURCE, 8, "VM2", now=NOW + GIVE_UP_SECONDS + 1) is None
 
 
 # A controller that has gone.
@@ -361,3 +405,29 @@ def test_a_clearing_step_is_taken_however_much_there_is_to_do(command: Command) 
     agent = busy_agent()
     assert agent.send(command, job(99)) == []
     assert [reply.msg_type for reply in agent.write()] == [MessageType.ACCEPTED] * (WORK_LIMIT + 1)
+
+
+def test_a_step_that_arrives_after_the_cancel_of_its_job_is_not_begun_but_the_job_is_cleared_up() -> None:
+    agent = StillAgent(STEPS)
+    cancel = agent.ask(Command.CANCEL, CancelArguments(job_id=job(1).migration.job_id))
+    assert cancel.cmd_result == CancelReport(known=False)
+    (refused,) = agent.send(Command.COPY_DISK_FILE, job(1))
+    assert (refused.msg_type, code_of(refused)) == (MessageType.REFUSED, ErrorCode.MIGRATION_CANCELLED)
+    assert agent.ask(Command.FINISH, job(1)).error() is None
+    assert agent.ask(Command.COPY_DISK_FILE, job(2)).error() is None
+
+
+def test_only_a_fresh_greeting_keeps_a_jobs_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = StillAgent(STEPS)
+    agent.ask(Command.PREPARE_DESTINATION, job(1))
+    kept: list[str] = []
+    monkeypatch.setattr(agent.agent.jobs, "keep", lambda job_id, _now: kept.append(job_id))
+    greeting = Request(
+        request_id="e" * 32, agent_ip=SOURCE, cmd=Command.HELLO, cmd_arguments=HelloArguments(job_id="00000001"),
+        epoch=agent.responder.epoch, challenge="1-0123456789abcdef")
+    agent.responder.receive_datagram(
+        seal(AGENT_KEY, Direction.REQUEST, encode(greeting)), CONTROLLER, time.monotonic())
+    agent.turn()
+    assert kept == []
+    agent.send(Command.HELLO, HelloArguments(job_id="00000001"))
+    assert kept == ["00000001"]

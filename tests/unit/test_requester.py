@@ -9,10 +9,9 @@ import pytest
 from constant import AGENT_PORT, GIVE_UP_SECONDS, Command, MessageType
 from tests.unit.pair import Pair, kinds, result_of, sealed
 from tests.unit.samples import AGENT_KEY, DESTINATION, HOST_FACTS, MASTER, SOURCE
-from udpmodule import Requester
 from wire.access import Key
 from wire.datagram import Direction, keyring, seal, unseal
-from wire.exchange import Exchange, GaveUp
+from wire.exchange import Exchange, GaveUp, Requester
 from wire.memory import Address
 from wire.message import Reply, Request, decode, encode
 from wire.records import HelloArguments, Progress

@@ -4,12 +4,14 @@ restarts.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from constant import (
     ANSWERED_AT_ONCE,
+    BEGUN_WITHOUT_JOURNAL,
     IDS_KEPT_SECONDS,
     LOOK_AFTER_SECONDS,
     NOT_JOURNALED,
@@ -33,7 +35,7 @@ from tests.unit.pair import (
     sealed,
     status_of,
 )
-from tests.unit.samples import CONTROLLER, MIGRATION, MOVED, SOURCE
+from tests.unit.samples import CONTROLLER, MIGRATION, MOVED, RESULT_OF, SOURCE
 from udpmodule import Responder, Stage, Write
 from wire.journal import Journal
 from wire.memory import Begun, Ended
@@ -125,14 +127,24 @@ def test_a_journal_that_cannot_be_written_refuses_the_request_and_nothing_runs(
     assert refused(reply) is ErrorCode.JOURNAL_NOT_WRITTEN
     error = reply.error()
     assert error is not None
+    assert "cannot write" in error.message
     for said in (error.message, caplog.text):
         assert "/var/lib/vmmigration/journal" in said
         assert FULL in said
         assert request.cmd.value in said
     assert answer(pair, request) == reply
-    assert answer(pair, status_of(request)) == reply
+    asked = status_of(request)
+    assert answer(pair, asked) == dataclasses.replace(reply, asked=asked.request_id)
     assert not pair.executed
     assert pair.journal.entries == []
+
+
+@pytest.mark.parametrize("command", sorted(BEGUN_WITHOUT_JOURNAL))
+def test_what_makes_room_on_a_full_disk_is_begun_all_the_same(command: Command, pair: Pair) -> None:
+    pair.journal.before_write = lambda _write: FULL
+    pair.result_of = lambda _request: RESULT_OF[command]
+    assert done(pair, pair.request(command)) == RESULT_OF[command]
+    assert max(pair.executed.values()) == 1
 
 
 def test_the_agent_hears_that_what_it_accepted_was_not_begun() -> None:
