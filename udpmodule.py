@@ -547,6 +547,8 @@ class AgentSocket:
                 self._wake_receiver.recv(4096)
             while not self._posted.empty():
                 self._guarded(self._posted.get())
+            # Before the work begins that has just been accepted: its thread would be first otherwise.
+            _send(self.responder, self._sockets)
             while (event := self.responder.next_event()) is not None:
                 self._guarded(functools.partial(on_event, event))
             for write in self.responder.entries_to_write():
