@@ -320,12 +320,12 @@ class Responder:
                 self._end(known, entry.cmd_result, now)
 
     def _begun(self, known: Remembered, problem: str | None, now: float) -> None:
+        known.begun = problem is None
         if problem is not None and known.cmd in BEGUN_WITHOUT_JOURNAL:
             log.error("%s is begun although %s cannot be written: %s", known.cmd.value, self._journal_path, problem)
         if problem is None or known.cmd in BEGUN_WITHOUT_JOURNAL:
             self._begin(known, now)
             return
-        known.begun = False
         request = self._requests[known.request_id]
         facts = {"host": known.agent_ip, "path": self._journal_path, "command": known.cmd.value, "reason": problem}
         error = MigrationError(ErrorCode.JOURNAL_NOT_WRITTEN, facts)

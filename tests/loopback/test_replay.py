@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -99,7 +98,7 @@ def test_a_run_replayed_to_an_agent_that_was_started_again_executes_nothing(
 ) -> None:
     def restart_and_replay(node: Node) -> None:
         for seconds in (0.0, *LATER):
-            node.running.end(signal.SIGTERM)
+            node.running.end()
             if journal_lost:
                 shutil.rmtree(node.state_directory)
             node.pass_time(seconds)
@@ -166,7 +165,7 @@ def test_a_request_that_was_held_back_on_its_way_runs_only_while_it_is_fresh(
         assert run.results()[-1].msg_type == "gave up"
         held_back = [request for request in relay.requests() if relay.withhold(request)]
         if restarted:
-            node.running.end(signal.SIGTERM)
+            node.running.end()
             node.start()
         node.pass_time(seconds)
         replies = [open_reply(node, answer) for answer in answers_to(node, held_back * 2)]
