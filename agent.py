@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import contextvars
 import ipaddress
 import logging
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,7 +53,10 @@ _STOP_SECONDS = 30.0
 # After that its controller wants the result, and to hear how the VM is: a round trip or two, some of them lost.
 _LINGER_SECONDS = 4.0
 _CANCELLED = "its controller was told to stop"
+# How long a step's thread may keep the receive loop waiting; Python's own 5 ms are felt in the answers.
 _SWITCH_SECONDS = 0.0005
+# The niceness of the receive loop and the journal, which do little and are waited for, and that of the work.
+_PROMPT, _ORDINARY = -10, 0
 _TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 _NO_JOB = ("-", "-")
 # All of IPv4 and all of IPv6.
@@ -329,6 +333,8 @@ class Agent:
             ErrorCode.INTERNAL, {"host": request.agent_ip, "reason": "the step's thread ended"})
         if work.arguments is not None:
             _job.set((work.arguments.migration.job_id, work.arguments.migration.domain))
+        # The work, and the ssh that it starts, waits for its turn like everything else on this host.
+        _set_niceness(_ORDINARY)
         try:
             log.info("%s asked for by %s", request.cmd.value, work.asked_by)
             outcome = self._outcome(work)
@@ -458,6 +464,28 @@ def open_memory(journal: Journal) -> Memory:
     return memory
 
 
+def _set_niceness(niceness: int) -> int:
+    """Give this thread, and those that it starts, that niceness (sched(7)); returns what it was before."""
+    thread = threading.get_native_id()
+    before = os.getpriority(os.PRIO_PROCESS, thread)
+    # Only root may be less nice than before; an agent is root.
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)
+    return before
+
+
+@contextlib.contextmanager
+def prompt_answers() -> Iterator[None]:
+    """For the length of a `with`, answers do not wait for the work. The loop and the journal's thread begin in it."""
+    interval, niceness = sys.getswitchinterval(), _set_niceness(_PROMPT)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+        _set_niceness(niceness)
+
+
 def _serve(options: argparse.Namespace) -> None:
     # Imported here because a node without python3-libvirt is told so in a sentence instead of by a traceback.
     from steps.table import HELLO, STEPS
@@ -488,9 +516,6 @@ def _serve(options: argparse.Namespace) -> None:
         log.info("agent %s serves %s, configured in %s, journal in %s%s", VERSION, udp.addresses(), directory,
                  state_directory, "" if settings.keys else
                  "; INSECURE: no key, any host that can send from a listed address is obeyed")
-        # How long a step's thread may keep the receive loop waiting; Python's own 5 ms are felt in the answers (p99 of
-        # an acceptance while a job runs 21 ms, with this 17 ms: bench/datagrams.py, medians of 7 runs).
-        sys.setswitchinterval(_SWITCH_SECONDS)
         try:
             agent.run()
         finally:
@@ -505,7 +530,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _arguments(sys.argv[1:] if argv is None else argv)
     configure_logging(verbose=options.verbose)
     try:
-        _serve(options)
+        with prompt_answers():
+            _serve(options)
     except MigrationError as error:
         print(f"vmmigration-agent: {error.message}\n  {error.hint}", file=sys.stderr)
         return int(error.exit_code)

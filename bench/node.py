@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from agent import Agent, AgentSettings, configure_logging, open_memory
+from agent import Agent, AgentSettings, configure_logging, open_memory, prompt_answers
 from bench.processes import play, say, wait_for_end
 from bench.samples import AGENT, LOOPBACK, MASTER, host_facts
 from constant import Command
@@ -55,6 +55,11 @@ def _migrate(context: StepContext, _arguments: StepArguments) -> MigrationReport
 
 def _agent(directory: str) -> None:
     configure_logging(verbose=False)
+    with prompt_answers():
+        _run_agent(directory)
+
+
+def _run_agent(directory: str) -> None:
     keys = (MASTER.for_agent(AGENT),)
     journal = Journal(Path(directory), lambda: secrets.token_hex(8))
     responder = Responder(
