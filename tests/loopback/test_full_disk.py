@@ -112,13 +112,14 @@ def test_what_cannot_be_journaled_is_refused_and_not_executed_until_there_is_roo
 def test_a_result_that_cannot_be_journaled_is_told_and_after_a_restart_the_agent_does_not_pretend_to_know_it(
     site: Site, node: Node, full: Full,
 ) -> None:
-    node.start("--work", "LIVE_MIGRATION=2")
-    site.ask(node, COMMANDS).finish()
-    run = site.ask(node, [Command.LIVE_MIGRATION])
-    wait_until("it migrates", lambda: site.executions()[-1].cmd == Command.LIVE_MIGRATION.value)
+    node.start("--work", "CHECK_SOURCE=2")
+    short = [Command.EXTRACT_CONFIGURE_FILE] * 16
+    site.ask(node, short).finish()
+    run = site.ask(node, [Command.CHECK_SOURCE])
+    wait_until("it works", lambda: site.executions()[-1].cmd == Command.CHECK_SOURCE.value)
     with full():
-        # Fill also what is left of the journal's last page.
-        site.ask(node, COMMANDS).finish()
+        # Where no beginning fits into the journal's last page any more, this end, which is longer, does not either.
+        assert site.ask(node, short).finish().results()[-1].error == ErrorCode.JOURNAL_NOT_WRITTEN.value
         result = run.finish().results()[-1]
         assert (result.msg_type, result.error) == ("response", None)
         assert result.request_id in node.begun()
