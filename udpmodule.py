@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 _BRIEF = 60
 # How often the agent looks whether it is to stop when nothing else wakes it, and a controller on Windows, whose
 # select() Ctrl-C does not end, whether that was pressed.
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
 
 
 # The agent's side.
