@@ -464,6 +464,13 @@ def open_memory(journal: Journal) -> Memory:
     return memory
 
 
+def open_responder(settings: AgentSettings, journal: Journal) -> Responder:
+    """The protocol of an agent that starts now, and goes on where its journal ends."""
+    return Responder(
+        Gate(settings.controllers), settings.keys, open_memory(journal), journal.epoch, secrets.token_bytes(32),
+        time.monotonic(), str(journal.path))
+
+
 def _set_niceness(niceness: int) -> int:
     """Give this thread, and those that it starts, that niceness (sched(7)); returns what it was before."""
     thread = threading.get_native_id()
@@ -502,9 +509,7 @@ def _serve(options: argparse.Namespace) -> None:
 
     settings = load()
     journal = Journal(state_directory, lambda: secrets.token_hex(8))
-    responder = Responder(
-        Gate(settings.controllers), settings.keys, open_memory(journal), journal.epoch, secrets.token_bytes(32),
-        time.monotonic(), str(journal.path))
+    responder = open_responder(settings, journal)
     writer = JournalWriter(journal)
     try:
         udp = _open_socket(responder, options.listen, writer)

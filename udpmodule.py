@@ -398,17 +398,15 @@ def _never_fragment(udp: socket.socket) -> None:
 
 
 def _turn(core: _Core, sockets: Mapping[int, socket.socket], others: Sequence[socket.socket], longest: float) -> None:
-    """Send what is due, wait for a datagram, the next timer or one of `others`, then take all that has come."""
-    # What has come already goes before what is due: after a standstill the answers are there.
-    for udp in sockets.values():
-        _receive(core, udp)
-    core.handle_timer(time.monotonic())
-    _send(core, sockets)
+    """Wait for a datagram, the next timer or one of `others`, take all that has come, then do and send what is due."""
     patience = min(longest, max(0.0, core.get_timer() - time.monotonic()))
     readable, _, _ = select.select([*sockets.values(), *others], [], [], patience)
+    # What has come goes before what is due: after a standstill the answers are there.
     for udp in sockets.values():
         if udp in readable:
             _receive(core, udp)
+    core.handle_timer(time.monotonic())
+    _send(core, sockets)
 
 
 def _send(core: _Core, sockets: Mapping[int, socket.socket]) -> None:
@@ -553,7 +551,7 @@ class AgentSocket:
                 self._guarded(functools.partial(on_event, event))
             for write in self.responder.entries_to_write():
                 self._write(write)
-        _send(self.responder, self._sockets)
+            _send(self.responder, self._sockets)
 
     def _write(self, write: Write) -> None:
         def written(problem: str | None) -> None:

@@ -83,11 +83,15 @@ example:
 """
 
 
+def _arguments_invalid(problem: str) -> MigrationError:
+    return MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": PROGRAM})
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse, with its complaints as one of our errors."""
 
     def error(self, message: str) -> NoReturn:
-        raise MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": message.rstrip("."), "program": PROGRAM})
+        raise _arguments_invalid(message.rstrip("."))
 
 
 def _whole_number(text: str) -> int:
@@ -138,7 +142,7 @@ def migration_of(options: argparse.Namespace, job_id: str) -> Migration:
     words: list[str] = options.words
     if not 4 <= len(words) <= 6:
         problem = f"Expected SRC DST USER VM [DISK [CONF]], got {len(words)} argument{'s' if len(words) != 1 else ''}"
-        raise MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": PROGRAM})
+        raise _arguments_invalid(problem)
     source, destination = _address("Source", words[0]), _address("Destination", words[1])
     if source == destination:
         raise MigrationError(ErrorCode.SAME_HOST, {"address": source})
@@ -413,13 +417,9 @@ def _master_key_path(options: argparse.Namespace) -> Path:
     return config_directory(options.config_dir, __file__) / CONTROLLER_KEY_FILE
 
 
-def _wrong_words(problem: str) -> MigrationError:
-    return MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": PROGRAM})
-
-
 def _new_key(options: argparse.Namespace) -> int:
     if len(options.words) != 1:
-        raise _wrong_words("new-key takes no argument")
+        raise _arguments_invalid("new-key takes no argument")
     path = _master_key_path(options)
     write_new_key(path)
     write(sys.stderr, f"New master key in {path}. Now run `{PROGRAM} agent-key IP` for each node.\n")
@@ -428,7 +428,7 @@ def _new_key(options: argparse.Namespace) -> int:
 
 def _agent_key(options: argparse.Namespace) -> int:
     if len(options.words) != 2:
-        raise _wrong_words("agent-key takes one IP address")
+        raise _arguments_invalid("agent-key takes one IP address")
     address = _address("Agent", options.words[1])
     for key in load_keys(_master_key_path(options)):
         print(key.for_agent(address).secret.hex())
@@ -446,7 +446,7 @@ def _change_key(options: argparse.Namespace) -> int:
         write(sys.stderr, f"{path} holds the new key alone. Now put the one line of `{PROGRAM} agent-key IP` into each "
               "node's AgentKey.txt and send its agent SIGHUP.\n")
     else:
-        raise _wrong_words("change-key takes one word, begin or finish")
+        raise _arguments_invalid("change-key takes one word, begin or finish")
     return 0
 
 

@@ -10,13 +10,12 @@ import threading
 import time
 from pathlib import Path
 
-from agent import Agent, AgentSettings, configure_logging, open_memory, prompt_answers
+from agent import Agent, AgentSettings, configure_logging, open_responder, prompt_answers
 from bench.processes import play, say, wait_for_end
 from bench.samples import AGENT, LOOPBACK, MASTER, host_facts
 from constant import Command
 from steps.context import StepContext
-from udpmodule import AgentSocket, Responder
-from wire.admission import Gate
+from udpmodule import AgentSocket
 from wire.journal import Journal, JournalWriter
 from wire.records import CheckReport, HostFacts, MigrationReport, Progress, StepArguments
 
@@ -60,15 +59,12 @@ def _agent(directory: str) -> None:
 
 
 def _run_agent(directory: str) -> None:
-    keys = (MASTER.for_agent(AGENT),)
+    settings = AgentSettings(LOOPBACK, LOOPBACK, (MASTER.for_agent(AGENT),))
     journal = Journal(Path(directory), lambda: secrets.token_hex(8))
-    responder = Responder(
-        Gate(LOOPBACK), keys, open_memory(journal), journal.epoch, secrets.token_bytes(32), time.monotonic(),
-        str(journal.path))
     writer = JournalWriter(journal)
-    udp = AgentSocket(responder, [(AGENT, 0)], writer)
+    udp = AgentSocket(open_responder(settings, journal), [(AGENT, 0)], writer)
     steps = {Command.CHECK_SOURCE: _check, Command.LIVE_MIGRATION: _migrate}
-    agent = Agent(AgentSettings(LOOPBACK, LOOPBACK, keys), udp, _hello, steps, state_directory=Path(directory))
+    agent = Agent(settings, udp, _hello, steps, state_directory=Path(directory))
 
     def stop_at_the_end() -> None:
         wait_for_end()

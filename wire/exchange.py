@@ -26,7 +26,7 @@ from constant import (
     MigrationError,
 )
 from wire.access import Key
-from wire.datagram import Direction, Dropped, Pages, keyring, seal, unseal
+from wire.datagram import Direction, Dropped, Keyring, Pages, keyring, seal, unseal
 from wire.memory import Address
 from wire.message import Reply, Request, decode, encode
 from wire.records import Obstacle, Page, StatusArguments
@@ -43,6 +43,16 @@ class GaveUp:
 
     answered: bool
     """Whether the agent still answered: then it is the step that hangs."""
+
+
+def _opened(datagram: bytes, keys: Keyring) -> tuple[str, Reply | None]:
+    """The reply in a datagram, with the id of the key that it is sealed with; None for anything else."""
+    try:
+        key_id, body = unseal(datagram, keys, Direction.REPLY)
+        reply = decode(body)
+    except (Dropped, ValueError):
+        return "", None
+    return key_id, reply if isinstance(reply, Reply) else None
 
 
 class Exchange:
@@ -128,11 +138,8 @@ class Exchange:
 
     def receive_datagram(self, datagram: bytes, now: float) -> bool:
         """Take a datagram if it answers this request; anything else is left alone. True if it did."""
-        try:
-            reply = decode(unseal(datagram, self.keys, Direction.REPLY)[1])
-        except (Dropped, ValueError):
-            return False
-        if not isinstance(reply, Reply) or reply.request_id != self.request.request_id:
+        _, reply = _opened(datagram, self.keys)
+        if reply is None or reply.request_id != self.request.request_id:
             return False
         self.receive_reply(reply, now)
         return True
@@ -231,13 +238,9 @@ class Requester:
         """Give a datagram to the exchange that it answers, if its key is one of that agent's; never raises."""
         # An agent with several addresses may answer from another one.
         keys = self._keys.get(address[0], self._all_keys)
-        try:
-            key_id, body = unseal(datagram, keys, Direction.REPLY)
-            reply = decode(body)
-        except (Dropped, ValueError):
-            return
-        exchange = self._exchanges.get(reply.request_id)
-        if exchange is None or not isinstance(reply, Reply):
+        key_id, reply = _opened(datagram, keys)
+        exchange = self._exchanges.get(reply.request_id) if reply is not None else None
+        if exchange is None or reply is None:
             return
         if key_id not in exchange.keys or exchange.keys[key_id] != keys[key_id]:
             return

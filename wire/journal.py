@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import itertools
-import json
 import logging
 import os
 import queue
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from constant import Command, ErrorCode, MigrationError
 from wire.memory import Begun, Ended, Entry, Seen
-from wire.message import can_hold, read_json, result_from_wire, result_to_wire
+from wire.message import can_hold, read_json, result_from_wire, result_to_wire, write_json
 from wire.records import Obstacle
 from wire.schema import from_wire, record, to_wire
 
@@ -58,10 +57,8 @@ def to_line(entry: Head | Entry) -> bytes:
     content = to_wire(entry)
     if isinstance(entry, Ended):
         content["cmd_result"] = result_to_wire(entry.cmd, entry.cmd_result)
-    # As in a datagram, a byte that is no text becomes a question mark: from_line() would not take it back.
-    text = json.dumps({_NAMES[type(entry)]: content}, ensure_ascii=False, separators=(",", ":"))
-    line = text.encode(errors="replace")
-    return b"%08x %b\n" % (zlib.crc32(line), line)
+    text = write_json({_NAMES[type(entry)]: content})
+    return b"%08x %b\n" % (zlib.crc32(text), text)
 
 
 def from_line(line: bytes) -> Head | Entry:

@@ -145,8 +145,13 @@ class ArgumentsRefusedError(ValueError):
 # Encoding.
 
 
-def _compact(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+def write_json(value: object) -> bytes:
+    """A value as the shortest JSON.
+
+    A path out of bytes that are not UTF-8 holds lone surrogates, which no reader would accept: each becomes a question
+    mark.
+    """
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(errors="replace")
 
 
 def encode(message: Request | Reply) -> bytes:
@@ -155,8 +160,7 @@ def encode(message: Request | Reply) -> bytes:
         body = {"msg_type": MessageType.REQUEST.value, **to_wire(message)}
     else:
         body = {**to_wire(message), "cmd_result": result_to_wire(message.cmd, message.cmd_result)}
-    # A path out of bytes that are not UTF-8 holds lone surrogates, which no peer would accept.
-    return _compact(body).encode(errors="replace")
+    return write_json(body)
 
 
 def result_to_wire(command: Command, result: object) -> dict[str, Any]:
@@ -167,7 +171,7 @@ def result_to_wire(command: Command, result: object) -> dict[str, Any]:
 
 def encode_result(command: Command, result: object) -> str:
     """The same as text, for pages to carry."""
-    return _compact(result_to_wire(command, result)).encode(errors="replace").decode()
+    return write_json(result_to_wire(command, result)).decode()
 
 
 # Decoding.

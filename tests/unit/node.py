@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import Agent, AgentSettings, Step, open_memory
+from agent import Agent, AgentSettings, Step, open_responder
 from constant import JOBS_LIMIT, Command, ErrorCode, MessageType, MigrationError
 from steps.context import StepContext
 from tests.unit.pair import responder as fresh_responder
@@ -32,9 +32,8 @@ from tests.unit.samples import (
     SOURCE,
     write_key,
 )
-from udpmodule import AgentSocket, Responder, Write
+from udpmodule import AgentSocket, Write
 from wire.access import Key
-from wire.admission import Gate
 from wire.datagram import Direction, keyring, seal, unseal
 from wire.journal import Journal, JournalWriter
 from wire.memory import Address
@@ -118,9 +117,7 @@ class Node:
         settings = self.load()
         journal = Journal(self.state_directory, lambda: secrets.token_hex(8))
         self.writer = JournalWriter(journal)
-        responder = Responder(
-            Gate(settings.controllers), settings.keys, open_memory(journal), journal.epoch, secrets.token_bytes(32),
-            time.monotonic(), str(journal.path))
+        responder = open_responder(settings, journal)
         self.udp = AgentSocket(responder, addresses, self.writer)
         self.agent = Agent(settings, self.udp, hello, steps, state_directory=self.state_directory)
         self.thread = threading.Thread(target=self.agent.run, daemon=True)
