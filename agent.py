@@ -34,13 +34,12 @@ from constant import (
     VERSION,
     WORK_LIMIT,
     Command,
-    ErrorCode,
-    MigrationError,
 )
 from steps.context import Cancellation, StepContext
 from udpmodule import AgentSocket, Event, Responder, Stage
 from wire.access import AddressList, Key, config_directory, load_keys
 from wire.admission import Gate
+from wire.errors import ErrorCode, MigrationError
 from wire.journal import Journal, JournalWriter
 from wire.memory import Address, Begun, Ended, Entry, Memory
 from wire.message import Request

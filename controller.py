@@ -30,14 +30,13 @@ from constant import (
     VERSION,
     Command,
     DomainState,
-    ErrorCode,
     ExitCode,
     MessageType,
-    MigrationError,
     Outcome,
 )
 from udpmodule import ControllerSocket
 from wire.access import AddressList, Key, load_keys
+from wire.errors import ErrorCode, MigrationError
 from wire.exchange import Exchange, GaveUp
 from wire.message import Reply, Request
 from wire.records import (

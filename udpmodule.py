@@ -39,13 +39,12 @@ from constant import (
     REPLY_TRANSITIONS,
     START_NOTHING,
     Command,
-    ErrorCode,
     MessageType,
-    MigrationError,
 )
 from wire.access import AddressList, Key
 from wire.admission import Gate
 from wire.datagram import Direction, Dropped, keyring, seal_reply, unseal
+from wire.errors import ErrorCode, MigrationError
 from wire.exchange import BURST, Exchange, GaveUp, Requester
 from wire.memory import Address, Asker, Begun, Ended, Entry, Memory, Remembered
 from wire.message import ArgumentsRefusedError, Reply, Request, can_hold, decode

@@ -22,20 +22,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from constant import (
-    CONTROLLER_KEY_FILE,
-    VERSION,
-    Command,
-    CopyStorage,
-    ErrorCode,
-    ExitCode,
-    MigrationError,
-    Outcome,
-    Transport,
-)
+from constant import CONTROLLER_KEY_FILE, VERSION, Command, CopyStorage, ExitCode, Outcome, Transport
 from controller import Controller, ControllerSettings, RunReport, StepResult
 from udpmodule import ControllerSocket
 from wire.access import begin_key_change, config_directory, finish_key_change, load_keys, write_new_key
+from wire.errors import ErrorCode, MigrationError
 from wire.records import Migration, Progress
 
 PROGRAM = "vmmigration.py"

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from constant import CopyStorage, DomainState, ErrorCode, LibvirtDaemon, MigrationError
+from constant import CopyStorage, DomainState, LibvirtDaemon
 from host import domain_xml
+from wire.errors import ErrorCode, MigrationError
 from wire.records import MigrationReport
 
 try:

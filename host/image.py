@@ -6,10 +6,11 @@ import json
 import os
 from typing import Any
 
-from constant import ErrorCode, ImageFormat, MigrationError
+from constant import ImageFormat
 from host.domain_xml import DiskElement
 from host.job_files import remove_if_same
 from host.process import run_tool
+from wire.errors import ErrorCode, MigrationError
 from wire.records import DiskFacts
 
 

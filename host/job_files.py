@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 
-from constant import SOCKET_PATH_LIMIT, ErrorCode, MigrationError
+from constant import SOCKET_PATH_LIMIT
 from host.process import run_tool
+from wire.errors import ErrorCode, MigrationError
 from wire.records import Migration
 
 _SOCKET_ROOT = "/run/libvirt/qemu"

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from constant import ErrorCode, MigrationError
+from wire.errors import ErrorCode, MigrationError
 
 # Debian's package for each tool that the agent runs.
 TOOL_PACKAGES: Mapping[str, str] = MappingProxyType({

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import IO
 
-from constant import ErrorCode, MigrationError
 from host.process import last_line, tool_environment, tool_path
+from wire.errors import ErrorCode, MigrationError
 
 log = logging.getLogger(__name__)
 

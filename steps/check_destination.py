@@ -9,11 +9,12 @@ import os
 import pwd
 from collections.abc import Iterator
 
-from constant import DomainState, ErrorCode, MigrationError
+from constant import DomainState
 from host.hypervisor import Hypervisor
 from host.job_files import refuse_system_directory
 from host.process import tool_path
 from steps.context import StepContext, note_all, noting
+from wire.errors import ErrorCode, MigrationError
 from wire.records import CheckReport, DiskFacts, DomainFacts, Migration, Obstacle, StepArguments, libvirt_conf_path
 
 _MIB = 1024 * 1024

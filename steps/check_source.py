@@ -6,7 +6,7 @@ that the migration will use, and closed again.
 
 from __future__ import annotations
 
-from constant import LIBVIRT_SOCKETS, DomainState, ErrorCode, ImageFormat, MigrationError, Transport
+from constant import LIBVIRT_SOCKETS, DomainState, ImageFormat, Transport
 from host import image
 from host.domain_xml import DiskElement, DomainDescription, describe
 from host.hypervisor import Hypervisor
@@ -14,6 +14,7 @@ from host.job_files import JobSockets, socket_directory
 from host.process import tool_path
 from host.ssh import Login, Tunnel, tunnel
 from steps.context import StepContext, noting
+from wire.errors import ErrorCode, MigrationError
 from wire.records import CheckReport, DiskFacts, DomainFacts, Migration, Obstacle, StepArguments
 
 

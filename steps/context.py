@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from constant import MigrationError
 from host.job_files import Ledger
 from wire.access import AddressList
+from wire.errors import MigrationError
 from wire.records import Migration, Obstacle, Progress
 
 

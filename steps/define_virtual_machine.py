@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from constant import ErrorCode, MigrationError
 from host.domain_xml import describe
 from host.hypervisor import Hypervisor
 from host.job_files import MadeKind
 from steps.context import StepContext
+from wire.errors import ErrorCode, MigrationError
 from wire.records import StepArguments, StepReport
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from constant import ErrorCode, MigrationError
 from host.hypervisor import Hypervisor
 from steps.context import StepContext
+from wire.errors import ErrorCode, MigrationError
 from wire.records import StepArguments, StepReport, libvirt_conf_path
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from constant import DomainState, ErrorCode, MigrationError
+from constant import DomainState
 from host.hypervisor import Hypervisor
 from host.job_files import MadeKind
 from steps.context import StepContext
+from wire.errors import ErrorCode, MigrationError
 from wire.records import StepArguments, StepReport
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import socket
 
-from constant import LIBVIRT_SOCKETS, VERSION, MigrationError
+from constant import LIBVIRT_SOCKETS, VERSION
 from host.hypervisor import Hypervisor, libvirt_daemon
 from steps.context import StepContext
+from wire.errors import MigrationError
 from wire.records import HostFacts
 
 

@@ -7,11 +7,12 @@ import time
 import urllib.parse
 from dataclasses import dataclass
 
-from constant import LIBVIRT_SOCKETS, CopyStorage, ErrorCode, MigrationError, Transport
+from constant import LIBVIRT_SOCKETS, CopyStorage, Transport
 from host.hypervisor import Hypervisor, JobStatistics, MigrationTarget, MigrationThread
 from host.job_files import JobSockets, socket_directory
 from host.ssh import Login, Tunnel, tunnel
 from steps.context import StepContext
+from wire.errors import ErrorCode, MigrationError
 from wire.records import Migration, MigrationReport, Progress, StepArguments
 
 log = logging.getLogger(__name__)

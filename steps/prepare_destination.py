@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from constant import ErrorCode, MigrationError, Transport
+from constant import Transport
 from host import image
 from host.hypervisor import Hypervisor
 from host.job_files import JobSockets, MadeKind, make_socket_directory, refuse_system_directory, remove_if_same
 from steps.context import StepContext
+from wire.errors import ErrorCode, MigrationError
 from wire.records import StepArguments, StepReport
 
 _MIB = 1024 * 1024

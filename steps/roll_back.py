@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 
-from constant import DomainState, ErrorCode, MigrationError
+from constant import DomainState
 from host.hypervisor import Hypervisor
 from host.job_files import MadeKind
 from steps.context import StepContext
+from wire.errors import ErrorCode, MigrationError
 from wire.records import Migration, RollBackReport, StepArguments
 
 # libvirt here ends the half-arrived domain when it notices that its peer is gone: 5 s when the link was cut

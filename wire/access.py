@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
-from constant import SYSTEM_CONFIG_DIRECTORY, ErrorCode, MigrationError
+from constant import SYSTEM_CONFIG_DIRECTORY
+from wire.errors import ErrorCode, MigrationError
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 

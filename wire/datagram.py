@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 
-from constant import DATAGRAM_LIMIT, PAGES_LIMIT, ErrorCode, MigrationError
+from constant import DATAGRAM_LIMIT, PAGES_LIMIT
 from wire.access import Key
+from wire.errors import ErrorCode, MigrationError
 from wire.message import Reply, encode, encode_result, read_json, with_result
 from wire.records import Obstacle, Page
 

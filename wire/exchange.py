@@ -21,12 +21,11 @@ from constant import (
     RETRY_JITTER,
     RETRY_LONGEST_SECONDS,
     Command,
-    ErrorCode,
     MessageType,
-    MigrationError,
 )
 from wire.access import Key
 from wire.datagram import Direction, Dropped, Keyring, Pages, keyring, seal, unseal
+from wire.errors import ErrorCode, MigrationError
 from wire.memory import Address
 from wire.message import Reply, Request, decode, encode
 from wire.records import Obstacle, Page, StatusArguments

@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from constant import Command, ErrorCode, MigrationError
+from constant import Command
+from wire.errors import ErrorCode, MigrationError
 from wire.memory import Begun, Ended, Entry, Seen
 from wire.message import can_hold, read_json, result_from_wire, result_to_wire, write_json
 from wire.records import Obstacle

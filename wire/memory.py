@@ -19,9 +19,9 @@ from constant import (
     RESULTS_LIMIT,
     UNJOURNALED_KEPT_SECONDS,
     Command,
-    ErrorCode,
     MessageType,
 )
+from wire.errors import ErrorCode
 from wire.message import Reply, can_hold, encode
 from wire.records import Obstacle, check_request_id
 from wire.schema import record

@@ -12,7 +12,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from constant import REPLY_TRANSITIONS, Command, ErrorCode, MessageType, MigrationError
+from constant import REPLY_TRANSITIONS, Command, MessageType
+from wire.errors import ErrorCode, MigrationError
 from wire.records import (
     CancelArguments,
     CancelReport,

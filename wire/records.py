@@ -12,16 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Optional
 
-from constant import (
-    PAGES_LIMIT,
-    CopyStorage,
-    DomainState,
-    ErrorCode,
-    ImageFormat,
-    LibvirtDaemon,
-    MigrationError,
-    Transport,
-)
+from constant import PAGES_LIMIT, CopyStorage, DomainState, ImageFormat, LibvirtDaemon, Transport
+from wire.errors import ErrorCode, MigrationError
 from wire.schema import LONGEST_TEXT, record
 
 _REQUEST_ID_PATTERN = re.compile(r"[0-9a-f]{32}")

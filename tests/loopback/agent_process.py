@@ -17,11 +17,12 @@ from pathlib import Path
 
 import agent
 import wire.journal
-from constant import Command, DomainState, ErrorCode, MigrationError
+from constant import Command, DomainState
 from steps.context import StepContext
 from tests.loopback.kill_point import KillPoint, die, write_line
 from tests.unit.samples import HOST_FACTS
 from tests.unit.scripted import HAPPY
+from wire.errors import ErrorCode, MigrationError
 from wire.journal import Journal
 from wire.memory import Entry
 from wire.records import HostFacts, Progress, RollBackReport, StepArguments

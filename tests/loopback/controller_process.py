@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import wire.exchange
-from constant import RETRY_FIRST_SECONDS, RETRY_LONGEST_SECONDS, Command, ErrorCode
+from constant import RETRY_FIRST_SECONDS, RETRY_LONGEST_SECONDS, Command
 from controller import Controller, ControllerSettings, Observer, StepResult
 from tests.loopback.kill_point import KillPoint, write_line
 from tests.unit.samples import FACTS, MIGRATION
 from udpmodule import ControllerSocket
+from wire.errors import ErrorCode
 from wire.exchange import Exchange, GaveUp
 from wire.message import Reply, Request, result_to_wire
 from wire.records import HelloArguments, HostFacts, Progress, StepArguments

@@ -17,12 +17,13 @@ from pathlib import Path
 atheris = importlib.import_module("atheris")
 
 with atheris.instrument_imports(include=["udpmodule", "wire", "constant"]):
-    from constant import Command, ErrorCode, MessageType, MigrationError
+    from constant import Command, MessageType
     from tests.loopback.fuzz import bodies, result_of
     from tests.unit.pair import EPOCH, responder
     from tests.unit.samples import AGENT_KEY, CONTROLLER, FACTS, HOST_FACTS, SOURCE
     from udpmodule import Stage
     from wire.datagram import Direction, keyring, seal, seal_reply, unseal
+    from wire.errors import ErrorCode, MigrationError
     from wire.exchange import Exchange, Requester
     from wire.message import Reply, Request
     from wire.records import CheckReport, HelloArguments, Obstacle, Progress

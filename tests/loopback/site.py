@@ -25,12 +25,12 @@ from constant import (
     CONTROLLER_LIST_FILE,
     NOT_JOURNALED,
     Command,
-    ErrorCode,
     MessageType,
     Outcome,
 )
 from tests.unit.samples import MASTER, ROOT, write_key
 from wire.access import Key
+from wire.errors import ErrorCode
 from wire.journal import JOURNAL_FILE, Contents, read_lines
 from wire.memory import Address, Begun, Ended, Seen
 from wire.message import result_to_wire

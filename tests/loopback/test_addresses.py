@@ -9,12 +9,13 @@ from collections import Counter
 
 import pytest
 
-from constant import CONTROLLER_PORT, Command, ErrorCode, Outcome
+from constant import CONTROLLER_PORT, Command, Outcome
 from tests.loopback.probe import Probe
 from tests.loopback.relay import Relay
 from tests.loopback.site import PORT, Site, assert_journal_agrees, fresh_address
 from tests.unit.pair import Network
 from wire.datagram import Direction, seal
+from wire.errors import ErrorCode
 from wire.message import Request, encode
 from wire.records import HelloArguments
 

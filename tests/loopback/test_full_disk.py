@@ -13,9 +13,10 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from constant import Command, ErrorCode, ExitCode
+from constant import Command, ExitCode
 from tests.loopback.probe import Probe, open_reply
 from tests.loopback.site import Node, Site, assert_journal_agrees, wait_until
+from wire.errors import ErrorCode
 from wire.journal import JOURNAL_FILE
 from wire.message import Request
 from wire.records import StatusArguments

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from constant import Command, ErrorCode, MessageType, Outcome
+from constant import Command, MessageType, Outcome
 from tests.loopback.kill_point import AFTER, BEFORE, WITHIN
 from tests.loopback.site import Node, Site, assert_journal_agrees, many_at_once, wait_until
+from wire.errors import ErrorCode
 
 COMMANDS = (Command.CHECK_SOURCE, Command.PREPARE_DESTINATION, Command.LIVE_MIGRATION, Command.FINISH)
 # The agent writes the head of its journal, and then a line as each request begins and one as it ends.

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from constant import GIVE_UP_SECONDS, Command, ErrorCode, Outcome
+from constant import GIVE_UP_SECONDS, Command, Outcome
 from tests.loopback.kill_point import AFTER, BEFORE
 from tests.loopback.site import Node, Site, assert_journal_agrees, many_at_once, wait_until
+from wire.errors import ErrorCode
 
 # So long that the controller asks for it with STATUS, twice: its agent says how far it is only in the middle.
 WORK = ("--work", "LIVE_MIGRATION=0.8")

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from constant import CHALLENGE_SECONDS, GIVE_UP_SECONDS, Command, ErrorCode, Outcome
+from constant import CHALLENGE_SECONDS, GIVE_UP_SECONDS, Command, Outcome
 from tests.loopback.probe import answers_to, open_reply
 from tests.loopback.relay import Relay
 from tests.loopback.site import PORT, UNLISTED, Node, Site, assert_journal_agrees, executions, fresh_address
 from wire.datagram import Direction, seal, unseal
+from wire.errors import ErrorCode
 
 # Past the life of a challenge, of a result, and of the memory of an id.
 LATER = (CHALLENGE_SECONDS + 1, 25 * 3600.0, 31 * 24 * 3600.0)

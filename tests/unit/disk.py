@@ -14,7 +14,8 @@ from typing import Any, Union
 
 import pytest
 
-from constant import Command, MigrationError
+from constant import Command
+from wire.errors import MigrationError
 from wire.journal import JOURNAL_FILE, Head, Journal, to_line
 from wire.memory import Begun, Entry
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from agent import Agent, AgentSettings, Step, open_responder
-from constant import JOBS_LIMIT, Command, ErrorCode, MessageType, MigrationError
+from constant import JOBS_LIMIT, Command, MessageType
 from steps.context import StepContext
 from tests.unit.pair import responder as fresh_responder
 from tests.unit.samples import (
@@ -35,6 +35,7 @@ from tests.unit.samples import (
 from udpmodule import AgentSocket, Write
 from wire.access import Key
 from wire.datagram import Direction, keyring, seal, unseal
+from wire.errors import ErrorCode, MigrationError
 from wire.journal import Journal, JournalWriter
 from wire.memory import Address
 from wire.message import Reply, Request, decode, encode

@@ -17,12 +17,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from constant import AGENT_PORT, GIVE_UP_SECONDS, Command, DomainState, ErrorCode, MessageType
+from constant import AGENT_PORT, GIVE_UP_SECONDS, Command, DomainState, MessageType
 from tests.unit.samples import AGENT_KEY, CONTROLLER, CONTROLLERS, FACTS, HOST_FACTS, MIGRATION, MOVED, SOURCE
 from udpmodule import Responder, Stage, Write
 from wire.access import AddressList, Key
 from wire.admission import Gate
 from wire.datagram import Direction, keyring, seal, unseal
+from wire.errors import ErrorCode
 from wire.exchange import Exchange, GaveUp, Requester
 from wire.memory import Address, Entry, Memory
 from wire.message import Reply, Request, decode, encode

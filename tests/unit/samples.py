@@ -8,18 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from constant import (
-    VERSION,
-    Command,
-    CopyStorage,
-    DomainState,
-    ErrorCode,
-    ImageFormat,
-    LibvirtDaemon,
-    MessageType,
-    Transport,
-)
+from constant import VERSION, Command, CopyStorage, DomainState, ImageFormat, LibvirtDaemon, MessageType, Transport
 from wire.access import AddressList, Key
+from wire.errors import ErrorCode
 from wire.memory import Begun, Ended, Entry, Seen
 from wire.message import Reply, Request
 from wire.records import (

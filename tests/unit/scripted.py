@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from constant import CHALLENGE_SECONDS, Command, DomainState, ErrorCode, MessageType, MigrationError
+from constant import CHALLENGE_SECONDS, Command, DomainState, MessageType
 from controller import Controller, ControllerSettings, RunReport, StepResult
 from tests.unit.samples import (
     AGENTS,
@@ -23,6 +23,7 @@ from tests.unit.samples import (
 )
 from udpmodule import ControllerSocket
 from wire.access import Key
+from wire.errors import ErrorCode, MigrationError
 from wire.exchange import Exchange, GaveUp
 from wire.message import Reply, Request, decode
 from wire.records import CancelReport, CheckReport, Obstacle, Progress, RollBackReport, StepReport

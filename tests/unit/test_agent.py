@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent import JobFilter
-from constant import Command, DomainState, ErrorCode, MessageType, MigrationError
+from constant import Command, DomainState, MessageType
 from steps.context import StepContext, noting
 from tests.unit.node import (
     ARGUMENTS,
@@ -27,6 +27,7 @@ from tests.unit.node import (
 )
 from tests.unit.samples import AGENT_KEY, FACTS, MIGRATION, SOURCE
 from wire.datagram import Direction, seal
+from wire.errors import ErrorCode, MigrationError
 from wire.journal import read_lines
 from wire.memory import Begun, Ended, Entry
 from wire.message import Reply, encode

@@ -20,16 +20,7 @@ import pytest
 import agent as agent_module
 import udpmodule
 from agent import Agent, AgentSettings, listen_addresses, main, parse_listen
-from constant import (
-    CONTROLLER_PORT,
-    GIVE_UP_SECONDS,
-    JOBS_LIMIT,
-    STATE_DIRECTORY,
-    Command,
-    ErrorCode,
-    MessageType,
-    MigrationError,
-)
+from constant import CONTROLLER_PORT, GIVE_UP_SECONDS, JOBS_LIMIT, STATE_DIRECTORY, Command, MessageType
 from steps.context import StepContext
 from tests.unit.node import (
     WAIT_SECONDS,
@@ -48,6 +39,7 @@ from tests.unit.node import (
 from tests.unit.samples import AGENT_KEY, DESTINATION, FACTS, HOST_FACTS, MASTER, SOURCE
 from udpmodule import AgentSocket, ControllerSocket
 from wire.access import Key
+from wire.errors import ErrorCode, MigrationError
 from wire.exchange import Exchange
 from wire.memory import Address
 from wire.message import Reply, Request

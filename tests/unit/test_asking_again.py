@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from constant import Command, ErrorCode, ExitCode, MessageType, Outcome
+from constant import Command, ExitCode, MessageType, Outcome
 from tests.unit.samples import DESTINATION, HOST_FACTS, SOURCE
 from tests.unit.scripted import (
     BEFORE,
@@ -25,6 +25,7 @@ from tests.unit.scripted import (
     error_of,
     run,
 )
+from wire.errors import ErrorCode
 from wire.message import Request
 
 PREPARING, COPYING, MIGRATING = MOVING

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from constant import CHALLENGE_SECONDS, GIVE_UP_SECONDS, Command, ErrorCode
+from constant import CHALLENGE_SECONDS, GIVE_UP_SECONDS, Command
 from tests.unit.pair import CrashError, Network, Pair, answer, changed, error_of, opened, refused, status_of
 from udpmodule import Write
 from wire.datagram import Dropped
+from wire.errors import ErrorCode
 from wire.exchange import GaveUp
 from wire.memory import Begun, Ended
 from wire.message import Reply, Request

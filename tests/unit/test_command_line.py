@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import vmmigration
-from constant import Command, CopyStorage, DomainState, ErrorCode, ExitCode, MigrationError, Outcome, Transport
+from constant import Command, CopyStorage, DomainState, ExitCode, Outcome, Transport
 from controller import RunReport, StepResult
 from tests.unit.samples import DESTINATION, FACTS, MASTER, MIGRATION, MOVED, ROOT, SOURCE, FakeClock, write_key
 from tests.unit.scripted import Call, Interrupt, ScriptedAgents, Signalled, Silence, WithProgress, states
@@ -36,6 +36,7 @@ from vmmigration import (
     size,
     write,
 )
+from wire.errors import ErrorCode, MigrationError
 from wire.records import CheckReport, Migration, Obstacle, Progress, StepArguments, StepReport
 
 WORDS = [SOURCE, DESTINATION, "kvm", "VM1", "/var/lib/libvirt/images/node.qcow2", "/etc/libvirt/qemu/VM1.xml"]
@@ -384,7 +385,8 @@ def test_a_display_that_nobody_reads_falls_silent_and_stops_nothing(mode: str) -
 SCRIPTED_RUN = """
 import sys
 import vmmigration
-from constant import Command, DomainState, ErrorCode, MigrationError
+from constant import Command, DomainState
+from wire.errors import ErrorCode, MigrationError
 from tests.unit.samples import SOURCE
 from tests.unit.scripted import ScriptedAgents, states
 script = {}

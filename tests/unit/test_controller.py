@@ -16,10 +16,8 @@ from constant import (
     HELLO_GIVE_UP_SECONDS,
     Command,
     DomainState,
-    ErrorCode,
     ExitCode,
     LibvirtDaemon,
-    MigrationError,
     Outcome,
 )
 from controller import Controller, ControllerSettings, RunReport
@@ -57,6 +55,7 @@ from tests.unit.scripted import (
     slow_at,
     states,
 )
+from wire.errors import ErrorCode, MigrationError
 from wire.message import Request
 from wire.records import (
     CancelArguments,

@@ -12,18 +12,11 @@ import math
 
 import pytest
 
-from constant import (
-    DATAGRAM_LIMIT,
-    GIVE_UP_SECONDS,
-    REPLY_TRANSITIONS,
-    Command,
-    ErrorCode,
-    MessageType,
-    MigrationError,
-)
+from constant import DATAGRAM_LIMIT, GIVE_UP_SECONDS, REPLY_TRANSITIONS, Command, MessageType
 from tests.unit.pair import Pair, changed, error_of, kinds, opened, refused, result_of, sealed
 from tests.unit.samples import AGENT_KEY, CONTROLLER, DESTINATION, MASTER, MIGRATION, SOURCE
 from wire.datagram import Direction, keyring, seal, unseal
+from wire.errors import ErrorCode, MigrationError
 from wire.exchange import Exchange, GaveUp
 from wire.message import Reply, Request, decode, encode
 from wire.records import HelloArguments, Obstacle, Page, Progress, StatusArguments, StepArguments

@@ -19,7 +19,6 @@ from constant import (
     RATE_PER_SECOND,
     RESULTS_KEPT_SECONDS,
     Command,
-    ErrorCode,
     MessageType,
 )
 from tests.unit.pair import Pair, answer, changed, opened, refused, responder, result_of, sealed
@@ -27,6 +26,7 @@ from tests.unit.samples import AGENT_KEY, CONTROLLER, DESTINATION, MASTER, MIGRA
 from udpmodule import Responder
 from wire.access import Key
 from wire.datagram import Direction, keyring, seal, unseal
+from wire.errors import ErrorCode
 from wire.exchange import Requester
 from wire.message import Reply, Request, decode, encode
 from wire.schema import to_wire

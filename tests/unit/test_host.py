@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from constant import ErrorCode, ImageFormat, MigrationError
+from constant import ImageFormat
 from host import image, process
 from host.domain_xml import DiskElement
 from host.job_files import (
@@ -28,6 +28,7 @@ from host.job_files import (
 from host.process import last_line, run_tool, tool_environment, tool_path
 from host.ssh import Login, diagnose
 from tests.unit.samples import MIGRATION, QCOW2, RAW
+from wire.errors import ErrorCode, MigrationError
 from wire.records import DiskFacts
 
 LOGIN = Login("192.0.2.11", "kvm", "192.0.2.12")

@@ -22,14 +22,13 @@ from constant import (
     OPEN_JOB,
     WORK_LIMIT,
     Command,
-    ErrorCode,
     MessageType,
-    MigrationError,
 )
 from steps.context import StepContext
 from tests.unit.node import StillAgent, code_of, done, job
 from tests.unit.samples import AGENT_KEY, CONTROLLER, DESTINATION, FACTS, RESULT_OF, SOURCE
 from wire.datagram import Direction, seal
+from wire.errors import ErrorCode, MigrationError
 from wire.memory import Begun, Ended
 from wire.message import Request, encode
 from wire.records import (

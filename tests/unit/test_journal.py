@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from constant import Command, ErrorCode
+from constant import Command
 from tests.unit.disk import (
     FOUR,
     HEAD,
@@ -35,6 +35,7 @@ from tests.unit.disk import (
     without_waiting,
 )
 from tests.unit.samples import EVERY_ENTRY, PAGE, PATH_TAKEN, PROGRESS, REQUEST_ID, RESULT_OF
+from wire.errors import ErrorCode
 from wire.journal import JOURNAL_FILE, Head, from_line, read_lines, to_line
 from wire.memory import Ended, Entry, Seen
 from wire.message import can_hold, result_to_wire

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from constant import ErrorCode, MigrationError
 from tests.unit.disk import (
     FOUR,
     HEAD,
@@ -38,6 +37,7 @@ from tests.unit.disk import (
     system_calls,
     without_waiting,
 )
+from wire.errors import ErrorCode, MigrationError
 from wire.journal import JOURNAL_FILE, Journal, JournalWriter, read_lines, to_line
 from wire.memory import Entry
 

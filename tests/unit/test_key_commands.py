@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import vmmigration
-from constant import CONTROLLER_KEY_FILE, ErrorCode, MigrationError
+from constant import CONTROLLER_KEY_FILE
 from tests.unit.pair import Pair
 from tests.unit.samples import MASTER, SOURCE, write_key
 from wire.access import Key, begin_key_change, finish_key_change, load_keys
+from wire.errors import ErrorCode, MigrationError
 from wire.message import Reply
 
 OTHER = Key(bytes(range(1, 33)))

@@ -17,11 +17,11 @@ from constant import (
     RESULTS_KEPT_SECONDS,
     UNJOURNALED_KEPT_SECONDS,
     Command,
-    ErrorCode,
     MessageType,
 )
 from tests.unit.pair import WALL, Pair, answer, changed, done, refused, result_of, sealed, status_of
 from tests.unit.samples import CONTROLLER, HOST_FACTS, SOURCE
+from wire.errors import ErrorCode
 from wire.memory import _OVERHEAD, Asker, Begun, Ended, Entry, Memory, Remembered, Seen
 from wire.message import Reply, Request, encode
 from wire.records import Obstacle, StepReport

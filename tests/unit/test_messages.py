@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from constant import Command, ErrorCode, MessageType, MigrationError
+from constant import Command, MessageType
 from tests.unit.samples import (
     ARGUMENTS_OF,
     CONTENTS,
@@ -30,6 +30,7 @@ from tests.unit.samples import (
     SOURCE,
     a_reply,
 )
+from wire.errors import ErrorCode, MigrationError
 from wire.message import (
     ARGUMENTS,
     RESULTS,

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from constant import DATAGRAM_LIMIT, GIVE_UP_SECONDS, PAGES_LIMIT, Command, ErrorCode, MessageType, MigrationError
+from constant import DATAGRAM_LIMIT, GIVE_UP_SECONDS, PAGES_LIMIT, Command, MessageType
 from tests.unit.pair import Network, Pair, answer, done, error_of, opened, refused, sealed, status_of
 from tests.unit.samples import AGENT_KEY, FACTS, MIGRATION, SOURCE
 from wire.access import Key
 from wire.datagram import Direction, Pages, keyring, seal, seal_reply, unseal
+from wire.errors import ErrorCode, MigrationError
 from wire.exchange import Exchange, GaveUp
 from wire.message import Reply, Request, decode, encode
 from wire.records import CheckReport, Obstacle, Page, StatusArguments, StepReport

@@ -10,15 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from constant import (
-    CHALLENGE_SECONDS,
-    RESULTS_KEPT_SECONDS,
-    START_NOTHING,
-    Command,
-    ErrorCode,
-    MessageType,
-    MigrationError,
-)
+from constant import CHALLENGE_SECONDS, RESULTS_KEPT_SECONDS, START_NOTHING, Command, MessageType
 from tests.unit.pair import (
     EPOCH,
     Pair,
@@ -36,6 +28,7 @@ from tests.unit.pair import (
 from tests.unit.samples import AGENT_KEY, CONTROLLER, CONTROLLERS, MIGRATION, SOURCE
 from wire.access import AddressList, Key
 from wire.datagram import Dropped
+from wire.errors import ErrorCode, MigrationError
 from wire.message import Reply
 from wire.records import CancelReport, HostFacts, Progress, StepArguments, StepReport
 

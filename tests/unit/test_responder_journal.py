@@ -18,9 +18,7 @@ from constant import (
     RESULTS_KEPT_SECONDS,
     UNJOURNALED_KEPT_SECONDS,
     Command,
-    ErrorCode,
     MessageType,
-    MigrationError,
 )
 from tests.unit.pair import (
     Pair,
@@ -37,6 +35,7 @@ from tests.unit.pair import (
 )
 from tests.unit.samples import CONTROLLER, MIGRATION, MOVED, RESULT_OF, SOURCE
 from udpmodule import Responder, Stage, Write
+from wire.errors import ErrorCode, MigrationError
 from wire.journal import Journal
 from wire.memory import Begun, Ended
 from wire.message import Reply, Request

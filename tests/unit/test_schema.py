@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from constant import ErrorCode, ImageFormat, LibvirtDaemon, MigrationError, Transport
+from constant import ImageFormat, LibvirtDaemon, Transport
 from tests.unit.samples import (
     EVERY_ENTRY,
     EVERY_RECORD,
@@ -33,6 +33,7 @@ from tests.unit.samples import (
     QCOW2,
     RAW,
 )
+from wire.errors import ErrorCode, MigrationError
 from wire.journal import Head
 from wire.records import (
     CancelArguments,

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from constant import DATAGRAM_LIMIT, ErrorCode, MigrationError
+from constant import DATAGRAM_LIMIT
 from tests.unit.samples import AGENT_KEY, DESTINATION, MASTER, SOURCE, address_list, write_key
 from wire.access import AddressList, Key, config_directory, load_keys, write_new_key
 from wire.datagram import NO_KEY, Direction, Dropped, keyring, seal, unseal
+from wire.errors import ErrorCode, MigrationError
 
 BODY = b'{"msg_type":"request","cmd":"HELLO"}'
 # A datagram as it was recorded once: a change of the header, the MAC's scope or the key derivation breaks old agents.

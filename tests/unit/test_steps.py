@@ -14,15 +14,7 @@ libvirt = pytest.importorskip(
     "libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)", exc_type=ImportError)
 
 import steps.roll_back  # noqa: E402 - nothing below can be imported without libvirt
-from constant import (  # noqa: E402
-    Command,
-    CopyStorage,
-    DomainState,
-    ErrorCode,
-    LibvirtDaemon,
-    MigrationError,
-    Transport,
-)
+from constant import Command, CopyStorage, DomainState, LibvirtDaemon, Transport  # noqa: E402
 from host.domain_xml import DiskElement  # noqa: E402
 from host.hypervisor import (  # noqa: E402
     Hypervisor,
@@ -37,6 +29,7 @@ from steps.context import Cancellation, StepContext  # noqa: E402
 from steps.live_migration import _after_switchover, _forwards, _target, as_progress  # noqa: E402
 from steps.table import HELLO, STEPS  # noqa: E402
 from tests.unit.samples import AGENTS, DESTINATION, FACTS, MIGRATION, MOVED, SOURCE  # noqa: E402
+from wire.errors import ErrorCode, MigrationError  # noqa: E402
 from wire.records import MigrationReport, RollBackReport, StepArguments  # noqa: E402
 
 TEST_URI = "test:///default"

@@ -23,7 +23,6 @@ from constant import (
     CLEARING,
     CLOSE_JOB,
     DATAGRAM_LIMIT,
-    ERRORS,
     GIVE_UP_SECONDS,
     HELLO_GIVE_UP_SECONDS,
     IDS_KEPT_SECONDS,
@@ -51,16 +50,14 @@ from constant import (
     VERSION,
     WORK_LIMIT,
     Command,
-    ErrorCode,
-    ErrorKind,
     ExitCode,
     LibvirtDaemon,
     MessageType,
-    MigrationError,
     Outcome,
 )
 from controller import RunReport
 from tests.unit.samples import MIGRATION, ROOT
+from wire.errors import ERRORS, ErrorCode, ErrorKind, MigrationError
 
 SOURCES = sorted(
     path for path in [*ROOT.glob("*.py"), *ROOT.glob("wire/*.py"), *ROOT.glob("steps/*.py"), *ROOT.glob("host/*.py")]
