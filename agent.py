@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from constant import (
     AGENT_KEY_FILE,
@@ -34,16 +35,27 @@ from constant import (
     VERSION,
     WORK_LIMIT,
     Command,
+    Severity,
 )
 from steps.context import Cancellation, StepContext
 from udpmodule import AgentSocket, Event, Responder, Stage
 from wire.access import AddressList, Key, config_directory, load_keys
 from wire.admission import Gate
 from wire.errors import ErrorCode, MigrationError
+from wire.facts import HostFacts
+from wire.findings import CheckReport
 from wire.journal import Journal, JournalWriter
 from wire.memory import Address, Begun, Ended, Entry, Memory
 from wire.message import Request
-from wire.records import CancelArguments, CancelReport, HelloArguments, HostFacts, Migration, Progress, StepArguments
+from wire.records import (
+    CancelArguments,
+    CancelReport,
+    HelloArguments,
+    LinkArguments,
+    Migration,
+    Progress,
+    StepArguments,
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +74,8 @@ _NO_JOB = ("-", "-")
 _EVERYWHERE: Sequence[Address] = (("0.0.0.0", AGENT_PORT), ("::", AGENT_PORT))  # noqa: S104 - lists and key decide
 _job: contextvars.ContextVar[tuple[str, str]] = contextvars.ContextVar("job", default=_NO_JOB)
 
-Step = Callable[[StepContext, StepArguments], object]
+# With the arguments that wire/message.py has for the command.
+Step = Callable[[StepContext, Any], object]
 Hello = Callable[[StepContext], HostFacts]
 
 
@@ -156,6 +169,15 @@ class Jobs:
         if not job.running and (command in CLOSE_JOB or not job.begun):
             del self._jobs[migration.job_id]
 
+    @property
+    def limit(self) -> int:
+        """How many there may be at once."""
+        return self._limit
+
+    def free(self) -> int:
+        """How many more there may be."""
+        return max(0, self._limit - len(self._jobs))
+
     def keep(self, job_id: str, now: float) -> None:
         """Hear of a job that has nothing to do here now."""
         job = self._jobs.get(job_id)
@@ -192,7 +214,7 @@ class _Work:
 
     @property
     def arguments(self) -> StepArguments | None:
-        """The arguments of a step, None for HELLO."""
+        """The arguments of a step of a migration; None for what only looks at hosts."""
         arguments = self.request.cmd_arguments
         return arguments if isinstance(arguments, StepArguments) else None
 
@@ -298,11 +320,12 @@ class Agent:
         # A recorded greeting keeps no place.
         if isinstance(arguments, HelloArguments) and self._udp.responder.is_fresh(work.request, now):
             self.jobs.keep(arguments.job_id or "", now)
+        concerned = work.arguments.migration if work.arguments is not None else arguments
+        if isinstance(concerned, (Migration, LinkArguments)) and host not in (concerned.source, concerned.destination):
+            problem = "this host is no part of the migration"
+            raise MigrationError(ErrorCode.MESSAGE_INVALID, {"host": host, "problem": problem})
         if work.arguments is not None:
             migration = work.arguments.migration
-            if host not in (migration.source, migration.destination):
-                problem = "this host is no part of the migration"
-                raise MigrationError(ErrorCode.MESSAGE_INVALID, {"host": host, "problem": problem})
             self._cancelled = {job_id: until for job_id, until in self._cancelled.items() if now < until}
             if migration.job_id in self._cancelled and command not in CLEARING:
                 facts = {"domain": migration.domain, "reason": _CANCELLED}
@@ -332,6 +355,8 @@ class Agent:
             ErrorCode.INTERNAL, {"host": request.agent_ip, "reason": "the step's thread ended"})
         if work.arguments is not None:
             _job.set((work.arguments.migration.job_id, work.arguments.migration.domain))
+        elif isinstance(request.cmd_arguments, LinkArguments):
+            _job.set((request.cmd_arguments.job_id, request.cmd_arguments.domain or "-"))
         # The work, and the ssh that it starts, waits for its turn like everything else on this host.
         _set_niceness(_ORDINARY)
         try:
@@ -352,13 +377,14 @@ class Agent:
         context = StepContext(
             host=request.agent_ip, epoch=responder.epoch, challenge=responder.challenge(time.monotonic()),
             destinations=self._settings.destinations, state_directory=self._state_directory,
-            cancellation=work.cancellation, progress=lambda progress: self._progress(request.request_id, progress))
+            cancellation=work.cancellation, progress=lambda progress: self._progress(request.request_id, progress),
+            free_slots=self.jobs.free(), slots=self.jobs.limit)
         began = time.monotonic()
         try:
-            if work.arguments is None:
+            if request.cmd is Command.HELLO:
                 outcome: object = self._hello(context)
             else:
-                outcome = self._steps[request.cmd](context, work.arguments)
+                outcome = self._steps[request.cmd](context, request.cmd_arguments)
         except MigrationError as error:
             log.error("%s failed: %s", request.cmd.value, error.message)
             return error
@@ -366,8 +392,10 @@ class Agent:
             log.exception("%s ended in an unexpected error", request.cmd.value)
             return MigrationError(ErrorCode.INTERNAL, {"host": request.agent_ip, "reason": repr(error)})
         log.info("%s done in %.2f s", request.cmd.value, time.monotonic() - began)
-        for obstacle in getattr(outcome, "obstacles", ()):
-            log.info("obstacle: %s", obstacle.error().message)
+        if isinstance(outcome, CheckReport):
+            for finding in outcome.findings:
+                if finding.severity is not Severity.FINE:
+                    log.info("check %s %s: %s", finding.check.value, finding.severity.value, finding.message)
         return outcome
 
     def _progress(self, request_id: str, progress: Progress) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import Enum, IntEnum
 from types import MappingProxyType
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 
 # The original's ports. The controller takes any free port when another run already holds its own.
 CONTROLLER_PORT = 8001
@@ -43,6 +43,10 @@ PROGRESS_INTERVAL_SECONDS = 1.0
 
 # A result that does not fit a datagram is pulled in pages; more than these, about 60 KiB, is no answer but a mistake.
 PAGES_LIMIT = 64
+# A request comes in all its pages at once, so they have to fit into RATE_BURST beside a few others.
+REQUEST_PAGES_LIMIT = 32
+# Requests of which an agent has some pages and not yet all; each lives as long as a challenge.
+UNFINISHED_LIMIT = 64
 # What one source may send before it is known whether it has the key. A controller sends a few datagrams a second.
 RATE_PER_SECOND = 20
 RATE_BURST = 40
@@ -75,7 +79,9 @@ class Command(str, Enum):
 
     HELLO = "HELLO"
     CHECK_SOURCE = "CHECK_SOURCE"
+    CHECK_LINK = "CHECK_LINK"
     CHECK_DESTINATION = "CHECK_DESTINATION"
+    MEASURE_LINK = "MEASURE_LINK"
     PREPARE_DESTINATION = "PREPARE_DESTINATION"
     COPY_DISK_FILE = "COPY_DISK_FILE"
     LIVE_MIGRATION = "LIVE_MIGRATION"
@@ -117,10 +123,11 @@ REPLY_TRANSITIONS: Mapping[MessageType, frozenset[MessageType]] = MappingProxyTy
 
 # Commands that the agent answers from memory, inside its receive loop; all others are work for a thread.
 ANSWERED_AT_ONCE = frozenset({Command.STATUS, Command.CANCEL})
-# Commands that the journal need not know: they leave nothing behind that must not happen twice.
-NOT_JOURNALED = ANSWERED_AT_ONCE | {Command.HELLO}
 # Commands that change nothing on a host.
-CHANGE_NOTHING = frozenset({Command.HELLO, Command.CHECK_SOURCE, Command.CHECK_DESTINATION})
+CHANGE_NOTHING = frozenset({
+    Command.HELLO, Command.CHECK_SOURCE, Command.CHECK_LINK, Command.CHECK_DESTINATION, Command.MEASURE_LINK})
+# Commands that the journal does not know: they leave nothing behind that must not happen twice, nor should a dry run.
+NOT_JOURNALED = ANSWERED_AT_ONCE | CHANGE_NOTHING
 # Commands that may run twice without harm: an agent that was restarted is asked for them again.
 REPEATABLE = CHANGE_NOTHING | {
     Command.COPY_DISK_FILE, Command.DEFINE_VIRTUAL_MACHINE, Command.FINISH, Command.ROLL_BACK}
@@ -180,6 +187,23 @@ class DomainState(str, Enum):
     PAUSED = "paused"
     SHUT_OFF = "shut off"
     ABSENT = "absent"
+
+
+class Severity(str, Enum):
+    """What a check's finding means for the migration."""
+
+    STOPS = "stops"
+    WARNS = "warns"
+    FINE = "fine"
+
+
+class Verdict(str, Enum):
+    """Whether the copying is expected to catch up with what the guest writes meanwhile."""
+
+    CONVERGES = "converges"
+    NEEDS_THROTTLING = "needs throttling"
+    WILL_NOT_CONVERGE = "will not converge"
+    NOT_MEASURED = "not measured"
 
 
 class Outcome(str, Enum):

@@ -6,14 +6,14 @@ from setuptools import setup
 
 setup(
     name="vmmigration",
-    version="0.2.0",
+    version="0.3.0",
     description="Moves a running KVM virtual machine, with its disks, between two hosts that share no storage",
     long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.9",
     py_modules=["vmmigration", "controller", "agent", "udpmodule", "constant"],
-    packages=["host", "steps", "wire"],
+    packages=["console", "control", "host", "steps", "steps.checks", "wire"],
     install_requires=[],
     extras_require={"agent": ["libvirt-python>=6.8", "paramiko>=2.7"]},
     entry_points={"console_scripts": ["vmmigration = vmmigration:main", "vmmigration-agent = agent:main"]},

@@ -43,12 +43,13 @@ from constant import (
 )
 from wire.access import AddressList, Key
 from wire.admission import Gate
+from wire.assembly import Assembly
 from wire.datagram import Direction, Dropped, keyring, seal_reply, unseal
 from wire.errors import ErrorCode, MigrationError
 from wire.exchange import BURST, Exchange, GaveUp, Requester
 from wire.memory import Address, Asker, Begun, Ended, Entry, Memory, Remembered
 from wire.message import ArgumentsRefusedError, Reply, Request, can_hold, decode
-from wire.records import Obstacle, Progress, StatusArguments, StepArguments
+from wire.records import Obstacle, Page, Progress, StatusArguments, StepArguments
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ class Responder:
         self._journal_path = journal_path
         self._look_after = now + LOOK_AFTER_SECONDS
         self._requests: dict[str, Request] = {}
+        self._assembly = Assembly()
         self._appended = 0
         self._unwritten = 0
         self._events: deque[Event] = deque()
@@ -147,6 +149,13 @@ class Responder:
             request = decode(body)
             if not isinstance(request, Request):
                 raise Dropped("form")
+            digest = hashlib.sha256(body).hexdigest()
+            if isinstance(request.cmd_arguments, Page):
+                digest = request.cmd_arguments.digest
+                whole = self._joined(request, request.cmd_arguments, key_id, now)
+                if whole is None:
+                    return
+                request = whole
         except Dropped as reason:
             self.gate.counters.drop(str(reason), *address)
         except ArgumentsRefusedError as refused:
@@ -154,7 +163,14 @@ class Responder:
         except ValueError:
             self.gate.counters.drop("form", *address)
         else:
-            self._take(request, hashlib.sha256(body).hexdigest(), Asker(address, key_id), now)
+            self._take(request, digest, Asker(address, key_id), now)
+
+    def _joined(self, envelope: Request, page: Page, key_id: str, now: float) -> Request | None:
+        """The request that has come with this page. One that was taken before is answered once for all its pages."""
+        known = self._memory.find(envelope.request_id) or self._memory.seen(envelope.request_id)
+        if known is not None:
+            return envelope if page.page == 0 else None
+        return self._assembly.add(envelope, page, key_id, now)
 
     def _take(self, request: Request, digest: str, asker: Asker, now: float) -> None:
         known = self._memory.find(request.request_id)

@@ -14,9 +14,10 @@ from bench.samples import LOOPBACK, MASTER, host_facts
 from constant import HELLO_GIVE_UP_SECONDS, Command
 from udpmodule import ControllerSocket, Responder, Stage
 from wire.admission import Gate
+from wire.facts import HostFacts
 from wire.memory import Memory
 from wire.message import Reply, Request
-from wire.records import HelloArguments, HostFacts
+from wire.records import HelloArguments
 
 # The agents: each has its own address, socket, key and memory.
 

@@ -21,10 +21,11 @@ from bench.samples import AGENT, MASTER, MIGRATION, OTHER_MIGRATION, request
 from constant import Command, MessageType
 from wire.access import Key
 from wire.datagram import Direction, keyring, seal, unseal
+from wire.facts import HostFacts
 from wire.journal import Journal
 from wire.memory import Begun
 from wire.message import Reply, Request, decode, encode
-from wire.records import CancelArguments, HelloArguments, HostFacts, StepArguments
+from wire.records import CancelArguments, HelloArguments, StepArguments
 
 # Each far below what one source may send (constant.RATE_PER_SECOND), together more than any controller would.
 _SOURCES = tuple(f"127.0.0.{number}" for number in range(2, 8))
@@ -96,11 +97,11 @@ class Client:
 
 
 def accepted_after(client: Client, count: int, seed: int) -> list[float]:
-    """The seconds to `accepted` of that many harmless requests, infinity for those that were not."""
+    """The seconds to `accepted` of that many harmless requests that are journaled, infinity for those that were not."""
     facts = client.greet()
     pause = random.Random(seed)  # noqa: S311 - so that they do not fall into step with the job
     asked = [
-        request(Command.CHECK_SOURCE, StepArguments(migration=OTHER_MIGRATION), facts.epoch, facts.challenge)
+        request(Command.EXTRACT_CONFIGURE_FILE, StepArguments(migration=OTHER_MIGRATION), facts.epoch, facts.challenge)
         for _ in range(count)]
     seconds = {each.request_id: math.inf for each in asked}
 

@@ -16,8 +16,9 @@ from bench.samples import AGENT, LOOPBACK, MASTER, host_facts
 from constant import Command
 from steps.context import StepContext
 from udpmodule import AgentSocket
+from wire.facts import HostFacts
 from wire.journal import Journal, JournalWriter
-from wire.records import CheckReport, HostFacts, MigrationReport, Progress, StepArguments
+from wire.records import MigrationReport, Progress, StepArguments, StepReport
 
 # libvirt's job is looked at that often (steps/live_migration.py), and this is more work than that takes.
 _TICK_SECONDS = 0.1
@@ -35,8 +36,8 @@ def _hello(context: StepContext) -> HostFacts:
     return host_facts(context.epoch, context.challenge)
 
 
-def _check(_context: StepContext, _arguments: StepArguments) -> CheckReport:
-    return CheckReport(obstacles=())
+def _extract(_context: StepContext, _arguments: StepArguments) -> StepReport:
+    return StepReport(summary="done")
 
 
 def _migrate(context: StepContext, _arguments: StepArguments) -> MigrationReport:
@@ -63,7 +64,7 @@ def _run_agent(directory: str) -> None:
     journal = Journal(Path(directory), lambda: secrets.token_hex(8))
     writer = JournalWriter(journal)
     udp = AgentSocket(open_responder(settings, journal), [(AGENT, 0)], writer)
-    steps = {Command.CHECK_SOURCE: _check, Command.LIVE_MIGRATION: _migrate}
+    steps = {Command.EXTRACT_CONFIGURE_FILE: _extract, Command.LIVE_MIGRATION: _migrate}
     agent = Agent(settings, udp, _hello, steps, state_directory=Path(directory))
 
     def stop_at_the_end() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from constant import VERSION, Command, CopyStorage, ImageFormat, LibvirtDaemon, Transport
 from wire.access import AddressList, Key
 from wire.datagram import Direction, seal
+from wire.facts import DiskFacts, DomainFacts, HostFacts, InterfaceFacts
 from wire.message import Request, encode
-from wire.records import DiskFacts, DomainFacts, HostFacts, Migration, StepArguments
+from wire.records import Migration, StepArguments
 
 MASTER = Key(bytes(range(32)))
 AGENT = "127.0.0.1"
@@ -26,7 +27,8 @@ MIGRATION = Migration(
 OTHER_MIGRATION = dataclasses.replace(MIGRATION, job_id="00c0ffee", domain="VM2")
 FACTS = DomainFacts(
     uuid="2f1d0b6e-7d1c-4a8f-9a55-0c1d2e3f4a5b", virtualization="kvm", architecture="x86_64", machine="pc-q35-7.2",
-    memory=2 << 30, autostart=True, networks=("bridge:br0",), disks=(DiskFacts(
+    memory=2 << 30, autostart=True, interfaces=(InterfaceFacts(kind="bridge", source="br0", mac="52:54:00:00:00:01"),),
+    disks=(DiskFacts(
         target="vda", path="/var/lib/libvirt/images/VM1/node.qcow2", format=ImageFormat.QCOW2, virtual_size=8 << 30,
         allocated=2 << 30, cluster_size=65536, compat="1.1"),))
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from constant import CopyStorage, DomainState, LibvirtDaemon
-from host import domain_xml
+from host import capabilities
+from host.domain_xml import DomainDescription, describe, mac_addresses
 from wire.errors import ErrorCode, MigrationError
 from wire.records import MigrationReport
 
@@ -46,6 +47,24 @@ _STATES = {
 }
 
 
+_SECRET_TYPES = {
+    libvirt.VIR_SECRET_USAGE_TYPE_VOLUME: "volume",
+    libvirt.VIR_SECRET_USAGE_TYPE_CEPH: "ceph",
+    libvirt.VIR_SECRET_USAGE_TYPE_ISCSI: "iscsi",
+    libvirt.VIR_SECRET_USAGE_TYPE_TLS: "tls",
+    libvirt.VIR_SECRET_USAGE_TYPE_VTPM: "vtpm",
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A libvirt network: whether it is started, its port groups, and the host's own bridge that it is a name for."""
+
+    active: bool
+    port_groups: tuple[str, ...] = ()
+    bridge: str | None = None
+
+
 @dataclass(frozen=True)
 class MigrationTarget:
     """Where a domain goes, and how: URIs for the peer libvirtd, for memory and for the disks; limits in MiB/s."""
@@ -76,6 +95,15 @@ def _silent(_context: object, _error: object) -> None:
 libvirt.registerErrorHandler(_silent, None)
 
 
+@contextmanager
+def libvirt_errors(host: str) -> Iterator[None]:
+    """Have an error of libvirt's in the `with` come as a MigrationError LIBVIRT_ERROR."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise MigrationError(ErrorCode.LIBVIRT_ERROR, {"host": host, "reason": _reason(error)}) from error
+
+
 class Hypervisor:
     """A connection to one host's libvirt. `host` is that host's name in error messages."""
 
@@ -92,9 +120,8 @@ class Hypervisor:
         except libvirt.libvirtError as error:
             raise MigrationError(ErrorCode.LIBVIRT_UNREACHABLE, {"host": host, "reason": _reason(error)}) from error
         try:
-            yield cls(connection, host)
-        except libvirt.libvirtError as error:
-            raise MigrationError(ErrorCode.LIBVIRT_ERROR, {"host": host, "reason": _reason(error)}) from error
+            with libvirt_errors(host):
+                yield cls(connection, host)
         finally:
             connection.close()
 
@@ -102,13 +129,21 @@ class Hypervisor:
         """libvirt's version: major * 1,000,000 + minor * 1,000 + release."""
         return int(self._connection.getLibVersion())
 
+    def qemu_version(self) -> int:
+        """QEMU's version, counted in the same way."""
+        return int(self._connection.getVersion())
+
+    def host_capabilities(self) -> str:
+        """What the host can do, as libvirt's XML; host/capabilities.py reads it."""
+        return str(self._connection.getCapabilities())
+
     def host_uuid(self) -> str:
         """libvirt's UUID of the host: two hosts with the same one cannot migrate to each other."""
-        return domain_xml.host_uuid(self._connection.getCapabilities())
+        return capabilities.host_uuid(self._connection.getCapabilities())
 
     def qemu_ids(self, virtualization: str) -> tuple[int, int]:
         """The user and group ids as which QEMU runs here."""
-        return domain_xml.dac_ids(self._connection.getCapabilities(), virtualization)
+        return capabilities.dac_ids(self._connection.getCapabilities(), virtualization)
 
     def _find(self, domain: str) -> Any:
         try:
@@ -132,10 +167,38 @@ class Hypervisor:
         except libvirt.libvirtError:
             return None
 
+    def migratable_document(self, domain: str) -> str:
+        """The domain's XML as it goes to another host: without what it only has from this host's own configuration."""
+        return str(self._find(domain).XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+
     def document(self, domain: str, *, inactive: bool = False) -> str:
         """The domain's XML: of the running domain, or of its persistent definition with nothing left out."""
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE if inactive else 0
         return str(self._find(domain).XMLDesc(flags))
+
+    def macs(self) -> list[tuple[str, str, DomainState]]:
+        """The MAC addresses of all domains here, each with the domain's name and state."""
+        found = []
+        for domain in self._connection.listAllDomains(0):
+            state = _STATES.get(domain.state()[0], DomainState.PAUSED)
+            found += [(mac, str(domain.name()), state) for mac in mac_addresses(domain.XMLDesc(0))]
+        return found
+
+    def checkpoints(self, domain: str) -> int:
+        """How many checkpoints of incremental backups libvirt keeps for the domain."""
+        try:
+            return len(self._find(domain).listAllCheckpoints(0))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+                raise
+            return 0
+
+    def resident_memory(self, domain: str) -> int:
+        """How many bytes of the host's memory the domain's QEMU holds; 0 if it does not run."""
+        try:
+            return int(self._find(domain).memoryStats().get("rss", 0)) * 1024
+        except libvirt.libvirtError:
+            return 0
 
     def snapshots(self, domain: str) -> int:
         """How many snapshots libvirt keeps for the domain."""
@@ -144,9 +207,12 @@ class Hypervisor:
     def busy(self, domain: str) -> bool:
         """Whether a job (a migration, a save, a dump) or a block job runs on the domain."""
         found = self._find(domain)
+        if not found.isActive():
+            # libvirt does not answer what follows then.
+            return False
         if found.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
             return True
-        disks = [disk.target for disk in domain_xml.describe(found.XMLDesc(0)).disks if disk.path]
+        disks = [disk.target for disk in describe(found.XMLDesc(0)).disks if disk.path]
         try:
             return any(found.blockJobInfo(target, 0) for target in disks)
         except libvirt.libvirtError as error:
@@ -168,12 +234,75 @@ class Hypervisor:
             return _reason(error)
         return None
 
-    def network_active(self, name: str) -> bool:
-        """Whether libvirt has a network of that name and it is started."""
+    def host_model(self, domain: DomainDescription) -> str | None:
+        """The CPU that QEMU here would give such a domain at best, as a `<cpu>` element."""
+        return capabilities.host_model(self._connection.getDomainCapabilities(
+            None, domain.architecture, None, domain.virtualization))
+
+    def cpu_problem(self, domain: DomainDescription, cpu: str) -> str | None:
+        """Why this host cannot run such a domain with that CPU, a `<cpu>` element; None if it can."""
         try:
-            return bool(self._connection.networkLookupByName(name).isActive())
-        except libvirt.libvirtError:
+            # Whatever the machine type: that it is missing is another obstacle.
+            self._connection.compareHypervisorCPU(
+                None, domain.architecture, None, domain.virtualization, cpu,
+                libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_CPU_INCOMPATIBLE:
+                return _reason(error)
+            # On architectures without named models there is nothing to compare.
+            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+                raise
+        return None
+
+    def network(self, name: str) -> Network | None:
+        """The libvirt network of that name; None if there is none."""
+        try:
+            found = self._connection.networkLookupByName(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_NETWORK:
+                raise
+            return None
+        document = found.XMLDesc(0)
+        return Network(
+            bool(found.isActive()), capabilities.port_groups(document), capabilities.foreign_bridge(document))
+
+    def pools_on(self, directory: str) -> list[tuple[str, bool]]:
+        """The storage pools on a directory, each with whether it is active."""
+        pools = self._connection.listAllStoragePools(0)
+        return [(str(pool.name()), bool(pool.isActive())) for pool in pools
+                if capabilities.pool_directory(pool.XMLDesc(0)) == directory]
+
+    def has_secret(self, secret: str) -> bool:
+        """Whether libvirt here has that secret: a UUID or `usage TYPE NAME`."""
+        if not secret.startswith("usage "):
+            return any(each.UUIDString() == secret for each in self._connection.listAllSecrets(0))
+        return any(
+            secret == f"usage {_SECRET_TYPES.get(each.usageType(), '')} {each.usageID()}"
+            for each in self._connection.listAllSecrets(0))
+
+    def start_dirty_rate(self, domain: str, seconds: int) -> bool:
+        """Have QEMU count for so long how much memory the guest writes; False if this libvirt or QEMU cannot."""
+        try:
+            self._find(domain).startDirtyRateCalc(seconds, 0)
+        except (AttributeError, libvirt.libvirtError):
             return False
+        return True
+
+    def dirty_rate(self, domain: str) -> int | None:
+        """What was counted, in bytes per second; None while it is not done."""
+        found = self._statistics(domain, libvirt.VIR_DOMAIN_STATS_DIRTYRATE)
+        if found.get("dirtyrate.calc_status") != libvirt.VIR_DOMAIN_DIRTYRATE_MEASURED:
+            return None
+        return int(found.get("dirtyrate.megabytes_per_second", 0)) * 1024 * 1024
+
+    def written_bytes(self, domain: str) -> int:
+        """How much the guest has written to its disks since it was started."""
+        found = self._statistics(domain, libvirt.VIR_DOMAIN_STATS_BLOCK)
+        return sum(int(value) for name, value in found.items() if name.endswith(".wr.bytes"))
+
+    def _statistics(self, domain: str, kind: int) -> dict[str, Any]:
+        found: dict[str, Any] = self._connection.domainListGetStats([self._find(domain)], kind)[0][1]
+        return found
 
     def is_persistent(self, domain: str) -> bool:
         """Whether the domain stays defined when it is shut off."""

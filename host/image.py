@@ -11,7 +11,7 @@ from host.domain_xml import DiskElement
 from host.job_files import remove_if_same
 from host.process import run_tool
 from wire.errors import ErrorCode, MigrationError
-from wire.records import DiskFacts
+from wire.facts import DiskFacts
 
 
 def examine(disk: DiskElement, image_format: ImageFormat, size: tuple[int, int], host: str, domain: str) -> DiskFacts:

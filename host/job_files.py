@@ -58,13 +58,22 @@ class JobSockets:
     memory: str
     disks: str
     libvirt: str
+    probe: str
+    """For MEASURE_LINK."""
 
     @classmethod
     def of(cls, migration: Migration) -> JobSockets:
         """The paths for this migration."""
-        directory = f"{_SOCKET_ROOT}/vmmigration-{migration.job_id}"
-        ending = f"tunnelmigrate.dest.{migration.domain}"
-        return cls(directory, f"{directory}/m.{ending}", f"{directory}/d.{ending}", f"{directory}/libvirt")
+        return cls.named(migration.job_id, migration.domain)
+
+    @classmethod
+    def named(cls, job_id: str, domain: str = "") -> JobSockets:
+        """The paths for a job; those of memory and disks only mean something with a domain's name."""
+        directory = f"{_SOCKET_ROOT}/vmmigration-{job_id}"
+        ending = f"tunnelmigrate.dest.{domain}"
+        return cls(
+            directory, f"{directory}/m.{ending}", f"{directory}/d.{ending}", f"{directory}/libvirt",
+            f"{directory}/probe")
 
     def fit(self, domain: str) -> bool:
         """Whether the kernel and ssh take such paths."""

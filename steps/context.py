@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 from host.job_files import Ledger
 from wire.access import AddressList
-from wire.errors import MigrationError
-from wire.records import Migration, Obstacle, Progress
+from wire.records import Migration, Progress
 
 
 @dataclass
@@ -35,21 +33,10 @@ class StepContext:
     state_directory: Path
     cancellation: Cancellation
     progress: Callable[[Progress], None]
+    free_slots: int = 0
+    slots: int = 0
+    """How many more jobs this host takes now, and how many altogether."""
 
     def ledger(self, migration: Migration) -> Ledger:
         """What the job has made on this host."""
         return Ledger(migration.job_id, self.state_directory / "jobs")
-
-
-@contextmanager
-def noting(obstacles: list[Obstacle]) -> Iterator[None]:
-    """Take a MigrationError in the `with` down as one more obstacle, so that the other checks go on."""
-    try:
-        yield
-    except MigrationError as error:
-        note_all(obstacles, [error])
-
-
-def note_all(obstacles: list[Obstacle], errors: Iterable[MigrationError]) -> None:
-    """Take each of these errors down as an obstacle."""
-    obstacles.extend(Obstacle.of(error) for error in errors)

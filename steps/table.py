@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from constant import Command
 from steps import (
     check_destination,
+    check_link,
     check_source,
     copy_disk_file,
     define_virtual_machine,
@@ -15,15 +17,18 @@ from steps import (
     finish,
     hello,
     live_migration,
+    measure_link,
     prepare_destination,
     roll_back,
 )
 from steps.context import StepContext
-from wire.records import StepArguments
 
-STEPS: Mapping[Command, Callable[[StepContext, StepArguments], object]] = MappingProxyType({
+# Each takes the arguments that wire/message.py has for its command.
+STEPS: Mapping[Command, Callable[[StepContext, Any], object]] = MappingProxyType({
     Command.CHECK_SOURCE: check_source.run,
+    Command.CHECK_LINK: check_link.run,
     Command.CHECK_DESTINATION: check_destination.run,
+    Command.MEASURE_LINK: measure_link.run,
     Command.PREPARE_DESTINATION: prepare_destination.run,
     Command.COPY_DISK_FILE: copy_disk_file.run,
     Command.LIVE_MIGRATION: live_migration.run,

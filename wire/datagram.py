@@ -1,4 +1,4 @@
-"""The bytes of one datagram: a header line with the MAC, a message below it, and pages where a result is longer.
+"""The bytes of one datagram: a header line with the MAC, a message below it, and pages where a message is longer.
 
 Nothing is read of a datagram before its MAC is right. The limit holds for every datagram that is sent or taken.
 """
@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 
-from constant import DATAGRAM_LIMIT, PAGES_LIMIT
+from constant import DATAGRAM_LIMIT, PAGES_LIMIT, REQUEST_PAGES_LIMIT
 from wire.access import Key
 from wire.errors import ErrorCode, MigrationError
-from wire.message import Reply, encode, encode_result, read_json, with_result
+from wire.message import Reply, Request, encode, encode_result, read_json, with_result
 from wire.records import Obstacle, Page
 
 MAGIC = b"VMM1"
@@ -75,6 +75,34 @@ def keyring(keys: Sequence[Key]) -> dict[str, Key | None]:
     return {key.id: key for key in keys} if keys else {NO_KEY: None}
 
 
+# Requests of any length.
+
+
+def seal_request(key: Key | None, request: Request) -> tuple[bytes, ...]:
+    """The datagram of a request, or its pages, which carry the same body, where one does not hold it.
+
+    Raises MigrationError MESSAGE_TOO_LONG.
+    """
+    body = encode(request)
+    datagram = seal(key, Direction.REQUEST, body)
+    if len(datagram) <= DATAGRAM_LIMIT:
+        return (datagram,)
+    text = body.decode()
+    # The longest that anything in it can be; epoch and challenge are in the body.
+    emptiest = replace(
+        request, epoch="", challenge="",
+        cmd_arguments=Page(page=PAGES_LIMIT - 1, pages=PAGES_LIMIT, digest=_digest(text), part=""))
+    parts = _cut(text, DATAGRAM_LIMIT - len(seal(key, Direction.REQUEST, encode(emptiest))))
+    if len(parts) > REQUEST_PAGES_LIMIT:
+        limit = sum(len(part.encode()) for part in parts[:REQUEST_PAGES_LIMIT])
+        facts = {"what": request.cmd.value, "host": request.agent_ip, "size": str(len(body)), "limit": str(limit)}
+        raise MigrationError(ErrorCode.MESSAGE_TOO_LONG, facts)
+    return tuple(
+        seal(key, Direction.REQUEST, encode(replace(emptiest, cmd_arguments=Page(
+            page=number, pages=len(parts), digest=_digest(text), part=part))))
+        for number, part in enumerate(parts))
+
+
 # Replies of any length.
 
 
@@ -126,7 +154,7 @@ def _cut(text: str, room: int) -> tuple[str, ...]:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _quoted_size(text: str) -> int:
@@ -134,7 +162,7 @@ def _quoted_size(text: str) -> int:
 
 
 class Pages:
-    """Puts the pages of one result together again, in whatever order they come."""
+    """Puts the pages of one result, or of one request, together again, in whatever order they come."""
 
     def __init__(self) -> None:
         self._parts: dict[int, str] = {}
@@ -156,11 +184,12 @@ class Pages:
         """Whether all pages are here and make the result that they say. If they do not, all are missing again."""
         if self.missing():
             return False
-        if _digest(self._text()) != self._digest:
+        if _digest(self.text()) != self._digest:
             self._parts = {}
         return not self.missing()
 
-    def _text(self) -> str:
+    def text(self) -> str:
+        """What the pages hold together, once they are complete."""
         return "".join(self._parts[number] for number in range(self._count))
 
     def missing(self) -> list[int]:
@@ -169,4 +198,4 @@ class Pages:
 
     def joined(self, reply: Reply) -> Reply:
         """The reply whose pages these are, once they are complete."""
-        return with_result(reply, reply.msg_type, lambda: read_json(self._text()))
+        return with_result(reply, reply.msg_type, lambda: read_json(self.text()))

@@ -42,6 +42,7 @@ class ErrorCode(str, Enum):
     FILE_NOT_PRIVATE = "file-not-private"
     LIST_LINE_INVALID = "list-line-invalid"
     LIST_EMPTY = "list-empty"
+    LIST_TOO_LONG = "list-too-long"
     KEY_MISSING = "key-missing"
     KEY_INVALID = "key-invalid"
     KEY_EXISTS = "key-exists"
@@ -97,6 +98,40 @@ class ErrorCode(str, Enum):
     SSH_FAILED = "ssh-failed"
     SSH_LIBVIRT_REFUSED = "ssh-libvirt-refused"
     SAME_LIBVIRT_HOST = "same-libvirt-host"
+    CHECK_UNKNOWN = "check-unknown"
+    CHECK_NOT_SKIPPABLE = "check-not-skippable"
+    CHECK_FAILED = "check-failed"
+    DOMAIN_HAS_CHECKPOINTS = "domain-has-checkpoints"
+    BACKING_UNREADABLE = "backing-unreadable"
+    DISK_CACHE_UNSAFE = "disk-cache-unsafe"
+    MEDIUM_MISSING = "medium-missing"
+    SERIAL_MISSING = "serial-missing"
+    OWN_ARGUMENTS = "own-arguments"
+    INVARIANT_TSC = "invariant-tsc"
+    NESTED_GUESTS = "nested-guests"
+    LINK_NOT_MEASURED = "link-not-measured"
+    NOT_CONVERGING = "not-converging"
+    VERSION_OLDER = "version-older"
+    VIRTUALIZATION_MISSING = "virtualization-missing"
+    EMULATOR_MISSING = "emulator-missing"
+    MEMORY_SHORT = "memory-short"
+    HUGE_PAGES_SHORT = "huge-pages-short"
+    CPUS_FEWER = "cpus-fewer"
+    CPU_PINNED_OUTSIDE = "cpu-pinned-outside"
+    SPACE_FOR_VIRTUAL_SIZE = "space-for-virtual-size"
+    POOL_NOT_ACTIVE = "pool-not-active"
+    NETWORK_DOWN = "network-down"
+    MAC_TAKEN = "mac-taken"
+    GRAPHICS_PORT_TAKEN = "graphics-port-taken"
+    GRAPHICS_ADDRESS_FOREIGN = "graphics-address-foreign"
+    SECRET_MISSING = "secret-missing"  # noqa: S105 - no secret, the name of an error
+    SECURITY_MODEL_MISSING = "security-model-missing"
+    USER_NOT_IN_GROUP = "user-not-in-group"
+    QEMU_NBD_FLAW = "qemu-nbd-flaw"
+    CPU_INCOMPATIBLE = "cpu-incompatible"
+    WAY_BACK_CLOSED = "way-back-closed"
+    CLOCK_SKEWED = "clock-skewed"
+    PORTS_CLOSED = "ports-closed"
     TUNNEL_LOST = "tunnel-lost"
     MIGRATION_FAILED = "migration-failed"
     MIGRATION_TIMEOUT = "migration-timeout"
@@ -130,6 +165,9 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "Write one address or network a line; a comment starts with #."),
     ErrorCode.LIST_EMPTY: ErrorText(
         _INPUT, "{path} names no address.", "Add a line for each {what}."),
+    ErrorCode.LIST_TOO_LONG: ErrorText(
+        _INPUT, "{path} names {count} addresses, more than the {limit} that are asked at once.",
+        "Name the nodes themselves there instead of a wide network."),
     ErrorCode.KEY_MISSING: ErrorText(
         _INPUT, "There is no key in {path}.",
         "On the management host run `vmmigration.py new-key` once, then `vmmigration.py agent-key IP` for each node "
@@ -158,6 +196,14 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.PACKAGE_MISSING: ErrorText(
         _INPUT, "The Python module {module} is missing on this host.",
         "Run `apt-get install {package}` and start the agent with the system's own /usr/bin/python3."),
+    ErrorCode.CHECK_UNKNOWN: ErrorText(
+        _INPUT, "There is no check named {name!r}.", "Those that can be skipped are {names}."),
+    ErrorCode.CHECK_NOT_SKIPPABLE: ErrorText(
+        _INPUT, "The check {name} cannot be skipped: the migration would fail or do harm.",
+        "Those that can be skipped are {names}."),
+    ErrorCode.CHECK_FAILED: ErrorText(
+        _REFUSED, "The check {check} could not be made on {host}: {reason}.",
+        "Mend that on {host}; the agent's log there tells more."),
     # The two programs and the wire between them.
     ErrorCode.AGENT_SILENT: ErrorText(
         ErrorKind.NO_CONTACT, "No agent answered at {host} UDP port {port} within {seconds} s.",
@@ -177,7 +223,7 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.MESSAGE_INVALID: ErrorText(
         _REFUSED, "{host} could not use the request: {problem}.", "Install the same version on both hosts."),
     ErrorCode.MESSAGE_TOO_LONG: ErrorText(
-        _REFUSED, "The {what} for {host} is {size} bytes long, a datagram holds {limit}.",
+        _REFUSED, "The {what} for {host} is {size} bytes long, the most that is sent is {limit}.",
         "Shorten the names or paths of this migration."),
     ErrorCode.REQUEST_STALE: ErrorText(
         _REFUSED, "{host} refused {command}: it is not from a fresh exchange.", "Run the command again."),
@@ -223,14 +269,16 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.TOOL_FAILED: ErrorText(
         _FAILED, "{tool} failed on {host}: {reason}.", "Mend what it says on {host}, then repeat the command."),
     ErrorCode.DOMAIN_MISSING: ErrorText(
-        _REFUSED, "There is no VM {domain} on {host}.", "See `virsh list --all` on {host}."),
+        _REFUSED, "There is no VM {domain} on {host}.",
+        "See `virsh list --all` on {host}; the other host could not be asked what it says to it."),
     ErrorCode.DOMAIN_NOT_RUNNING: ErrorText(
         _REFUSED, "VM {domain} on {host} is {state}, not running.",
-        "If it was moved before, it runs on another host: look there first. Otherwise `virsh start {domain}`, or "
-        "`virsh resume {domain}` if it is paused."),
+        "If paused: `virsh resume {domain}`. If shut off: look first whether it runs on another host since an earlier "
+        "move; otherwise `virsh start {domain}`."),
     ErrorCode.DOMAIN_BUSY: ErrorText(
         _REFUSED, "VM {domain} on {host} is busy with another job.",
-        "Wait for it or end it: `virsh domjobinfo {domain}`, `virsh domjobabort {domain}`."),
+        "Wait for it or end it: `virsh domjobinfo {domain}`, `virsh domjobabort {domain}`; of a block job "
+        "`virsh blockjob {domain} TARGET --abort`."),
     ErrorCode.DOMAIN_HAS_SNAPSHOTS: ErrorText(
         _REFUSED, "VM {domain} on {host} has {count} snapshot(s); libvirt cannot migrate those.",
         "Remove them: `virsh snapshot-list {domain}`, `virsh snapshot-delete {domain} NAME`."),
@@ -244,8 +292,39 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _REFUSED, "Disk {target} of VM {domain} on {host} cannot be moved yet: {reason}.",
         "Only one qcow2 or raw image without a backing image, in a directory, is moved so far."),
     ErrorCode.DEVICE_UNSUPPORTED: ErrorText(
-        _REFUSED, "VM {domain} on {host} has {device}, which cannot be moved yet.",
-        "Detach it: `virsh edit {domain}`, then restart the VM."),
+        _REFUSED, "VM {domain} on {host} has {device}, which cannot be moved.", "{remedy}."),
+    ErrorCode.DOMAIN_HAS_CHECKPOINTS: ErrorText(
+        _REFUSED, "VM {domain} on {host} has {count} checkpoint(s) of an incremental backup, which stay behind.",
+        "Finish the backup, then `virsh checkpoint-delete {domain} NAME --metadata`; the next one must be a full one."),
+    ErrorCode.BACKING_UNREADABLE: ErrorText(
+        _REFUSED, "Disk {target} of VM {domain} on {host} is built on {path}, which cannot be read: {reason}.",
+        "Put that image back before the VM is stopped: it will not start without."),
+    ErrorCode.DISK_CACHE_UNSAFE: ErrorText(
+        _REFUSED, "Disk {target} of VM {domain} has cache='unsafe': what the guest has flushed may not be on a disk.",
+        "Set cache='none' in `virsh edit {domain}` and restart the VM if its writes matter."),
+    ErrorCode.MEDIUM_MISSING: ErrorText(
+        _REFUSED, "The {device} {target} of VM {domain} holds {path}, which {host} lacks.",
+        "Eject it on the source, `virsh change-media {domain} {target} --eject`, or copy it to {host} first."),
+    ErrorCode.SERIAL_MISSING: ErrorText(
+        _REFUSED, "{host} lacks {path}, to which a serial port of VM {domain} leads.",
+        "Put it there, or change the port in `virsh edit {domain}` and restart the VM."),
+    ErrorCode.OWN_ARGUMENTS: ErrorText(
+        _REFUSED, "VM {domain} hands QEMU arguments of its own (<qemu:commandline>), which nobody has checked.",
+        "See that what they name is on the destination as well."),
+    ErrorCode.INVARIANT_TSC: ErrorText(
+        _REFUSED, "The CPU of VM {domain} on {host} has the feature invtsc, with which QEMU does not migrate.",
+        "Take it out in `virsh edit {domain}` (or migratable='off', which brings it along), or give "
+        "<timer name='tsc' frequency='...'/>, and restart the VM."),
+    ErrorCode.NESTED_GUESTS: ErrorText(
+        _REFUSED, "VM {domain} may run VMs of its own ({feature}); such a one may not survive the move.",
+        "Shut those down for the time of the move, or make sure that both hosts run Linux 5.3 and QEMU 4.2 or later."),
+    ErrorCode.LINK_NOT_MEASURED: ErrorText(
+        _REFUSED, "The rate of the link from {host} to {destination} was not measured: {reason}.",
+        "The migration may work all the same; the times of the plan are missing."),
+    ErrorCode.NOT_CONVERGING: ErrorText(
+        _REFUSED, "VM {domain} writes {written} MiB/s of {what}, the link to {destination} carries {rate} MiB/s: "
+        "{verdict}.", "Move it at a quieter hour or over a faster link, give more `--bandwidth` if you gave one, and a "
+        "`--timeout` after which it stays where it is."),
     ErrorCode.DOMAIN_EXISTS: ErrorText(
         _REFUSED, "{host} has a VM with the same {what} already: {domain} ({state}).",
         "If it is a stale copy, remove it on {host}: `virsh undefine {domain}`."),
@@ -253,7 +332,8 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _REFUSED, "{path} exists already on {host}.",
         "Nothing is overwritten: move that file away on {host} if nobody needs it."),
     ErrorCode.DIRECTORY_MISSING: ErrorText(
-        _REFUSED, "{host} has no usable directory {path}: {reason}.", "Make it there: `install -d -m 711 {path}`."),
+        _REFUSED, "{host} has no usable directory {path}: {reason}.",
+        "Make it there (`install -d -m 711 {path}`), or mend what is said of it."),
     ErrorCode.FILE_MISSING: ErrorText(
         _REFUSED, "{host} lacks {path}, which VM {domain} needs as its {what}.",
         "Copy it there first: `scp {path} root@{host}:{path}`."),
@@ -263,7 +343,72 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _REFUSED, "QEMU on {host} cannot run this VM: {reason}.", "Install the source's QEMU version on {host}."),
     ErrorCode.NETWORK_MISSING: ErrorText(
         _REFUSED, "{host} has no {what} {name}, to which VM {domain} is connected.",
-        "Create it on {host}; a libvirt network is started with `virsh net-start {name}`."),
+        "{remedy} on {host}, or connect the VM to another one."),
+    ErrorCode.VERSION_OLDER: ErrorText(
+        _REFUSED, "{what} on {host} is {version}, older than the source's {source_version}.",
+        "Update {host}: a move to an older version is not promised to work, and fails without harm if it does not."),
+    ErrorCode.VIRTUALIZATION_MISSING: ErrorText(
+        _REFUSED, "{host} cannot run VMs of type {type} for {architecture}: {reason}.",
+        "For kvm, switch on virtualisation in the firmware of {host} and load the module kvm_intel or kvm_amd."),
+    ErrorCode.EMULATOR_MISSING: ErrorText(
+        _REFUSED, "{host} has no {path}, which the XML of VM {domain} names as its emulator.",
+        "Install QEMU there at the same path, or link it: `ln -s $(command -v qemu-system-{architecture}) {path}`."),
+    ErrorCode.MEMORY_SHORT: ErrorText(
+        _REFUSED, "{host} has {free} MiB of memory available, VM {domain} needs {needed} MiB.",
+        "Shut something down there, or make the VM smaller: `virsh setmem {domain} SIZE --live`."),
+    ErrorCode.HUGE_PAGES_SHORT: ErrorText(
+        _REFUSED, "{host} has {free} free huge pages of {size} KiB, VM {domain} needs {needed}.",
+        "Reserve them: `virsh allocpages {size} COUNT --add` on {host}."),
+    ErrorCode.CPUS_FEWER: ErrorText(
+        _REFUSED, "VM {domain} has {vcpus} virtual CPUs, {host} has {cpus} CPUs.",
+        "It runs all the same, more slowly; with fewer after `virsh setvcpus {domain} COUNT --live`."),
+    ErrorCode.CPU_PINNED_OUTSIDE: ErrorText(
+        _REFUSED, "VM {domain} is pinned to {what} {pinned}, {host} has only those up to {last}.",
+        "Change it before: `virsh vcpupin {domain}`, `virsh emulatorpin {domain}`, `virsh numatune {domain}`."),
+    ErrorCode.SPACE_FOR_VIRTUAL_SIZE: ErrorText(
+        _REFUSED, "{path} on {host} has {free} MiB free, the disks of VM {domain} can grow to {needed} MiB there.",
+        "It fits today. Watch it, or make room before the guest fills its disks."),
+    ErrorCode.POOL_NOT_ACTIVE: ErrorText(
+        _REFUSED, "The storage pool {pool} on {path} of {host} is not active.",
+        "`virsh pool-start {pool}` there shows the VM's disk in `virsh vol-list`; the VM runs without."),
+    ErrorCode.NETWORK_DOWN: ErrorText(
+        _REFUSED, "The {what} {name} on {host} is down: VM {domain} would be cut off.",
+        "Bring it up on {host}: `ip link set {name} up`."),
+    ErrorCode.MAC_TAKEN: ErrorText(
+        _REFUSED, "VM {other} ({state}) on {host} has the MAC address {mac} of VM {domain}.",
+        "Give one of them another: two on one network take each other's traffic."),
+    ErrorCode.GRAPHICS_PORT_TAKEN: ErrorText(
+        _REFUSED, "The fixed {kind} port {port} of VM {domain} is in use on {host}.",
+        "End what uses it there (`ss -ltnp`), or set autoport='yes' in `virsh edit {domain}` and restart the VM."),
+    ErrorCode.GRAPHICS_ADDRESS_FOREIGN: ErrorText(
+        _REFUSED, "The {kind} display of VM {domain} listens on {address}, which is not an address of {host}.",
+        "Set listen='0.0.0.0' or '127.0.0.1' in `virsh edit {domain}` and restart the VM."),
+    ErrorCode.SECRET_MISSING: ErrorText(
+        _REFUSED, "{host} lacks the libvirt secret {secret}, which VM {domain} needs.",
+        "Define it there: `virsh secret-define`, `virsh secret-set-value`."),
+    ErrorCode.SECURITY_MODEL_MISSING: ErrorText(
+        _REFUSED, "VM {domain} is confined by {model} on the source, and libvirt on {host} runs without ({models}).",
+        "Switch it on there (security_driver in /etc/libvirt/qemu.conf), or off on both hosts."),
+    ErrorCode.USER_NOT_IN_GROUP: ErrorText(
+        _REFUSED, "{user} on {host} may not use libvirt: {path} is for the group {group}.",
+        "Run `adduser {user} {group}` there."),
+    ErrorCode.QEMU_NBD_FLAW: ErrorText(
+        _REFUSED, "QEMU {version} on {host} may lack the fix for CVE-2024-7409: whoever reaches its port can crash the "
+        "arriving VM.", "Use `--transport ssh`, or QEMU 7.2.14, 8.2.7, 9.0.3, 9.1 or later, or make sure that your "
+        "distribution has put the fix in."),
+    ErrorCode.CPU_INCOMPATIBLE: ErrorText(
+        _REFUSED, "The CPU of {destination} cannot run VM {domain}: {reason}.",
+        "Give the VM a CPU model that both hosts have (`virsh hypervisor-cpu-baseline`) and restart it."),
+    ErrorCode.WAY_BACK_CLOSED: ErrorText(
+        _REFUSED, "VM {domain} may not be able to come back from {destination} to {host}: {reason}.",
+        "It can go there all the same. For a way back give both hosts the same versions, and the VM a CPU model that "
+        "both have."),
+    ErrorCode.CLOCK_SKEWED: ErrorText(
+        _REFUSED, "The clocks of {source} and {destination} are {seconds} s apart.",
+        "Run an NTP client on both (`timedatectl`): the guest's clock may jump otherwise."),
+    ErrorCode.PORTS_CLOSED: ErrorText(
+        _REFUSED, "{host} cannot reach TCP port {port} on {destination}: {reason}.",
+        "Let TCP 49152 to 49215 in on {destination}, or use `--transport ssh`."),
     ErrorCode.USER_MISSING: ErrorText(
         _REFUSED, "{host} has no user {user}.",
         "Create it there: `adduser --ingroup users {user}`, `adduser {user} libvirt`."),
@@ -317,10 +462,15 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
 
 
 class _FactsOrQuestionMark(dict[str, str]):
-    """The facts of an error as str.format_map() wants them; a fact that an older peer left out reads `?`."""
+    """The facts of an error as str.format_map() wants them."""
 
     def __missing__(self, key: str) -> str:
         return "?"
+
+
+def fill(words: str, facts: Mapping[str, str]) -> str:
+    """The words with the facts in the place of their names; a fact that an older peer left out reads `?`."""
+    return words.format_map(_FactsOrQuestionMark(facts))
 
 
 class MigrationError(Exception):
@@ -337,12 +487,12 @@ class MigrationError(Exception):
     @property
     def message(self) -> str:
         """One sentence: which host, which thing, what is wrong."""
-        return ERRORS[self.code].message.format_map(_FactsOrQuestionMark(self.facts))
+        return fill(ERRORS[self.code].message, self.facts)
 
     @property
     def hint(self) -> str:
         """What to do about it."""
-        return ERRORS[self.code].hint.format_map(_FactsOrQuestionMark(self.facts))
+        return fill(ERRORS[self.code].hint, self.facts)
 
     @property
     def exit_code(self) -> ExitCode:

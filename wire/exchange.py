@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from constant import (
-    DATAGRAM_LIMIT,
     REPLY_TRANSITIONS,
     RETRY_FIRST_SECONDS,
     RETRY_JITTER,
@@ -24,10 +23,10 @@ from constant import (
     MessageType,
 )
 from wire.access import Key
-from wire.datagram import Direction, Dropped, Keyring, Pages, keyring, seal, unseal
-from wire.errors import ErrorCode, MigrationError
+from wire.datagram import Direction, Dropped, Keyring, Pages, keyring, seal_request, unseal
+from wire.errors import ErrorCode
 from wire.memory import Address
-from wire.message import Reply, Request, decode, encode
+from wire.message import Reply, Request, decode
 from wire.records import Obstacle, Page, StatusArguments
 
 # How many datagrams go out before what has come in is looked at: that many answers fit a socket's buffer.
@@ -83,13 +82,9 @@ class Exchange:
         self._events: deque[Reply | GaveUp] = deque()
         self.outcome: Reply | GaveUp | None = None
         """How it ended, which is also its last event."""
-        self._first = self._sealed(request)
-        if len(self._first) > DATAGRAM_LIMIT:
-            facts = {"what": request.cmd.value, "host": request.agent_ip, "size": str(len(self._first))}
-            raise MigrationError(ErrorCode.MESSAGE_TOO_LONG, {**facts, "limit": str(DATAGRAM_LIMIT)})
-
-    def _sealed(self, request: Request) -> bytes:
-        return seal(self._key, Direction.REQUEST, encode(request))
+        self.ended_at = math.inf
+        """When that was known here."""
+        self._first = seal_request(self._key, request)
 
     @property
     def ended(self) -> bool:
@@ -103,15 +98,15 @@ class Exchange:
         self._next_send = now + self._wait * (1 + (RETRY_JITTER - 1) * self._random())
         self._wait = min(self._wait * 2, RETRY_LONGEST_SECONDS)
         if self._state is MessageType.REQUEST and self._last is None:
-            return [self._first]
+            return list(self._first)
         self._asked = set(self._pages.missing()[:_PAGES_AT_ONCE])
         return [self._status(page) for page in sorted(self._asked) or [0]]
 
     def _status(self, page: int) -> bytes:
         self._statuses.append(secrets.token_hex(16))
-        return self._sealed(Request(
+        return seal_request(self._key, Request(
             request_id=self._statuses[-1], agent_ip=self.request.agent_ip, cmd=Command.STATUS,
-            cmd_arguments=StatusArguments(of=self.request.request_id, page=page)))
+            cmd_arguments=StatusArguments(of=self.request.request_id, page=page)))[0]
 
     def get_timer(self) -> float:
         """When handle_timer() wants to be called."""
@@ -126,12 +121,12 @@ class Exchange:
             self._overdue_at += late
         if not self.ended and now >= min(self._heard + self._patience, self._overdue_at):
             answered = self._last is not None and now < self._heard + self._patience
-            self._happened(GaveUp(answered), MessageType.REFUSED)
+            self._happened(GaveUp(answered), MessageType.REFUSED, now)
 
-    def _happened(self, event: Reply | GaveUp, state: MessageType) -> None:
+    def _happened(self, event: Reply | GaveUp, state: MessageType, now: float) -> None:
         """Change the state. In an order that loses nothing if Ctrl-C comes in between."""
         if not REPLY_TRANSITIONS[state]:
-            self.outcome = event
+            self.outcome, self.ended_at = event, now
         self._events.append(event)
         self._state = state
 
@@ -156,7 +151,7 @@ class Exchange:
         if isinstance(reply.cmd_result, Page):
             self._take_page(reply, reply.cmd_result, now)
         else:
-            self._happened(reply, reply.msg_type)
+            self._happened(reply, reply.msg_type, now)
 
     def _is_news(self, reply: Reply) -> bool:
         """Whether it says something that is not known yet. An end is that whatever its number."""
@@ -181,7 +176,7 @@ class Exchange:
         self._pages.add(page)
         self._asked.discard(page.page)
         if self._pages.complete():
-            self._happened(self._pages.joined(reply), reply.msg_type)
+            self._happened(self._pages.joined(reply), reply.msg_type, now)
         elif not self._asked:
             self._next_send = now
 

@@ -22,8 +22,9 @@ from constant import (
     MessageType,
 )
 from wire.errors import ErrorCode
+from wire.forms import check_request_id
 from wire.message import Reply, can_hold, encode
-from wire.records import Obstacle, check_request_id
+from wire.records import Obstacle
 from wire.schema import record
 
 # What a remembered request takes in memory beside the text of its result, rounded up.

@@ -14,12 +14,15 @@ from typing import Any
 
 from constant import REPLY_TRANSITIONS, Command, MessageType
 from wire.errors import ErrorCode, MigrationError
+from wire.facts import HostFacts
+from wire.findings import CheckReport
+from wire.forms import check_address, check_request_id, check_tokens
 from wire.records import (
     CancelArguments,
     CancelReport,
-    CheckReport,
     HelloArguments,
-    HostFacts,
+    LinkArguments,
+    LinkReport,
     MigrationReport,
     Obstacle,
     Page,
@@ -28,9 +31,6 @@ from wire.records import (
     StatusArguments,
     StepArguments,
     StepReport,
-    check_address,
-    check_request_id,
-    check_tokens,
 )
 from wire.schema import from_wire, record, to_wire
 
@@ -38,13 +38,17 @@ ARGUMENTS: Mapping[Command, type] = MappingProxyType({
     Command.HELLO: HelloArguments,
     Command.STATUS: StatusArguments,
     Command.CANCEL: CancelArguments,
+    Command.CHECK_LINK: LinkArguments,
+    Command.MEASURE_LINK: LinkArguments,
     **{command: StepArguments for command in Command if command not in (
-        Command.HELLO, Command.STATUS, Command.CANCEL)},
+        Command.HELLO, Command.STATUS, Command.CANCEL, Command.CHECK_LINK, Command.MEASURE_LINK)},
 })
 # STATUS has none of its own: it is answered with what is known of the request that it asks for.
 RESULTS: Mapping[Command, type] = MappingProxyType({
     Command.HELLO: HostFacts,
     Command.CHECK_SOURCE: CheckReport,
+    Command.CHECK_LINK: CheckReport,
+    Command.MEASURE_LINK: LinkReport,
     Command.CHECK_DESTINATION: CheckReport,
     Command.PREPARE_DESTINATION: StepReport,
     Command.COPY_DISK_FILE: StepReport,
@@ -79,13 +83,13 @@ class Request:
     agent_ip: str
     cmd: Command
     cmd_arguments: object
-    """The command's record in ARGUMENTS."""
+    """The command's record in ARGUMENTS, or a Page of a whole request that is too long for one datagram."""
     epoch: str = ""
     challenge: str = ""
 
     def __post_init__(self) -> None:
         _check_envelope(self.request_id, self.agent_ip)
-        if type(self.cmd_arguments) is not ARGUMENTS[self.cmd]:
+        if type(self.cmd_arguments) not in (ARGUMENTS[self.cmd], Page):
             raise ValueError(f"{self.cmd.value} has other arguments")
         check_tokens(self.epoch, self.challenge)
 
@@ -230,8 +234,10 @@ def decode(body: bytes) -> Request | Reply:
 
 def _request(content: dict[str, Any]) -> Request:
     command = Command(content.get("cmd"))
+    given = content.get("cmd_arguments")
+    kind = Page if isinstance(given, dict) and "part" in given else ARGUMENTS[command]
     try:
-        arguments: object = from_wire(ARGUMENTS[command], content.get("cmd_arguments"))
+        arguments: object = from_wire(kind, given)
     except (MigrationError, ValueError) as error:
         # Everything else must be right all the same: the same request with the simplest arguments tells.
         envelope = from_wire(Request, {**content, "cmd": Command.HELLO.value, "cmd_arguments": HelloArguments()})

@@ -5,67 +5,23 @@ Their type hints are read at run time to check what comes in, so they must be su
 
 from __future__ import annotations
 
-import functools
-import ipaddress
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Optional
 
-from constant import PAGES_LIMIT, CopyStorage, DomainState, ImageFormat, LibvirtDaemon, Transport
+from constant import PAGES_LIMIT, CopyStorage, DomainState, LibvirtDaemon, Transport
 from wire.errors import ErrorCode, MigrationError
+from wire.facts import DomainFacts
+from wire.forms import (
+    DOMAIN_PATTERN,
+    JOB_ID_PATTERN,
+    USER_PATTERN,
+    check_address,
+    check_job_id,
+    check_path,
+    check_request_id,
+)
 from wire.schema import LONGEST_TEXT, record
-
-_REQUEST_ID_PATTERN = re.compile(r"[0-9a-f]{32}")
-JOB_ID_PATTERN = re.compile(r"[0-9a-f]{8}")
-# useradd(8), and the capitals and dots of directory services; it must never look like an option or a path.
-USER_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,63}")
-# libvirt forbids a slash and control characters in a name; a leading dash would be taken for an option by virsh.
-# A lone surrogate stands for a byte that is not UTF-8.
-DOMAIN_PATTERN = re.compile(r"[^-/\x00-\x1f\x7f\ud800-\udfff][^/\x00-\x1f\x7f\ud800-\udfff]{0,254}")
-
-
-def check_request_id(request_id: str) -> None:
-    """Raise ValueError for what cannot be the id of a request: 128 random bits as hexadecimal digits."""
-    if not _REQUEST_ID_PATTERN.fullmatch(request_id):
-        raise ValueError("no request id")
-
-
-def check_job_id(job_id: str) -> None:
-    """Raise ValueError for what cannot be the id of a job: 32 random bits as hexadecimal digits."""
-    if not JOB_ID_PATTERN.fullmatch(job_id):
-        raise ValueError("no job id")
-
-
-def check_tokens(epoch: str, challenge: str) -> None:
-    """Raise ValueError for what no agent gives out as epoch (16 digits) and challenge (about 30 signs)."""
-    if max(len(epoch), len(challenge)) > 64:
-        raise ValueError("no epoch or challenge")
-
-
-@functools.lru_cache(maxsize=4096)
-def check_address(address: str) -> str:
-    """Return `address` if it is an IP address in its shortest form, without a scope, which means something on one
-    host only. Raises ValueError.
-    """
-    if "%" in address or address != str(ipaddress.ip_address(address)):
-        raise ValueError(f"{address!r} is not a canonical address")
-    return address
-
-
-def check_path(what: str, path: str) -> str:
-    """Return `path` if it is a plain absolute path of at most 512 characters to a file.
-
-    Raises MigrationError PATH_INVALID. Every path from the command line or a datagram comes through here.
-    """
-    parts = path.split("/")
-    plain = (
-        path.startswith("/") and len(path) <= 512 and len(parts) > 2 and path.isprintable()
-        and not any(part in ("", ".", "..") for part in parts[1:])
-    )
-    if not plain:
-        raise MigrationError(ErrorCode.PATH_INVALID, {"what": what, "path": path})
-    return path
 
 
 @record
@@ -119,54 +75,6 @@ def libvirt_conf_path(domain: str) -> str:
 
 
 @record
-class DiskFacts:
-    """One disk of the domain as the source sees it. Sizes in bytes."""
-
-    target: str
-    path: str
-    format: ImageFormat
-    virtual_size: int
-    allocated: int
-    cluster_size: int
-    """0 for raw."""
-    compat: str
-    """qcow2's version as qemu-img names it, "1.1" or "0.10"; empty for raw."""
-
-    def __post_init__(self) -> None:
-        check_path("Disk path", self.path)
-        if self.virtual_size <= 0 or self.allocated < 0 or not re.fullmatch(r"[a-z][a-z0-9]{1,15}", self.target):
-            raise ValueError("disk sizes or target out of range")
-        if self.format is ImageFormat.QCOW2:
-            power_of_two = self.cluster_size & (self.cluster_size - 1) == 0
-            if not (512 <= self.cluster_size <= 2 * 1024 * 1024 and power_of_two and self.compat in ("1.1", "0.10")):
-                raise ValueError("no such qcow2 image")
-        elif self.cluster_size or self.compat:
-            raise ValueError("a raw image has neither clusters nor a version")
-
-
-@record
-class DomainFacts:
-    """What the destination must know about the domain to judge whether it can run there. Memory in bytes."""
-
-    uuid: str
-    virtualization: str
-    architecture: str
-    machine: str
-    memory: int
-    autostart: bool
-    disks: tuple[DiskFacts, ...]
-    kernel: Optional[str] = None
-    initrd: Optional[str] = None
-    networks: tuple[str, ...] = ()
-    """What its interfaces are connected to, each as `bridge:NAME` or `network:NAME`."""
-
-    def __post_init__(self) -> None:
-        for path in (self.kernel, self.initrd):
-            if path is not None:
-                check_path("Kernel path", path)
-
-
-@record
 class StepArguments:
     """The arguments of a step: what the admin asked for, and what CHECK_SOURCE found."""
 
@@ -181,6 +89,33 @@ class StepArguments:
             raise MigrationError(
                 ErrorCode.MESSAGE_INVALID, {"host": self.migration.destination, "problem": "the facts are missing"})
         return self.facts
+
+
+@record
+class LinkArguments:
+    """The arguments of CHECK_LINK and MEASURE_LINK: the way from one host to another, and the VM that is to take it."""
+
+    job_id: str
+    source: str
+    destination: str
+    user: str
+    transport: Transport
+    destination_daemon: LibvirtDaemon
+    domain: Optional[str] = None
+    """None where only the hosts are looked at."""
+    milliseconds: int = 0
+    """For MEASURE_LINK: how long to send; 0 only tries whether the way is open."""
+    bandwidth: int = 0
+    """For MEASURE_LINK: the limit that the migration will have, in MiB/s; 0 is none."""
+
+    def __post_init__(self) -> None:
+        check_job_id(self.job_id)
+        for address in (self.source, self.destination):
+            check_address(address)
+        if not USER_PATTERN.fullmatch(self.user) or not DOMAIN_PATTERN.fullmatch(self.domain or "none"):
+            raise ValueError("no such user or domain name")
+        if not 0 <= self.milliseconds <= 10_000 or self.bandwidth < 0:
+            raise ValueError("time or bandwidth out of range")
 
 
 @record
@@ -236,37 +171,21 @@ class Obstacle:
 
 
 @record
-class HostFacts:
-    """What HELLO tells of a host.
-
-    `epoch` is new when the agent started without the journal of its requests; `challenge` lives CHALLENGE_SECONDS.
-    """
-
-    version: str
-    hostname: str
-    libvirt_version: int
-    """As libvirt counts: major * 1,000,000 + minor * 1,000 + release; 0 if it does not answer."""
-    daemon: LibvirtDaemon
-    epoch: str
-    challenge: str
-
-    def __post_init__(self) -> None:
-        check_tokens(self.epoch, self.challenge)
-
-
-@record
-class CheckReport:
-    """The result of CHECK_SOURCE and CHECK_DESTINATION; only the source's has facts."""
-
-    obstacles: tuple[Obstacle, ...]
-    facts: Optional[DomainFacts] = None
-
-
-@record
 class StepReport:
     """The result of a step that has nothing more to tell than what it did, in a few words for the admin."""
 
     summary: str
+
+
+@record
+class LinkReport:
+    """The result of MEASURE_LINK, in bytes per second; None where this host did not, or could not, measure it."""
+
+    rate: Optional[int] = None
+    dirty_rate: Optional[int] = None
+    """Memory that the guest writes: from the source."""
+    write_rate: Optional[int] = None
+    """What the guest writes to its disks: from the source."""
 
 
 @record
@@ -310,7 +229,7 @@ class Progress:
 
 @record
 class Page:
-    """A part of a result that one datagram does not hold; all pages of one result have the same digest."""
+    """A part of a result, or of a request, that one datagram does not hold; the digest is that of the whole."""
 
     page: int
     pages: int

@@ -8,12 +8,15 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from . import Agent, GuestSpec, Host, Lab, Witness, start_guest
 from .state import CHECKOUT
+
+if TYPE_CHECKING:
+    from .obstacles import Scene
 
 MEBIBYTE = 1024 * 1024
 PYTHON = "/usr/bin/python3"
@@ -186,7 +189,30 @@ def snapshot(host: Host) -> dict[str, str]:
         root = host.path(place)
         for path in sorted(root.rglob("*")) if root.exists() else []:
             status = path.lstat()
-            # The running guest writes to its image all the time, and the agent to its journal.
-            size = 0 if path.suffix in (".qcow2", ".img") or path.name == "journal" else status.st_size
+            # The running guest writes to its image, or to the layer that a snapshot has put on it, all the time.
+            size = 0 if place == IMAGES or path.name == "journal" else status.st_size
             seen[f"{place}/{path.relative_to(root)}"] = f"{status.st_mode:o} {status.st_uid} {size}"
     return seen
+
+
+@pytest.fixture(scope="module")
+def scene(lab: Lab, agents: dict[str, Agent]) -> Iterator[Scene]:
+    """One running guest for a whole module, with networks, a display and a CD-ROM drive."""
+    from . import obstacles
+
+    node1 = lab.host("node1")
+    spec = GuestSpec(
+        obstacles.NAME, disk_bytes=512 * MEBIBYTE, data_bytes=64 * MEBIBYTE, image=obstacles.IMAGE,
+        extra_devices=obstacles.DEVICES)
+    for node in lab.nodes:
+        node.path(obstacles.DIRECTORY).mkdir(mode=0o711)
+        obstacles.make_networks(node)
+    witness = start_guest(lab, node1, spec)
+    witness.wait_for_ticks(20)
+    yield obstacles.Scene(lab, agents, Guest(lab, spec.name, spec.image_path, witness))
+    for command in ("destroy", "undefine"):
+        virsh(node1, command, spec.name)
+    node1.path(spec.image_path).unlink()
+    for node in lab.nodes:
+        obstacles.remove_networks(node)
+        node.path(obstacles.DIRECTORY).rmdir()

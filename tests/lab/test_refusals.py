@@ -160,7 +160,7 @@ def test_a_user_that_is_not_in_the_group_libvirt(admin: Admin, make_guest: MakeG
         line.replace("kvm", "").rstrip(",") if line.startswith("libvirt:") else line for line in groups.splitlines())
     with replaced(node2.path("/etc/group"), without + "\n"), unchanged(admin.lab):
         run = admin.migrate("group")
-    assert_refused(run, REFUSED, f"libvirt on {node2.address} does not serve kvm over SSH", "adduser kvm libvirt")
+    assert_refused(run, REFUSED, f"kvm on {node2.address} may not use libvirt", "adduser kvm libvirt")
 
 
 def test_a_user_that_does_not_exist(admin: Admin, make_guest: MakeGuest) -> None:

@@ -23,9 +23,10 @@ from tests.loopback.kill_point import KillPoint, die, write_line
 from tests.unit.samples import HOST_FACTS
 from tests.unit.scripted import HAPPY
 from wire.errors import ErrorCode, MigrationError
+from wire.facts import HostFacts
 from wire.journal import Journal
 from wire.memory import Entry
-from wire.records import HostFacts, Progress, RollBackReport, StepArguments
+from wire.records import LinkArguments, Migration, Progress, RollBackReport, StepArguments
 
 _RESULTS: Mapping[Command, object] = {command: result for (command, _host), result in HAPPY.items()}
 # So long that it takes several datagrams.
@@ -47,21 +48,20 @@ class Steps:
     executions: Path
     seconds: Mapping[str, float]
 
-    def table(self) -> Mapping[Command, Callable[[StepContext, StepArguments], object]]:
+    def table(self) -> Mapping[Command, agent.Step]:
         """A step for each command that has one."""
-        steps: dict[Command, Callable[[StepContext, StepArguments], object]] = {
-            command: self._step(command) for command in (*_RESULTS, Command.ROLL_BACK)}
-        return steps
+        return {command: self._step(command) for command in (*_RESULTS, Command.ROLL_BACK)}
 
-    def _step(self, command: Command) -> Callable[[StepContext, StepArguments], object]:
-        def run(context: StepContext, arguments: StepArguments) -> object:
-            self._work(command, context, arguments)
-            if command is Command.ROLL_BACK:
+    def _step(self, command: Command) -> agent.Step:
+        def run(context: StepContext, arguments: StepArguments | LinkArguments) -> object:
+            asked = arguments if isinstance(arguments, LinkArguments) else arguments.migration
+            self._work(command, context, asked.domain or "")
+            if command is Command.ROLL_BACK and isinstance(arguments, StepArguments):
                 return self._roll_back(context, arguments)
             return _RESULTS[command]
         return run
 
-    def _work(self, command: Command, context: StepContext, arguments: StepArguments) -> None:
+    def _work(self, command: Command, context: StepContext, domain: str) -> None:
         """Progress at the beginning and in the middle; in between the controller has to ask."""
         seconds = self.seconds.get(command.value, self.seconds[""])
         began = time.perf_counter()
@@ -69,7 +69,7 @@ class Steps:
             context.progress(Progress(phase=f"half {half + 1}", done=half, total=2))
             while time.perf_counter() < began + seconds * (half + 1) / 2:
                 if context.cancellation.reason is not None:
-                    facts = {"domain": arguments.migration.domain, "reason": context.cancellation.reason}
+                    facts = {"domain": domain, "reason": context.cancellation.reason}
                     raise MigrationError(ErrorCode.MIGRATION_CANCELLED, facts)
                 time.sleep(min(_LOOK_SECONDS, seconds))
 
@@ -89,10 +89,11 @@ def recording(executions: Path) -> type[agent.Agent]:
 
     class RecordingAgent(agent.Agent):
         def _outcome(self, work: agent._Work) -> object:
-            if work.arguments is None:
+            request, arguments = work.request, work.request.cmd_arguments
+            asked = arguments.migration if isinstance(arguments, StepArguments) else arguments
+            if not isinstance(asked, (Migration, LinkArguments)):
                 return super()._outcome(work)
-            request, migration = work.request, work.arguments.migration
-            what = (request.cmd.value, migration.domain, migration.job_id, request.request_id, request.agent_ip)
+            what = (request.cmd.value, asked.domain, asked.job_id, request.request_id, request.agent_ip)
             write_line(executions, ("begun", *what, os.getpid()))
             outcome = super()._outcome(work)
             if not isinstance(outcome, MigrationError):

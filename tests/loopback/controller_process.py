@@ -17,14 +17,16 @@ from typing import Any
 
 import wire.exchange
 from constant import RETRY_FIRST_SECONDS, RETRY_LONGEST_SECONDS, Command
-from controller import Controller, ControllerSettings, Observer, StepResult
+from control.conversation import ControllerSettings, Observer, StepResult
+from controller import Controller
 from tests.loopback.kill_point import KillPoint, write_line
 from tests.unit.samples import FACTS, MIGRATION
 from udpmodule import ControllerSocket
 from wire.errors import ErrorCode
 from wire.exchange import Exchange, GaveUp
+from wire.facts import HostFacts
 from wire.message import Reply, Request, result_to_wire
-from wire.records import HelloArguments, HostFacts, Progress, StepArguments
+from wire.records import HelloArguments, Progress, StepArguments
 
 _LOOK_SECONDS = 0.005
 

@@ -15,21 +15,21 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from constant import NOT_JOURNALED, Command, DomainState
 from tests.unit.pair import responder
-from tests.unit.samples import AGENT_KEY, FACTS, HOST_FACTS, MASTER, MIGRATION, MOVED, SOURCE
+from tests.unit.samples import AGENT_KEY, ARGUMENTS_OF, FACTS, HOST_FACTS, MASTER, MIGRATION, MOVED, SOURCE
 from udpmodule import Stage
 from wire.access import AddressList
-from wire.datagram import Direction, seal
+from wire.datagram import Direction, keyring, seal, seal_request, unseal
+from wire.findings import CheckReport
 from wire.message import Request, encode
 from wire.records import (
-    CancelArguments,
     CancelReport,
-    CheckReport,
     HelloArguments,
+    LinkReport,
     RollBackReport,
     StatusArguments,
     StepArguments,
@@ -53,17 +53,20 @@ def bodies(agent_ip: str, epoch: str, challenge: str) -> list[bytes]:
     """A request of each kind, as a controller makes it and before it is sealed."""
     requests = []
     for number, command in enumerate(Command):
-        arguments: object = StepArguments(migration=MIGRATION, facts=FACTS)
-        if command is Command.HELLO:
-            arguments = HelloArguments()
-        elif command is Command.STATUS:
+        arguments = ARGUMENTS_OF[command]
+        if isinstance(arguments, StepArguments):
+            # Without what makes it longer than a datagram: there is one below.
+            arguments = StepArguments(migration=MIGRATION)
+        elif isinstance(arguments, StatusArguments):
             arguments = StatusArguments(of=f"{3:032x}")
-        elif command is Command.CANCEL:
-            arguments = CancelArguments(job_id=MIGRATION.job_id)
         requests.append(encode(Request(
             request_id=f"{number:032x}", agent_ip=agent_ip, cmd=command, cmd_arguments=arguments, epoch=epoch,
             challenge=challenge)))
-    return requests
+    long = Request(
+        request_id="e" * 32, agent_ip=agent_ip, cmd=Command.FINISH, epoch=epoch, challenge=challenge,
+        cmd_arguments=StepArguments(migration=MIGRATION, facts=replace(FACTS, secrets=("x" * 900,) * 2)))
+    return requests + [
+        unseal(datagram, keyring([AGENT_KEY]), Direction.REQUEST)[1] for datagram in seal_request(AGENT_KEY, long)]
 
 
 class Mutator:
@@ -217,8 +220,9 @@ def result_of(request: Request) -> object:
     """What the little agents of the fuzzers answer."""
     return {
         Command.HELLO: HOST_FACTS, Command.CANCEL: CancelReport(known=False), Command.LIVE_MIGRATION: MOVED,
-        Command.CHECK_SOURCE: CheckReport(obstacles=(), facts=FACTS),
-        Command.CHECK_DESTINATION: CheckReport(obstacles=()),
+        Command.CHECK_SOURCE: CheckReport(findings=(), facts=FACTS),
+        Command.CHECK_LINK: CheckReport(findings=()), Command.CHECK_DESTINATION: CheckReport(findings=()),
+        Command.MEASURE_LINK: LinkReport(),
         Command.ROLL_BACK: RollBackReport(state=DomainState.RUNNING, removed=()),
     }.get(request.cmd, StepReport(summary="done"))
 

@@ -20,13 +20,14 @@ with atheris.instrument_imports(include=["udpmodule", "wire", "constant"]):
     from constant import Command, MessageType
     from tests.loopback.fuzz import bodies, result_of
     from tests.unit.pair import EPOCH, responder
-    from tests.unit.samples import AGENT_KEY, CONTROLLER, FACTS, HOST_FACTS, SOURCE
+    from tests.unit.samples import AGENT_KEY, CONTROLLER, FACTS, HOST_FACTS, SOURCE, STOPS
     from udpmodule import Stage
     from wire.datagram import Direction, keyring, seal, seal_reply, unseal
     from wire.errors import ErrorCode, MigrationError
     from wire.exchange import Exchange, Requester
+    from wire.findings import CheckReport
     from wire.message import Reply, Request
-    from wire.records import CheckReport, HelloArguments, Obstacle, Progress
+    from wire.records import HelloArguments, Obstacle, Progress
 
 _NOW = 1000.0
 _CHALLENGE = responder(now=_NOW).challenge(_NOW)
@@ -93,7 +94,7 @@ def seeds() -> list[bytes]:
     for body in bodies(SOURCE, EPOCH, _CHALLENGE):
         found += [bytes([_AGENT]) + seal(AGENT_KEY, Direction.REQUEST, body), bytes([_AGENT_SEALED]) + body]
     error = Obstacle.of(MigrationError(ErrorCode.INTERNAL, {"host": SOURCE, "reason": "unknown"}))
-    long = CheckReport(obstacles=(error,) * 40, facts=FACTS)
+    long = CheckReport(findings=(STOPS,) * 40, facts=FACTS)
     for msg_type, command, result in (
         (MessageType.ACCEPTED, Command.HELLO, None), (MessageType.RESPONSE, Command.HELLO, HOST_FACTS),
         (MessageType.PROGRESS, Command.HELLO, Progress(phase="waiting", done=1, total=2)),

@@ -19,7 +19,7 @@ from wire.errors import ErrorCode
 from wire.message import Request, encode
 from wire.records import HelloArguments
 
-COMMANDS = (Command.CHECK_SOURCE, Command.PREPARE_DESTINATION, Command.ROLL_BACK)
+COMMANDS = (Command.EXTRACT_CONFIGURE_FILE, Command.PREPARE_DESTINATION, Command.ROLL_BACK)
 RUNS = 8
 
 
@@ -87,7 +87,7 @@ def test_eight_controllers_at_once_move_a_vm_each_and_one_of_them_has_the_contro
     for node in (source, destination):
         assert_journal_agrees(node, results)
     times = Counter((each.job_id, each.cmd, each.agent_ip) for each in site.executions() if each.event == "begun")
-    assert len(times) == 9 * RUNS
+    assert len(times) == 12 * RUNS
     assert set(times.values()) == {1}
     ports = [port for run in runs for port in run.ports]
     assert len(ports) == RUNS

@@ -27,7 +27,7 @@ Full = Callable[[], AbstractContextManager[None]]
 CLEARING_UP = (Command.DEFINE_VIRTUAL_MACHINE, Command.FINISH, Command.ROLL_BACK)
 # More than fit into what is left of the last page of the journal.
 COMMANDS = (
-    *(Command.CHECK_SOURCE, Command.EXTRACT_CONFIGURE_FILE) * 6, *CLEARING_UP, Command.EXTRACT_CONFIGURE_FILE)
+    *[Command.EXTRACT_CONFIGURE_FILE] * 12, *CLEARING_UP, Command.EXTRACT_CONFIGURE_FILE)
 # Less than any entry takes, so that one is written in part.
 A_LITTLE_ROOM = 100
 ROOT = os.geteuid() == 0
@@ -113,11 +113,11 @@ def test_what_cannot_be_journaled_is_refused_and_not_executed_until_there_is_roo
 def test_a_result_that_cannot_be_journaled_is_told_and_after_a_restart_the_agent_does_not_pretend_to_know_it(
     site: Site, node: Node, full: Full,
 ) -> None:
-    node.start("--work", "CHECK_SOURCE=2")
+    node.start("--work", "ROLL_BACK=2")
     short = [Command.EXTRACT_CONFIGURE_FILE] * 16
     site.ask(node, short).finish()
-    run = site.ask(node, [Command.CHECK_SOURCE])
-    wait_until("it works", lambda: site.executions()[-1].cmd == Command.CHECK_SOURCE.value)
+    run = site.ask(node, [Command.ROLL_BACK])
+    wait_until("it works", lambda: site.executions()[-1].cmd == Command.ROLL_BACK.value)
     with full():
         # Where no beginning fits into the journal's last page any more, this end, which is longer, does not either.
         assert site.ask(node, short).finish().results()[-1].error == ErrorCode.JOURNAL_NOT_WRITTEN.value

@@ -13,7 +13,7 @@ from tests.unit.samples import MASTER, write_key
 from wire.access import Key
 
 NEW_MASTER = Key(bytes(range(32, 64)))
-COMMANDS = (Command.CHECK_SOURCE, Command.EXTRACT_CONFIGURE_FILE, Command.FINISH)
+COMMANDS = (Command.DEFINE_VIRTUAL_MACHINE, Command.EXTRACT_CONFIGURE_FILE, Command.FINISH)
 
 
 def read_again(node: Node, times: int) -> None:

@@ -13,13 +13,12 @@ from tests.loopback.kill_point import AFTER, BEFORE, WITHIN
 from tests.loopback.site import Node, Site, assert_journal_agrees, many_at_once, wait_until
 from wire.errors import ErrorCode
 
-COMMANDS = (Command.CHECK_SOURCE, Command.PREPARE_DESTINATION, Command.LIVE_MIGRATION, Command.FINISH)
-# The agent writes the head of its journal, and then a line as each request begins and one as it ends.
+COMMANDS = (Command.EXTRACT_CONFIGURE_FILE, Command.PREPARE_DESTINATION, Command.LIVE_MIGRATION, Command.FINISH)
+# The agent writes the head of its journal, and then a line as each request begins and one as it ends: not of checks.
 HEAD = 1
-ON_SOURCE = (Command.CHECK_SOURCE, Command.COPY_DISK_FILE, Command.LIVE_MIGRATION, Command.FINISH)
+ON_SOURCE = (Command.COPY_DISK_FILE, Command.LIVE_MIGRATION, Command.FINISH)
 ON_DESTINATION = (
-    Command.CHECK_DESTINATION, Command.PREPARE_DESTINATION, Command.EXTRACT_CONFIGURE_FILE,
-    Command.DEFINE_VIRTUAL_MACHINE, Command.FINISH)
+    Command.PREPARE_DESTINATION, Command.EXTRACT_CONFIGURE_FILE, Command.DEFINE_VIRTUAL_MACHINE, Command.FINISH)
 # What must not run twice, and how a migration ends in which such a step was begun and never ended.
 ONLY_ONCE = {
     Command.PREPARE_DESTINATION: Outcome.ROLLED_BACK,

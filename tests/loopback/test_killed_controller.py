@@ -20,7 +20,7 @@ DATAGRAMS = 13
 
 def at_rest(site: Site, nodes: tuple[Node, Node]) -> bool:
     """Whether all that was begun has ended, and the journals have it."""
-    return all(node.executed().keys() == set(node.begun()) == node.ended().keys() for node in nodes)
+    return all(node.executed(journaled=True).keys() == set(node.begun()) == node.ended().keys() for node in nodes)
 
 
 @pytest.mark.parametrize("when", [BEFORE, AFTER])

@@ -78,7 +78,7 @@ def test_a_migration_through_a_lossy_network_runs_each_step_once(site: Site, los
         assert (run.outcome, run.errors) == (Outcome.MOVED, [])
         for node in (source, destination):
             assert_journal_agrees(node, run.results())
-        assert len([each for each in site.executions() if each.event == "begun"]) == 9
+        assert len([each for each in site.executions() if each.event == "begun"]) == 12
 
 
 def test_an_agent_that_is_cut_off_for_a_while_is_followed_to_the_end_of_its_work(site: Site) -> None:

@@ -64,7 +64,7 @@ def assert_nothing_is_executed(captured: Captured, do: Callable[[Node], object])
         before = executions(node.executions_path)
         do(node)
         # What was to be begun would be in the journal before this.
-        run = captured.site.ask(node, [Command.CHECK_SOURCE], *HURRY).finish()
+        run = captured.site.ask(node, [Command.EXTRACT_CONFIGURE_FILE], *HURRY).finish()
         new = executions(node.executions_path)[len(before):]
         assert {each.request_id for each in new} == {run.results()[-1].request_id}
         assert set(node.executed().values()) == {1}
@@ -172,7 +172,7 @@ def test_a_request_that_was_held_back_on_its_way_runs_only_while_it_is_fresh(
         replies = [open_reply(node, answer) for answer in answers_to(node, held_back * 2)]
         codes = {error.code for reply in replies if reply is not None and (error := reply.error()) is not None}
         assert codes == (set() if runs else {ErrorCode.REQUEST_STALE})
-        site.ask(node, [Command.CHECK_SOURCE], *HURRY).finish()
+        site.ask(node, [Command.EXTRACT_CONFIGURE_FILE], *HURRY).finish()
         assert node.executed()[held_back_id(node, held_back[0])] == runs
         assert_journal_agrees(node, [])
 

@@ -36,10 +36,11 @@ from udpmodule import AgentSocket, Write
 from wire.access import Key
 from wire.datagram import Direction, keyring, seal, unseal
 from wire.errors import ErrorCode, MigrationError
+from wire.facts import HostFacts
 from wire.journal import Journal, JournalWriter
 from wire.memory import Address
 from wire.message import Reply, Request, decode, encode
-from wire.records import HelloArguments, HostFacts, StepArguments, StepReport
+from wire.records import HelloArguments, StepArguments, StepReport
 
 WAIT_SECONDS = 5.0
 ARGUMENTS = StepArguments(migration=MIGRATION, facts=FACTS)

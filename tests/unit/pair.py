@@ -13,25 +13,26 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from constant import AGENT_PORT, GIVE_UP_SECONDS, Command, DomainState, MessageType
-from tests.unit.samples import AGENT_KEY, CONTROLLER, CONTROLLERS, FACTS, HOST_FACTS, MIGRATION, MOVED, SOURCE
+from tests.unit.samples import AGENT_KEY, CONTROLLER, CONTROLLERS, FACTS, HOST_FACTS, LINK, MIGRATION, MOVED, SOURCE
 from udpmodule import Responder, Stage, Write
 from wire.access import AddressList, Key
 from wire.admission import Gate
 from wire.datagram import Direction, keyring, seal, unseal
 from wire.errors import ErrorCode
 from wire.exchange import Exchange, GaveUp, Requester
+from wire.findings import CheckReport
 from wire.memory import Address, Entry, Memory
 from wire.message import Reply, Request, decode, encode
 from wire.records import (
     CancelArguments,
     CancelReport,
-    CheckReport,
     HelloArguments,
+    LinkReport,
     Progress,
     RollBackReport,
     StatusArguments,
@@ -138,16 +139,13 @@ class Pair:
 
     def request(self, command: Command = Command.PREPARE_DESTINATION) -> Request:
         """A new request as a controller would make it after a HELLO now."""
-        arguments: object = StepArguments(migration=MIGRATION)
-        if command is Command.HELLO:
-            arguments = HelloArguments()
-        elif command is Command.CANCEL:
-            arguments = CancelArguments(job_id=MIGRATION.job_id)
-        elif command is Command.STATUS:
-            arguments = StatusArguments(of="f" * 32)
+        arguments: Mapping[Command, object] = {
+            Command.HELLO: HelloArguments(), Command.CANCEL: CancelArguments(job_id=MIGRATION.job_id),
+            Command.STATUS: StatusArguments(of="f" * 32), Command.CHECK_LINK: LINK, Command.MEASURE_LINK: LINK}
         return Request(
-            request_id=f"{next(self._ids):032x}", agent_ip=SOURCE, cmd=command, cmd_arguments=arguments,
-            epoch=self.responder.epoch, challenge=self.responder.challenge(self.now))
+            request_id=f"{next(self._ids):032x}", agent_ip=SOURCE, cmd=command,
+            cmd_arguments=arguments.get(command, StepArguments(migration=MIGRATION)), epoch=self.responder.epoch,
+            challenge=self.responder.challenge(self.now))
 
     def exchange(self, request: Request, patience: float | None = None, limit: float = math.inf) -> Exchange:
         """An Exchange for it at the pair's time, with the pair's own random numbers."""
@@ -300,8 +298,10 @@ class Pair:
 
 def result_of(request: Request) -> object:
     """What the pair's agent answers to a step."""
-    if request.cmd in (Command.CHECK_SOURCE, Command.CHECK_DESTINATION):
-        return CheckReport(obstacles=(), facts=FACTS)
+    if request.cmd in (Command.CHECK_SOURCE, Command.CHECK_LINK, Command.CHECK_DESTINATION):
+        return CheckReport(findings=(), facts=FACTS)
+    if request.cmd is Command.MEASURE_LINK:
+        return LinkReport(rate=1)
     if request.cmd is Command.LIVE_MIGRATION:
         return MOVED
     if request.cmd is Command.ROLL_BACK:

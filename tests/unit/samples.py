@@ -8,19 +8,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from constant import VERSION, Command, CopyStorage, DomainState, ImageFormat, LibvirtDaemon, MessageType, Transport
+from constant import (
+    VERSION,
+    Command,
+    CopyStorage,
+    DomainState,
+    ImageFormat,
+    LibvirtDaemon,
+    MessageType,
+    Severity,
+    Transport,
+)
 from wire.access import AddressList, Key
 from wire.errors import ErrorCode
+from wire.facts import DiskFacts, DomainFacts, GraphicsFacts, HostFacts, InterfaceFacts, MediumFacts, SerialFacts
+from wire.findings import Check, CheckReport, Finding
 from wire.memory import Begun, Ended, Entry, Seen
 from wire.message import Reply, Request
 from wire.records import (
     CancelArguments,
     CancelReport,
-    CheckReport,
-    DiskFacts,
-    DomainFacts,
     HelloArguments,
-    HostFacts,
+    LinkArguments,
+    LinkReport,
     Migration,
     MigrationReport,
     Obstacle,
@@ -51,12 +61,26 @@ QCOW2 = DiskFacts(
 RAW = DiskFacts(
     target="vda", path="/srv/vm/node.img", format=ImageFormat.RAW, virtual_size=1 << 30, allocated=0, cluster_size=0,
     compat="")
+BRIDGED = InterfaceFacts(kind="bridge", source="br0", mac="52:54:00:00:00:01")
 FACTS = DomainFacts(
     uuid="2f1d0b6e-7d1c-4a8f-9a55-0c1d2e3f4a5b", virtualization="kvm", architecture="x86_64",
-    machine="pc-q35-7.2", memory=2 << 30, autostart=True, disks=(QCOW2,), networks=("bridge:br0",))
+    machine="pc-q35-7.2", memory=2 << 30, autostart=True, disks=(QCOW2,), resident=300 << 20,
+    interfaces=(BRIDGED,))
 HOST_FACTS = HostFacts(
     version=VERSION, hostname="node1", libvirt_version=9_000_000, daemon=LibvirtDaemon.LIBVIRTD,
     epoch="0123456789abcdef", challenge="12-0123456789abcdef")
+
+
+def obstacle(code: ErrorCode, check: Check = Check.DOMAIN_JOB, **facts: str) -> Finding:
+    """A finding that stops the migration."""
+    return Finding(check=check, severity=Severity.STOPS, facts=facts, code=code)
+
+
+STOPS = obstacle(ErrorCode.PATH_TAKEN, Check.TARGET_PATH, path="/srv/vm/ü.img", host=DESTINATION)
+FINE = Finding(check=Check.SNAPSHOTS, severity=Severity.FINE, facts={"host": SOURCE})
+LINK = LinkArguments(
+    job_id="0badcafe", source=SOURCE, destination=DESTINATION, user="kvm", transport=Transport.SSH,
+    destination_daemon=LibvirtDaemon.LIBVIRTD, domain="VM1", milliseconds=800)
 MOVED = MigrationReport(disk_bytes=2 << 30, memory_bytes=300 << 20, downtime=87)
 
 # One of every record that crosses the wire, with every optional field once there and once not.
@@ -71,15 +95,33 @@ EVERY_RECORD: tuple[object, ...] = (
     FACTS,
     DomainFacts(
         uuid="u", virtualization="qemu", architecture="aarch64", machine="virt-7.2", memory=1, autostart=False,
-        disks=(), kernel="/boot/vmlinuz", initrd="/boot/initrd.img", networks=()),
+        disks=(), emulator="/usr/bin/qemu-system-aarch64", kernel="/boot/vmlinuz", initrd="/boot/initrd.img",
+        vcpus=4, last_cpu=7, last_node=1, huge_page=2048,
+        interfaces=(InterfaceFacts(kind="network", source="default", mac="", portgroup="lan"),),
+        graphics=(GraphicsFacts(kind="vnc", port=5900, address="127.0.0.1"), GraphicsFacts(kind="spice", port=-1)),
+        media=(MediumFacts(target="sda", device="cdrom", path="/srv/iso/a.iso"),),
+        serial_ports=(SerialFacts(path="/dev/ttyS0", must_exist=True),), secrets=("usage ceph x",),
+        security_models=("apparmor",), libvirt_version=9_000_000, qemu_version=7_002_022),
+    BRIDGED,
+    InterfaceFacts(kind="network", source="default", mac="", portgroup="lan"),
+    GraphicsFacts(kind="vnc", port=5900, address="127.0.0.1"),
+    MediumFacts(target="sda", device="cdrom", path="/srv/iso/a.iso"),
+    SerialFacts(path="/dev/ttyS0", must_exist=True),
+    STOPS,
+    FINE,
     StepArguments(migration=MIGRATION),
     StepArguments(migration=MIGRATION, facts=FACTS),
     CancelArguments(job_id="0badcafe"),
     Obstacle(code=ErrorCode.PATH_TAKEN, facts={"path": "/srv/vm/node.img", "host": SOURCE}),
     HOST_FACTS,
-    CheckReport(obstacles=()),
-    CheckReport(facts=FACTS, obstacles=(
-        Obstacle(code=ErrorCode.DOMAIN_BUSY, facts={}), Obstacle(code=ErrorCode.INTERNAL, facts={"reason": "ü…"}))),
+    CheckReport(findings=()),
+    CheckReport(facts=FACTS, findings=(
+        STOPS, Finding(check=Check.MEMORY, severity=Severity.WARNS, facts={"reason": "ü…"}, skipped=True,
+                       code=ErrorCode.MEMORY_SHORT))),
+    LinkReport(rate=100, dirty_rate=None, write_rate=0),
+    LinkArguments(
+        job_id="0badcafe", source=SOURCE, destination=DESTINATION, user="kvm", transport=Transport.TCP,
+        destination_daemon=LibvirtDaemon.VIRTQEMUD, milliseconds=800, bandwidth=7),
     StepReport(summary="empty qcow2 of 8192 MiB"),
     MOVED,
     MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1),
@@ -89,7 +131,7 @@ EVERY_RECORD: tuple[object, ...] = (
     StatusArguments(of="0" * 32),
     StatusArguments(of="f" * 32, page=63),
     CancelReport(known=True),
-    Page(page=0, pages=2, digest="0123456789abcdef", part='{"value":{'),
+    Page(page=0, pages=2, digest="0123456789abcdef" * 4, part='{"value":{'),
 )
 
 REQUEST_ID = "0123456789abcdef" * 2
@@ -102,11 +144,15 @@ ARGUMENTS_OF: Mapping[Command, object] = {
     Command.HELLO: HelloArguments(),
     Command.STATUS: StatusArguments(of=REQUEST_ID, page=3),
     Command.CANCEL: CancelArguments(job_id=MIGRATION.job_id),
+    Command.CHECK_LINK: LINK,
+    Command.MEASURE_LINK: LINK,
 }
 RESULT_OF: Mapping[Command, object] = {
     Command.HELLO: HOST_FACTS,
-    Command.CHECK_SOURCE: CheckReport(obstacles=(PATH_TAKEN,), facts=FACTS),
-    Command.CHECK_DESTINATION: CheckReport(obstacles=()),
+    Command.CHECK_SOURCE: CheckReport(findings=(STOPS, FINE), facts=FACTS),
+    Command.CHECK_DESTINATION: CheckReport(findings=()),
+    Command.CHECK_LINK: CheckReport(findings=(FINE,)),
+    Command.MEASURE_LINK: LinkReport(rate=1),
     Command.PREPARE_DESTINATION: DID,
     Command.COPY_DISK_FILE: DID,
     Command.LIVE_MIGRATION: MOVED,
@@ -117,7 +163,7 @@ RESULT_OF: Mapping[Command, object] = {
     Command.CANCEL: CancelReport(known=False),
 }
 PROGRESS = Progress(phase="copying the disk", done=1, total=2)
-PAGE = Page(page=63, pages=64, digest="0123456789abcdef", part="ü…")
+PAGE = Page(page=63, pages=64, digest="0123456789abcdef" * 4, part="ü…")
 # Each kind of what a reply can hold, in each type of reply that may hold it.
 ENDS = (MessageType.RESPONSE, MessageType.REFUSED)
 CONTENTS: tuple[tuple[MessageType, object], ...] = (

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from constant import CHALLENGE_SECONDS, Command, DomainState, MessageType
-from controller import Controller, ControllerSettings, RunReport, StepResult
+from control.conversation import ControllerSettings, StepResult
+from controller import Controller, RunReport
 from tests.unit.samples import (
     AGENTS,
     DESTINATION,
@@ -25,8 +26,9 @@ from udpmodule import ControllerSocket
 from wire.access import Key
 from wire.errors import ErrorCode, MigrationError
 from wire.exchange import Exchange, GaveUp
+from wire.findings import CheckReport
 from wire.message import Reply, Request, decode
-from wire.records import CancelReport, CheckReport, Obstacle, Progress, RollBackReport, StepReport
+from wire.records import CancelReport, LinkReport, Obstacle, Progress, RollBackReport, StepReport
 
 
 class Silence:
@@ -89,8 +91,11 @@ Call = tuple[Command, str]
 HAPPY: Mapping[Call, object] = {
     (Command.HELLO, SOURCE): HOST_FACTS,
     (Command.HELLO, DESTINATION): HOST_FACTS,
-    (Command.CHECK_SOURCE, SOURCE): CheckReport(obstacles=(), facts=FACTS),
-    (Command.CHECK_DESTINATION, DESTINATION): CheckReport(obstacles=()),
+    (Command.CHECK_SOURCE, SOURCE): CheckReport(findings=(), facts=FACTS),
+    (Command.CHECK_LINK, SOURCE): CheckReport(findings=()),
+    (Command.CHECK_DESTINATION, DESTINATION): CheckReport(findings=()),
+    (Command.MEASURE_LINK, DESTINATION): LinkReport(rate=100 << 20),
+    (Command.MEASURE_LINK, SOURCE): LinkReport(dirty_rate=0, write_rate=0),
     (Command.PREPARE_DESTINATION, DESTINATION): StepReport(summary="empty qcow2 of 8192 MiB"),
     (Command.COPY_DISK_FILE, SOURCE): StepReport(summary="nothing to send beforehand"),
     (Command.LIVE_MIGRATION, SOURCE): MOVED,
@@ -100,9 +105,16 @@ HAPPY: Mapping[Call, object] = {
     (Command.FINISH, SOURCE): StepReport(summary="shut off here, its disk kept"),
     (Command.CANCEL, SOURCE): CancelReport(known=True),
 }
-CHECKED = [
-    (Command.HELLO, SOURCE), (Command.HELLO, DESTINATION), (Command.CHECK_SOURCE, SOURCE),
-    (Command.CHECK_DESTINATION, DESTINATION),
+GREETED = [(Command.HELLO, SOURCE), (Command.HELLO, DESTINATION)]
+# In the order in which they are asked for, side by side.
+LOOKED = [
+    *GREETED, (Command.CHECK_SOURCE, SOURCE), (Command.CHECK_LINK, SOURCE), (Command.CHECK_DESTINATION, DESTINATION),
+]
+CHECKED = [*LOOKED, (Command.MEASURE_LINK, DESTINATION), (Command.MEASURE_LINK, SOURCE)]
+# In the order in which they are waited for.
+CHECKED_IN_TURN = [
+    *GREETED, (Command.CHECK_SOURCE, SOURCE), (Command.CHECK_DESTINATION, DESTINATION), (Command.CHECK_LINK, SOURCE),
+    (Command.MEASURE_LINK, SOURCE), (Command.MEASURE_LINK, DESTINATION),
 ]
 MOVING = [
     (Command.PREPARE_DESTINATION, DESTINATION), (Command.COPY_DISK_FILE, SOURCE), (Command.LIVE_MIGRATION, SOURCE),
@@ -147,6 +159,8 @@ class ScriptedAgents(ControllerSocket):
     before: Callable[[Request], None] = lambda _request: None
     asked: list[Asked] = field(default_factory=list)
     closed: bool = False
+    tells_when: bool = False
+    """Whether the controller has the same clock, so that it can be told when an answer came."""
     started_before_first_wait: int = 0
 
     def start(self, request: Request, keys: Sequence[Key], patience: float, limit: float = math.inf) -> Exchange:
@@ -178,6 +192,8 @@ class ScriptedAgents(ControllerSocket):
                 on_progress(report)
             line = line.then
         self.clock.now += self.step_seconds
+        if self.tells_when:
+            exchange.ended_at = self.clock.now
         if isinstance(line, (Silence, Overdue)):
             return GaveUp(answered=isinstance(line, Overdue))
         return _reply(request, line)
@@ -263,6 +279,11 @@ def slow_at(call: Call) -> ScriptedAgents:
 
     agents.before = take_long
     return agents
+
+
+def obstacle_codes(report: RunReport) -> list[ErrorCode]:
+    """The codes of what the checks found to stand in the way."""
+    return [finding.error().code for finding in report.obstacles]
 
 
 def codes(report: RunReport) -> list[ErrorCode]:

@@ -14,9 +14,8 @@ import pytest
 
 from agent import JobFilter
 from constant import Command, DomainState, MessageType
-from steps.context import StepContext, noting
+from steps.context import StepContext
 from tests.unit.node import (
-    ARGUMENTS,
     WAIT_SECONDS,
     Blocking,
     Start,
@@ -28,15 +27,14 @@ from tests.unit.node import (
 from tests.unit.samples import AGENT_KEY, FACTS, MIGRATION, SOURCE
 from wire.datagram import Direction, seal
 from wire.errors import ErrorCode, MigrationError
+from wire.findings import CheckReport
 from wire.journal import read_lines
 from wire.memory import Begun, Ended, Entry
 from wire.message import Reply, encode
 from wire.records import (
     CancelArguments,
     CancelReport,
-    CheckReport,
     HelloArguments,
-    Obstacle,
     Progress,
     RollBackReport,
     StatusArguments,
@@ -45,7 +43,7 @@ from wire.records import (
 )
 from wire.schema import to_wire
 
-WIRE = to_wire(ARGUMENTS)
+WIRE = to_wire(StepArguments(migration=MIGRATION))
 CANCEL = CancelArguments(job_id=MIGRATION.job_id)
 
 
@@ -123,7 +121,7 @@ def test_an_unexpected_error_is_told_by_its_kind_and_its_traceback_stays_here(
 
 
 @pytest.mark.parametrize("result", [
-    None, 7, {"summary": "done"}, CheckReport(obstacles=()), Progress(phase="x", done=1, total=1), HelloArguments(),
+    None, 7, {"summary": "done"}, CheckReport(findings=()), Progress(phase="x", done=1, total=1), HelloArguments(),
 ])
 def test_a_step_whose_result_is_none_of_its_command_is_told_as_an_error_and_not_by_silence(
     start: Start, result: object,
@@ -499,13 +497,3 @@ def test_log_lines_of_a_step_carry_its_job_and_domain_and_others_do_not(
 
 
 # What steps are given.
-
-
-def test_an_error_becomes_one_more_obstacle_and_the_checks_go_on() -> None:
-    obstacles: list[Obstacle] = []
-    for code in (ErrorCode.PATH_TAKEN, ErrorCode.DOMAIN_BUSY):
-        with noting(obstacles):
-            raise MigrationError(code, {"host": SOURCE})
-    assert [obstacle.code for obstacle in obstacles] == [ErrorCode.PATH_TAKEN, ErrorCode.DOMAIN_BUSY]
-    with pytest.raises(ZeroDivisionError), noting(obstacles):
-        raise ZeroDivisionError

@@ -36,23 +36,16 @@ from tests.unit.node import (
     migration_to,
     starting,
 )
-from tests.unit.samples import AGENT_KEY, DESTINATION, FACTS, HOST_FACTS, MASTER, SOURCE
+from tests.unit.samples import AGENT_KEY, DESTINATION, FACTS, HOST_FACTS, MASTER, SOURCE, obstacle
 from udpmodule import AgentSocket, ControllerSocket
 from wire.access import Key
 from wire.errors import ErrorCode, MigrationError
 from wire.exchange import Exchange
+from wire.facts import HostFacts
+from wire.findings import CheckReport
 from wire.memory import Address
 from wire.message import Reply, Request
-from wire.records import (
-    CheckReport,
-    HelloArguments,
-    HostFacts,
-    Obstacle,
-    Progress,
-    StatusArguments,
-    StepArguments,
-    StepReport,
-)
+from wire.records import HelloArguments, Progress, StatusArguments, StepArguments, StepReport
 
 LOOPBACK = ("127.0.0.1", "::1")
 NEW_KEY = MASTER.for_agent(DESTINATION)
@@ -305,9 +298,8 @@ def test_one_controller_talks_to_agents_of_both_families_at_once(start: Start, t
 
 
 def test_forty_obstacles_and_the_facts_come_whole_in_pages(start: Start) -> None:
-    found = CheckReport(facts=FACTS, obstacles=tuple(
-        Obstacle(code=ErrorCode.PATH_TAKEN, facts={"host": SOURCE, "path": f"/srv/büro/{number}"})
-        for number in range(40)))
+    found = CheckReport(facts=FACTS, findings=tuple(
+        obstacle(ErrorCode.PATH_TAKEN, host=SOURCE, path=f"/srv/büro/{number}") for number in range(40)))
     node = start({Command.CHECK_DESTINATION: lambda _context, _arguments: found})
     with controllers(port_of(node)) as (udp,):
         assert Run(udp, "127.0.0.1").greet().ask(Command.CHECK_DESTINATION) == found
@@ -316,8 +308,8 @@ def test_forty_obstacles_and_the_facts_come_whole_in_pages(start: Start) -> None
 def test_two_controllers_on_one_host_are_answered_each_on_a_port_of_its_own(
     start: Start, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    node = start({Command.CHECK_DESTINATION: lambda _context, arguments: CheckReport(obstacles=(
-        Obstacle(code=ErrorCode.DOMAIN_BUSY, facts={"domain": arguments.migration.domain}),))})
+    node = start({Command.CHECK_DESTINATION: lambda _context, arguments: CheckReport(findings=(
+        obstacle(ErrorCode.DOMAIN_BUSY, domain=arguments.migration.domain),))})
     came_from: list[int] = []
     receive = node.udp.responder.receive_datagram
 

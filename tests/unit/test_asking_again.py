@@ -13,6 +13,7 @@ from tests.unit.scripted import (
     CHECKED,
     COMPLETING,
     HAPPY,
+    LOOKED,
     MOVING,
     ROLLING_BACK,
     Call,
@@ -79,7 +80,7 @@ def test_a_stale_roll_back_is_asked_for_again(call: Call) -> None:
 
 
 @pytest.mark.parametrize(("call", "outcome"), [
-    *[(call, Outcome.NOTHING_CHANGED) for call in CHECKED[2:]],
+    *[(call, Outcome.NOTHING_CHANGED) for call in LOOKED[2:]],
     *[(call, Outcome.ROLLED_BACK) for call in (COPYING, MIGRATING)],
     *[(call, Outcome.MOVED_INCOMPLETE) for call in COMPLETING],
 ])
@@ -170,7 +171,7 @@ def test_an_interrupted_step_that_may_run_twice_is_asked_for_again_after_a_hello
 
 
 @pytest.mark.parametrize(("call", "outcome"), [
-    *[(call, Outcome.NOTHING_CHANGED) for call in CHECKED[2:]], (COPYING, Outcome.ROLLED_BACK),
+    *[(call, Outcome.NOTHING_CHANGED) for call in LOOKED[2:]], (COPYING, Outcome.ROLLED_BACK),
     *[(call, Outcome.MOVED_INCOMPLETE) for call in COMPLETING[1:]],
 ])
 def test_an_agent_that_is_ended_in_every_attempt_is_not_asked_for_ever(call: Call, outcome: Outcome) -> None:
@@ -214,7 +215,7 @@ REFUSALS = [
 @pytest.mark.parametrize("code", REFUSALS)
 def test_any_other_refusal_is_not_asked_again(code: ErrorCode) -> None:
     report, agents, _notes = run({CHECKED[2]: error_of(code)})
-    assert agents.calls() == CHECKED[:3]
+    assert agents.calls() == LOOKED[:4]
     assert (report.outcome, report.exit_code, codes(report)) == (Outcome.NOTHING_CHANGED, ExitCode.REFUSED, [code])
     report, agents, _notes = run({**BEFORE, MIGRATING: error_of(code)})
     assert agents.calls() == CHECKED + MOVING + ROLLING_BACK

@@ -18,9 +18,9 @@ from udpmodule import Write
 from wire.datagram import Dropped
 from wire.errors import ErrorCode
 from wire.exchange import GaveUp
+from wire.facts import HostFacts
 from wire.memory import Begun, Ended
 from wire.message import Reply, Request
-from wire.records import HostFacts
 
 LOSSES = (0.0, 0.05, 0.2, 0.3, 0.5)
 CELLS = list(itertools.product(LOSSES, LOSSES, (0.0, 0.1, 0.5), (0.0, 0.25)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import os
@@ -18,26 +17,40 @@ from pathlib import Path
 import pytest
 
 import vmmigration
+from console.display import Display
+from console.result import result_json, result_text
+from console.terminal import printable, write
 from constant import Command, CopyStorage, DomainState, ExitCode, Outcome, Transport
-from controller import RunReport, StepResult
-from tests.unit.samples import DESTINATION, FACTS, MASTER, MIGRATION, MOVED, ROOT, SOURCE, FakeClock, write_key
-from tests.unit.scripted import Call, Interrupt, ScriptedAgents, Signalled, Silence, WithProgress, states
-from vmmigration import (
-    Display,
-    RateMeter,
-    _Interrupt,
-    duration,
-    main,
-    percent,
-    printable,
-    progress_text,
-    result_json,
-    result_text,
-    size,
-    write,
+from control.conversation import StepResult
+from controller import RunReport
+from tests.unit.samples import (
+    DESTINATION,
+    FACTS,
+    MASTER,
+    MIGRATION,
+    MOVED,
+    ROOT,
+    SOURCE,
+    FakeClock,
+    obstacle,
+    write_key,
 )
+from tests.unit.scripted import (
+    CHECKED_IN_TURN,
+    COMPLETING,
+    MOVING,
+    Call,
+    Interrupt,
+    ScriptedAgents,
+    Signalled,
+    Silence,
+    WithProgress,
+    states,
+)
+from vmmigration import _Interrupt, main
 from wire.errors import ErrorCode, MigrationError
-from wire.records import CheckReport, Migration, Obstacle, Progress, StepArguments, StepReport
+from wire.findings import CheckReport
+from wire.records import Migration, Progress, StepArguments, StepReport
 
 WORDS = [SOURCE, DESTINATION, "kvm", "VM1", "/var/lib/libvirt/images/node.qcow2", "/etc/libvirt/qemu/VM1.xml"]
 FAILED = MigrationError(ErrorCode.MIGRATION_FAILED, {"domain": "VM1", "host": SOURCE, "reason": "no route"})
@@ -215,7 +228,7 @@ def test_a_good_run_tells_each_step_on_stderr_and_the_result_on_stdout(
     assert code == 0
     assert agents.closed
     assert [line.split()[:3] for line in err.splitlines()] == [
-        [command.value, host, "ok"] for command, host in agents.steps()]
+        [command.value, host, "ok"] for command, host in CHECKED_IN_TURN + MOVING + COMPLETING]
     first, second = out.splitlines()
     assert first == f"VM1 runs on {DESTINATION} now."
     assert "moved 2.29 GiB (disk 2.00 GiB, memory 300 MiB), downtime 87 ms" in second
@@ -489,128 +502,6 @@ def test_a_terminal_that_is_closed_and_sends_its_signal_twice_cancels_and_does_n
         interrupt(signal.SIGINT, None)
 
 
-# What is shown while it runs.
-
-
-def shown(mode: str, reports: Sequence[tuple[float, int]], total: int = 1000) -> str:
-    """What a Display writes for one step with progress at these seconds."""
-    stream, clock = io.StringIO(), FakeClock(0.0)
-    display = Display(mode, stream, clock)
-    display.step_began(Command.LIVE_MIGRATION, SOURCE)
-    for now, done in reports:
-        clock.now = now
-        progress = Progress(phase="copying the disk", done=done, total=total)
-        display.step_progress(Command.LIVE_MIGRATION, SOURCE, progress)
-    display.step_ended(StepResult(Command.LIVE_MIGRATION, SOURCE, 12.0, "downtime 87 ms"))
-    return stream.getvalue()
-
-
-def test_plain_lines_come_at_most_every_five_seconds() -> None:
-    lines = shown("plain", [(second / 2, second * 5) for second in range(40)]).splitlines()
-    assert len(lines) == 3 + 1
-    assert [line.split("%")[0].split()[-1] for line in lines[:-1]] == ["5", "10", "15"]
-    assert all(line.startswith(f"LIVE_MIGRATION          {SOURCE}") for line in lines)
-    assert "\r" not in "".join(lines)
-
-
-def test_a_bar_is_drawn_over_itself_and_is_gone_at_the_end() -> None:
-    written = shown("bar", [(0.0, 0), (1.0, 250), (2.0, 500)])
-    assert "[..........." in written
-    assert "[##########..........] copying the disk 50%" in written
-    assert written.count("\n") == 1
-    assert written.split("\r\x1b[K")[-1].startswith(f"LIVE_MIGRATION          {SOURCE}")
-
-
-def test_json_progress_is_one_object_a_line() -> None:
-    events = [json.loads(line) for line in shown("json", [(0.0, 0), (5.0, 500)]).splitlines()]
-    assert [event["event"] for event in events] == ["step-began", "progress", "progress", "step-ended"]
-    assert (events[2]["percent"], events[2]["done"], events[2]["total"], events[2]["rate"]) == (50, 500, 1000, 100)
-
-
-def test_nothing_is_shown_when_nothing_is_asked_for() -> None:
-    assert shown("none", [(0.0, 0), (10.0, 500)]) == ""
-
-
-def test_the_percentage_never_goes_back_and_is_never_a_hundred() -> None:
-    written = shown("json", [(0.0, 100), (1.0, 700), (2.0, 300), (3.0, 800), (4.0, 1000)])
-    events = [json.loads(line) for line in written.splitlines()]
-    assert [event["percent"] for event in events if event["event"] == "progress"] == [10, 70, 70, 80, 99]
-
-
-def test_each_step_begins_anew_at_nought() -> None:
-    stream = io.StringIO()
-    display = Display("json", stream, FakeClock(0.0))
-    for done in (900, 100):
-        display.step_began(Command.COPY_DISK_FILE, SOURCE)
-        display.step_progress(Command.COPY_DISK_FILE, SOURCE, Progress(phase="x", done=done, total=1000))
-    assert [json.loads(line).get("percent") for line in stream.getvalue().splitlines()] == [None, 90, None, 10]
-
-
-@pytest.mark.parametrize("columns", [1, 2, 10, 40, 80, 200])
-def test_no_bar_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    written = shown("bar", [(0.0, 0), (1.0, 250), (2.0, 500)])
-    drawn = [part for part in written.split("\r\x1b[K")[:-1]]
-    assert len(drawn) > 3
-    assert all(len(part) < columns for part in drawn if part)
-
-
-def metered(*samples: tuple[float, int]) -> RateMeter:
-    """A meter that has seen these counts."""
-    meter = RateMeter()
-    for now, done in samples:
-        meter.add(now, done)
-    return meter
-
-
-def test_progress_of_unknown_size_names_its_phase() -> None:
-    progress = Progress(phase="opening the SSH tunnel", done=0, total=0)
-    assert progress_text(progress, 0, metered((0.0, 0))) == "opening the SSH tunnel"
-
-
-def test_the_time_left_is_told_only_when_it_can_be_known() -> None:
-    mib = 1 << 20
-    half = Progress(phase="x", done=1 << 30, total=2 << 30)
-    assert progress_text(half, 50, metered((0.0, 0), (4.0, 4 * mib))).endswith("1 MiB/s, 17:04 min left")
-    for samples in ([(0.0, 0)], [(0.0, 0), (0.5, mib)], [(0.0, mib), (9.0, mib)]):
-        assert "left" not in progress_text(half, 50, metered(*samples))
-
-
-def test_a_rate_is_that_of_the_last_seconds_and_never_negative() -> None:
-    slow_then_fast = [(float(second), 100 * second if second < 5 else 1000 * second - 4600) for second in range(11)]
-    assert metered(*slow_then_fast).rate() == pytest.approx(1000.0)
-    assert metered((1.0, 5)).rate() == 0.0
-    assert metered((1.0, 5), (4.0, 1)).rate() == 0.0
-
-
-def test_sizes_times_and_percentages_read_as_a_person_writes_them() -> None:
-    assert [size(count) for count in (0, 1023, 1024, 5 << 20, 3 << 29)] == [
-        "0 B", "1023 B", "1 KiB", "5 MiB", "1.50 GiB"]
-    assert [duration(seconds) for seconds in (0.9, 59, 60, 185, 3599, 3750)] == [
-        "0 s", "59 s", "1:00 min", "3:05 min", "59:59 min", "1:02:30 h"]
-    assert percent(Progress(phase="x", done=1, total=0), 0) == 0
-    assert percent(Progress(phase="x", done=5, total=4), 0) == 99
-
-
-class Terminal(io.StringIO):
-    """A stream that is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(("options", "on_terminal", "elsewhere"), [
-    ([], "bar", "plain"), (["-q"], "none", "none"), (["--progress", "plain"], "plain", "plain"),
-    (["--progress", "json"], "json", "json"), (["-q", "--progress", "json"], "none", "none"),
-])
-def test_how_progress_is_shown_follows_the_options_and_the_stream(
-    options: Sequence[str], on_terminal: str, elsewhere: str,
-) -> None:
-    parsed = vmmigration.parse([*options, *WORDS])
-    assert vmmigration.display_mode(parsed, Terminal()) == on_terminal
-    assert vmmigration.display_mode(parsed, io.StringIO()) == elsewhere
-
-
 # The result.
 
 
@@ -635,8 +526,8 @@ def test_a_downtime_that_libvirt_did_not_tell_is_not_invented() -> None:
 
 
 def test_a_check_that_found_obstacles_is_not_told_as_ok(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    busy = Obstacle(code=ErrorCode.DOMAIN_BUSY, facts={"domain": "VM1", "host": SOURCE})
-    scripted(monkeypatch, {(Command.CHECK_SOURCE, SOURCE): CheckReport(obstacles=(busy,), facts=FACTS)})
+    busy = obstacle(ErrorCode.DOMAIN_BUSY, domain="VM1", host=SOURCE)
+    scripted(monkeypatch, {(Command.CHECK_SOURCE, SOURCE): CheckReport(findings=(busy,), facts=FACTS)})
     code, out, err = run(*WORDS)
     assert (code, out) == (3, "Nothing was changed on either host.\n")
     (line,) = [line for line in err.splitlines() if line.startswith("CHECK_SOURCE")]
@@ -709,73 +600,3 @@ def test_the_command_needs_nothing_but_python(python: str, tmp_path: Path) -> No
     assert failed.returncode == 2
     assert json.loads(failed.stdout)["errors"][0]["code"] == "agent-not-listed"
     assert "Traceback" not in failed.stderr
-
-
-# Who imports whom.
-
-OURS = {"constant", "wire", "udpmodule", "controller", "vmmigration", "agent", "steps", "host"}
-MAY_IMPORT: Mapping[str, set[str]] = {
-    "constant": set(),
-    "wire": {"constant", "wire"},
-    "udpmodule": {"constant", "wire"},
-    "controller": {"constant", "wire", "udpmodule"},
-    "vmmigration": {"constant", "wire", "udpmodule", "controller"},
-    "host": {"constant", "wire", "host"},
-    "steps": {"constant", "wire", "host", "steps"},
-    "agent": {"constant", "wire", "udpmodule", "steps"},
-}
-
-
-def imports(path: Path) -> set[str]:
-    """The top-level names that a module imports when it runs, also inside its functions."""
-    found: set[str] = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "typing.TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            found.add(str(node.module).partition(".")[0])
-    return found
-
-
-def modules_of(name: str) -> list[Path]:
-    """The files of a module or a package."""
-    return sorted((ROOT / name).glob("*.py")) if (ROOT / name).is_dir() else [ROOT / f"{name}.py"]
-
-
-@pytest.mark.parametrize("name", sorted(OURS))
-def test_imports_run_one_way(name: str) -> None:
-    for path in modules_of(name):
-        assert imports(path) & OURS <= MAY_IMPORT[name], path
-
-
-@pytest.mark.parametrize("name", ["constant", "wire", "udpmodule", "controller", "vmmigration"])
-def test_the_controller_imports_the_standard_library_alone(name: str) -> None:
-    standard = set(sys.stdlib_module_names)
-    for path in modules_of(name):
-        assert imports(path) <= standard | OURS, path
-
-
-def test_the_command_loads_nothing_that_windows_lacks() -> None:
-    # The agent's journal locks its file, with fcntl.
-    finished = subprocess.run(
-        [sys.executable, "-c", "import sys; sys.modules['fcntl'] = None; import vmmigration"], cwd=ROOT,
-        capture_output=True, text=True, check=False, timeout=30)
-    assert (finished.returncode, finished.stderr) == (0, "")
-
-
-def test_only_the_host_package_imports_libvirt_and_paramiko() -> None:
-    importing = {name for name in OURS for path in modules_of(name) if imports(path) & {"libvirt", "paramiko"}}
-    assert importing <= {"host"}
-    assert "libvirt" in imports(ROOT / "host" / "hypervisor.py")
-
-
-def test_only_one_module_opens_a_udp_socket() -> None:
-    assert "SOCK_DGRAM" in (ROOT / "udpmodule.py").read_text(encoding="utf-8")
-    for name in OURS - {"udpmodule"}:
-        for path in modules_of(name):
-            assert "SOCK_DGRAM" not in path.read_text(encoding="utf-8"), path

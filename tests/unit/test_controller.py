@@ -20,7 +20,9 @@ from constant import (
     LibvirtDaemon,
     Outcome,
 )
-from controller import Controller, ControllerSettings, RunReport
+from control.checks import link_arguments
+from control.conversation import ControllerSettings
+from controller import Controller, RunReport
 from tests.unit.samples import (
     AGENTS,
     DESTINATION,
@@ -30,14 +32,18 @@ from tests.unit.samples import (
     MIGRATION,
     MOVED,
     SOURCE,
+    obstacle,
     write_key,
 )
 from tests.unit.scripted import (
     AFTER,
     BEFORE,
     CHECKED,
+    CHECKED_IN_TURN,
     COMPLETING,
+    GREETED,
     HAPPY,
+    LOOKED,
     MOVING,
     ROLLING_BACK,
     Call,
@@ -51,22 +57,16 @@ from tests.unit.scripted import (
     WithProgress,
     codes,
     error_of,
+    obstacle_codes,
     run,
     slow_at,
     states,
 )
 from wire.errors import ErrorCode, MigrationError
+from wire.facts import DomainFacts
+from wire.findings import CheckReport
 from wire.message import Request
-from wire.records import (
-    CancelArguments,
-    CheckReport,
-    DomainFacts,
-    HelloArguments,
-    Obstacle,
-    Progress,
-    RollBackReport,
-    StepArguments,
-)
+from wire.records import CancelArguments, HelloArguments, Progress, RollBackReport, StepArguments
 
 FAILED = MigrationError(ErrorCode.MIGRATION_FAILED, {"domain": "VM1", "host": SOURCE, "reason": "no route"})
 FORGOTTEN = error_of(ErrorCode.REQUEST_UNKNOWN)
@@ -75,7 +75,7 @@ FORGOTTEN = error_of(ErrorCode.REQUEST_UNKNOWN)
 def found(*obstacles: ErrorCode, facts: DomainFacts | None = None) -> CheckReport:
     """A check that found these obstacles."""
     return CheckReport(
-        obstacles=tuple(Obstacle(code=code, facts={"domain": "VM1"}) for code in obstacles), facts=facts)
+        findings=tuple(obstacle(code, domain="VM1") for code in obstacles), facts=facts)
 
 
 # The way it should go.
@@ -91,9 +91,10 @@ def test_a_run_without_trouble_asks_each_host_for_its_steps_in_order() -> None:
 
 def test_a_report_holds_every_step_with_its_seconds() -> None:
     report, agents, _notes = run({})
-    assert [(step.command, step.host) for step in report.steps] == CHECKED + MOVING + COMPLETING
+    assert [(step.command, step.host) for step in report.steps] == CHECKED_IN_TURN + MOVING + COMPLETING
     assert all(step.summary and step.error is None for step in report.steps)
-    assert [step.seconds for step in report.steps[2:]] == pytest.approx([0.5] * len(report.steps[2:]))
+    moving = [step for step in report.steps if (step.command, step.host) in MOVING + COMPLETING]
+    assert [step.seconds for step in moving] == pytest.approx([0.5] * len(moving))
     assert report.seconds == pytest.approx(0.5 * len(agents.calls()))
 
 
@@ -102,12 +103,16 @@ def test_the_observer_hears_of_each_step_as_it_begins_and_ends() -> None:
         Progress(phase="copying the disk", done=1, total=4), Progress(phase="copying memory", done=3, total=4))
     _report, _agents, notes = run({(Command.LIVE_MIGRATION, SOURCE): WithProgress(progress, MOVED)})
     expected = []
-    for command, host in CHECKED + MOVING + COMPLETING:
+    for command, host in MOVING + COMPLETING:
         expected.append(f"{command.value} {host} began")
         if command is Command.LIVE_MIGRATION:
             expected += [f"LIVE_MIGRATION {SOURCE} 1/4", f"LIVE_MIGRATION {SOURCE} 3/4"]
         expected.append(f"{command.value} {host} ended")
-    assert notes.told == expected
+    assert notes.told[-len(expected):] == expected
+    checks = notes.told[:-len(expected)]
+    assert sorted(checks) == sorted(
+        f"{command.value} {host} {word}" for command, host in CHECKED for word in ("began", "ended"))
+    assert all(checks.index(line.replace("ended", "began")) < checks.index(line) for line in checks if "ended" in line)
 
 
 def test_the_destination_is_told_of_a_long_move_so_that_it_keeps_its_place() -> None:
@@ -124,7 +129,12 @@ def test_the_destination_is_told_of_a_long_move_so_that_it_keeps_its_place() -> 
 
 def test_each_step_gets_the_whole_migration_and_what_the_check_of_the_source_found() -> None:
     _report, agents, _notes = run({})
+    link = {Command.CHECK_LINK: link_arguments(MIGRATION),
+            Command.MEASURE_LINK: link_arguments(MIGRATION, milliseconds=800)}
     for asked in agents.asked_for_steps():
+        if asked.request.cmd in link:
+            assert asked.request.cmd_arguments == link[asked.request.cmd]
+            continue
         facts = None if asked.request.cmd is Command.CHECK_SOURCE else FACTS
         assert asked.request.cmd_arguments == StepArguments(migration=MIGRATION, facts=facts)
 
@@ -156,7 +166,7 @@ def test_only_what_changes_nothing_is_given_up_while_the_agent_still_answers() -
             MOVING + COMPLETING} == {math.inf}
 
 
-@pytest.mark.parametrize("call", CHECKED)
+@pytest.mark.parametrize("call", LOOKED)
 def test_a_check_that_hangs_under_an_agent_that_answers_is_told_as_overdue(call: Call) -> None:
     report, _agents, _notes = run({call: Overdue()})
     assert (report.outcome, report.exit_code) == (Outcome.NOTHING_CHANGED, ExitCode.NO_CONTACT)
@@ -172,10 +182,10 @@ def test_what_was_found_on_the_source_is_told_even_if_the_check_of_the_destinati
     report, agents, _notes = run({
         (Command.CHECK_SOURCE, SOURCE): found(ErrorCode.DOMAIN_BUSY, facts=FACTS),
         (Command.CHECK_DESTINATION, DESTINATION): trouble})
-    assert codes(report)[0] is ErrorCode.DOMAIN_BUSY
-    assert len(report.errors) == 2
+    assert obstacle_codes(report) == [ErrorCode.DOMAIN_BUSY]
+    assert len(report.errors) == 1
     assert report.outcome is Outcome.NOTHING_CHANGED
-    assert agents.calls() == CHECKED
+    assert agents.calls() == LOOKED
 
 
 def test_a_challenge_that_grows_old_is_fetched_anew_before_the_next_step() -> None:
@@ -206,25 +216,25 @@ def test_the_obstacles_of_both_hosts_come_in_one_report_and_nothing_is_asked_aft
     report, agents, _notes = run({
         (Command.CHECK_SOURCE, SOURCE): found(*here, facts=FACTS),
         (Command.CHECK_DESTINATION, DESTINATION): found(*there)})
-    assert codes(report) == [*here, *there]
-    assert agents.calls() == CHECKED
+    assert obstacle_codes(report) == [*here, *there]
+    assert agents.calls() == LOOKED
     assert (report.outcome, report.exit_code) == (Outcome.NOTHING_CHANGED, ExitCode.REFUSED)
-    assert [step.summary for step in report.steps[2:]] == ["2 obstacles", "2 obstacles"]
+    assert [step.summary for step in report.steps[2:4]] == ["1 checks: 2 obstacles"] * 2
 
 
 @pytest.mark.parametrize("call", [(Command.CHECK_SOURCE, SOURCE), (Command.CHECK_DESTINATION, DESTINATION)])
 def test_one_obstacle_on_either_host_is_enough_to_change_nothing(call: Call) -> None:
     facts = FACTS if call[0] is Command.CHECK_SOURCE else None
     report, agents, _notes = run({call: found(ErrorCode.PATH_TAKEN, facts=facts)})
-    assert codes(report) == [ErrorCode.PATH_TAKEN]
-    assert agents.calls() == CHECKED
+    assert obstacle_codes(report) == [ErrorCode.PATH_TAKEN]
+    assert agents.calls() == LOOKED
     assert report.outcome is Outcome.NOTHING_CHANGED
 
 
 def test_the_destination_is_not_asked_about_a_domain_that_the_source_does_not_have() -> None:
     report, agents, _notes = run({(Command.CHECK_SOURCE, SOURCE): found(ErrorCode.DOMAIN_MISSING)})
-    assert codes(report) == [ErrorCode.DOMAIN_MISSING]
-    assert agents.calls() == CHECKED[:3]
+    assert obstacle_codes(report) == [ErrorCode.DOMAIN_MISSING]
+    assert agents.calls() == LOOKED[:4]
 
 
 @pytest.mark.parametrize("host", [SOURCE, DESTINATION])
@@ -234,7 +244,8 @@ def test_an_agent_that_is_silent_at_hello_is_no_contact_and_nothing_changed(host
     assert host in report.errors[0].message
     assert "10 s" in report.errors[0].message
     assert (report.outcome, report.exit_code) == (Outcome.NOTHING_CHANGED, ExitCode.NO_CONTACT)
-    assert agents.calls() == CHECKED[:2]
+    # What the other one can tell is told all the same.
+    assert agents.calls() == (GREETED if host == SOURCE else LOOKED[:4])
     assert f"HELLO {host} failed" in notes.told
 
 
@@ -251,7 +262,7 @@ def test_an_agent_that_falls_silent_during_a_check_has_changed_nothing(call: Cal
     report, agents, _notes = run({call: Silence()})
     assert (report.outcome, report.exit_code) == (Outcome.NOTHING_CHANGED, ExitCode.NO_CONTACT)
     assert codes(report) == [ErrorCode.AGENT_SILENT]
-    assert agents.calls()[-1] == call
+    assert agents.calls() == (LOOKED[:4] if call[1] == SOURCE else LOOKED)
 
 
 def test_an_agent_of_another_version_is_named_with_both_versions() -> None:
@@ -260,7 +271,7 @@ def test_an_agent_of_another_version_is_named_with_both_versions() -> None:
     assert codes(report) == [ErrorCode.AGENT_OTHER_VERSION]
     assert report.errors[0].facts["theirs"] == "0.0.1"
     assert report.exit_code is ExitCode.NO_CONTACT
-    assert agents.calls() == CHECKED[:2]
+    assert agents.calls() == LOOKED[:4]
 
 
 def test_an_agent_that_refuses_a_check_stops_the_run_with_its_own_error() -> None:
@@ -271,14 +282,14 @@ def test_an_agent_that_refuses_a_check_stops_the_run_with_its_own_error() -> Non
 
 
 @pytest.mark.parametrize("value", [
-    {}, {"value": None}, {"value": {}}, {"value": {"obstacles": [], "more": 1}}, {"value": {"obstacles": [{}]}},
+    {}, {"value": None}, {"value": {}}, {"value": {"findings": [], "more": 1}}, {"value": {"findings": [{}]}},
     {"other": 1},
 ])
 def test_an_answer_that_is_no_report_is_an_error_of_that_host(value: Mapping[str, object]) -> None:
     report, agents, _notes = run({(Command.CHECK_SOURCE, SOURCE): Raw(value)})
     assert codes(report) == [ErrorCode.MESSAGE_INVALID]
     assert SOURCE in report.errors[0].message
-    assert agents.calls() == CHECKED[:3]
+    assert agents.calls() == LOOKED[:4]
 
 
 @pytest.mark.parametrize("missing", [SOURCE, DESTINATION])

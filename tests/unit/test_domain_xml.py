@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from host.domain_xml import DiskElement, DomainDescription, dac_ids, describe, host_uuid, parse_dac_label
+from host.domain_xml import DiskElement, DomainDescription, describe, mac_addresses
+from wire.findings import Check
 
 DOCUMENTS = Path(__file__).parent / "documents"
 
@@ -41,7 +42,7 @@ def test_an_ordinary_debian_guest_is_read_in_full() -> None:
     assert domain.emulator == "/usr/bin/qemu-system-x86_64"
     assert domain.memory == 2 << 30
     assert (domain.kernel, domain.initrd) == (None, None)
-    assert domain.unsupported == ()
+    assert domain.devices == ()
     assert domain.dac_label == "+64055:+64055"
 
 
@@ -49,7 +50,7 @@ def test_a_disk_with_an_empty_backing_store_is_the_whole_chain() -> None:
     disk, cdrom = described("debian").disks
     assert disk == DiskElement(
         target="vda", device="disk", kind="file", path="/var/lib/libvirt/images/debian12.qcow2", format="qcow2",
-        backed=False, encrypted=False, read_only=False, shareable=False)
+        encrypted=False, read_only=False, shareable=False, cache=disk.cache)
     assert cdrom.target == "sda"
 
 
@@ -64,19 +65,43 @@ def test_a_cd_with_a_medium_in_it_has_its_path() -> None:
     assert (drive.device, drive.path, drive.read_only) == ("cdrom", "/var/lib/libvirt/images/rhel9.iso", True)
 
 
+def connections(name: str) -> list[str]:
+    """What the interfaces of a document are connected to."""
+    return [f"{each.kind} {each.source}" for each in described(name).interfaces]
+
+
 def test_interfaces_are_told_by_the_bridge_or_network_they_are_connected_to() -> None:
-    assert described("debian").networks == ("network:default", "bridge:br0")
-    assert described("windows").networks == ("network:lan",)
-    assert described("rhel").networks == ()
+    assert connections("debian") == ["network default", "bridge br0", "user "]
+    assert connections("windows") == ["network lan"]
+    assert not {"network", "bridge"} & {each.kind for each in described("rhel").interfaces}
 
 
 def test_a_network_interface_of_a_running_guest_is_not_taken_for_its_bridge() -> None:
-    assert "bridge:virbr0" not in described("debian").networks
+    assert "bridge virbr0" not in connections("debian")
+
+
+@pytest.mark.parametrize("kind", ["bridge", "direct", "network"])
+def test_a_running_guest_of_a_network_that_is_a_name_for_a_bridge_is_told_by_the_network(kind: str) -> None:
+    (interface,) = minimal(
+        f"<interface type='{kind}'><mac address='52:54:00:AA:00:01'/>"
+        "<source network='lan' portgroup='blue' bridge='br0' dev='eth0'/></interface>").interfaces
+    assert (interface.kind, interface.source, interface.portgroup) == ("network", "lan", "blue")
+    assert interface.mac == "52:54:00:aa:00:01"
+
+
+@pytest.mark.parametrize(("inside", "secret"), [
+    ("<disk><source><auth><secret type='ceph' usage='a'/></auth></source></disk>", "usage ceph a"),
+    ("<disk><encryption><secret type='passphrase' usage='/x'/></encryption></disk>", "usage volume /x"),
+    ("<disk><source><encryption><secret type='passphrase' uuid='u'/></encryption></source></disk>", "u"),
+    ("<tpm><backend type='emulator'><encryption secret='u'/></backend></tpm>", "u"),
+])
+def test_a_secret_is_told_as_libvirt_keeps_it(inside: str, secret: str) -> None:
+    assert minimal(inside).secrets == (secret,)
 
 
 def test_a_disk_with_a_backing_image_is_told_as_such() -> None:
     disk = described("rhel").disks[0]
-    assert disk.backed
+    assert disk.layers
     assert disk.path == "/srv/vm/rhel9.snap1"
     assert disk.format == "qcow2"
 
@@ -84,7 +109,7 @@ def test_a_disk_with_a_backing_image_is_told_as_such() -> None:
 def test_a_block_device_has_its_path_and_its_flags() -> None:
     disk = described("rhel").disks[1]
     assert (disk.kind, disk.path, disk.encrypted, disk.shareable) == ("block", "/dev/vg0/rhel9-data", True, True)
-    assert not disk.backed
+    assert not disk.layers
 
 
 def test_a_network_disk_and_a_volume_have_no_path_here() -> None:
@@ -93,18 +118,53 @@ def test_a_network_disk_and_a_volume_have_no_path_here() -> None:
 
 
 def test_everything_that_cannot_be_moved_yet_is_named_at_once() -> None:
-    assert set(described("rhel").unsupported) == {
-        "a host device (passthrough)", "a shared folder", "UEFI firmware"}
-    assert set(described("windows").unsupported) == {"a TPM", "UEFI firmware"}
+    assert {device.check for device in described("rhel").devices} == {
+        Check.HOST_DEVICES, Check.SHARED_FOLDERS, Check.FIRMWARE}
+    assert {device.check for device in described("windows").devices} == {Check.TPM, Check.FIRMWARE}
 
 
-@pytest.mark.parametrize(("inside", "words"), [
-    ("<hostdev mode='subsystem' type='usb'/>", "a host device (passthrough)"), ("<tpm model='tpm-tis'/>", "a TPM"),
-    ("<filesystem type='mount'/>", "a shared folder"), ("<shmem name='s'/>", "shared memory with the host"),
+@pytest.mark.parametrize(("inside", "name"), [
+    ("<hostdev mode='subsystem' type='usb'/>", "the host's USB device"),
+    ("<hostdev type='usb'><source><vendor id='0x1'/><product id='0x2'/></source></hostdev>",
+     "the host's USB device 0x1:0x2"),
+    ("<hostdev type='pci'><source><address domain='0x0000' bus='0x3' slot='0x1f' function='0x2'/></source></hostdev>",
+     "the host's PCI device 0000:03:1f.2"),
+    ("<hostdev type='mdev'><source><address uuid='u'/></source></hostdev>", "the mediated device u"),
+    ("<hostdev type='scsi'/>", "a device of the host (scsi)"),
+    ("<interface type='hostdev'><mac address='52:54:00:1:2:3'/></interface>",
+     "a network card of the host passed through (52:54:00:1:2:3)"),
+    ("<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface>", "the vDPA device /dev/vhost-vdpa-0"),
+    ("<interface type='vhostuser'><source path='/run/ovs'/></interface>", "a vhost-user interface (/run/ovs)"),
+    ("<tpm model='tpm-tis'/>", "a TPM (?)"), ("<tpm><backend type='emulator'/></tpm>", "a TPM (emulator)"),
+    ("<filesystem type='mount'><source dir='/srv'/></filesystem>", "the shared folder /srv"),
+    ("<shmem name='s'/>", "memory shared with the host (s)"),
+    ("<memory model='nvdimm'><source><path>/nv</path></source></memory>", "persistent memory in /nv of the host"),
+    ("<input type='evdev'/>", "an input device of the host"),
+    ("<memory model='virtio-pmem'><source><path>/nv</path></source></memory>", "persistent memory in /nv of the host"),
+    ("<memory model='sgx-epc'/>", "memory of an SGX enclave"),
+    ("<video><model type='virtio'><acceleration accel3d='yes'/></model></video>", "a video card with 3D acceleration"),
 ])
-def test_each_device_that_cannot_be_moved_yet_is_named(inside: str, words: str) -> None:
-    assert minimal(inside).unsupported == (words,)
-    assert minimal("<rng model='virtio'/>").unsupported == ()
+def test_each_device_that_cannot_be_moved_is_named(inside: str, name: str) -> None:
+    assert [device.name for device in minimal(inside).devices] == [name]
+    assert minimal("<rng model='virtio'/>").devices == ()
+
+
+def test_a_device_that_libvirt_takes_off_for_the_move_is_none_that_cannot_be_moved() -> None:
+    assert minimal("<hostdev type='pci'><teaming type='transient' persistent='ua-x'/></hostdev>").devices == ()
+
+
+def test_a_virtio_console_leads_somewhere_and_the_first_console_is_the_first_serial_port() -> None:
+    ports = minimal(
+        "<serial type='file'><source path='/var/log/a'/></serial>"
+        "<console type='file'><source path='/var/log/a'/><target type='serial'/></console>"
+        "<console type='dev'><source path='/dev/ttyS1'/><target type='virtio'/></console>").serial_ports
+    assert [(port.path, port.must_exist) for port in ports] == [("/var/log/a", False), ("/dev/ttyS1", True)]
+
+
+def test_addresses_are_read_whatever_else_a_document_holds() -> None:
+    document = "<domain><devices><interface><mac address='52:54:00:AA:00:01'/></interface>"
+    assert mac_addresses(document + "<serial type='dev'><source path='..'/></serial></devices></domain>") == [
+        "52:54:00:aa:00:01"]
 
 
 def test_a_directly_booted_guest_names_its_kernel_and_initrd() -> None:
@@ -140,41 +200,15 @@ def test_a_disk_without_a_device_attribute_is_a_disk() -> None:
 
 @pytest.mark.parametrize(("inside", "flag"), [
     ("<readonly/>", "read_only"), ("<shareable/>", "shareable"), ("<encryption format='luks'/>", "encrypted"),
-    ("<backingStore type='file'/>", "backed"),
+    ("<transient/>", "transient"), ("<backingStore type='file'/>", "layers"),
 ])
 def test_each_flag_of_a_disk_is_seen_alone(inside: str, flag: str) -> None:
     plain, flagged = only_disk("<source file='/a/b'/>"), only_disk(f"<source file='/a/b'/>{inside}")
-    flags = ("read_only", "shareable", "encrypted", "backed")
+    flags = ("read_only", "shareable", "encrypted", "transient", "layers")
     assert not any(getattr(plain, each) for each in flags)
     assert [each for each in flags if getattr(flagged, each)] == [flag]
 
 
 def test_a_guest_without_devices_is_read_without_any() -> None:
     domain = describe("<domain type='kvm'><name>x</name></domain>")
-    assert (domain.disks, domain.networks, domain.unsupported, domain.uuid, domain.machine) == ((), (), (), "", "")
-
-
-# Capabilities.
-
-
-def test_the_ids_of_qemu_are_those_of_the_guests_virtualization() -> None:
-    assert dac_ids(text("capabilities"), "kvm") == (64055, 108)
-    assert dac_ids(text("capabilities"), "qemu") == (64056, 109)
-
-
-def test_capabilities_that_do_not_say_mean_root() -> None:
-    assert dac_ids(text("capabilities"), "xen") == (0, 0)
-    assert dac_ids("<capabilities><host/></capabilities>", "kvm") == (0, 0)
-
-
-@pytest.mark.parametrize(("label", "ids"), [
-    ("+64055:+108", (64055, 108)), ("0:0", (0, 0)), ("107:36", (107, 36)), ("qemu:kvm", (0, 0)), ("", (0, 0)),
-    ("+1", (0, 0)), ("+1:", (0, 0)), (":+1", (0, 0)), ("-1:-1", (0, 0)),
-])
-def test_a_label_is_two_numbers_or_means_root(label: str, ids: tuple[int, int]) -> None:
-    assert parse_dac_label(label) == ids
-
-
-def test_the_uuid_of_the_host_is_read() -> None:
-    assert host_uuid(text("capabilities")) == "4c4c4544-0051-3610-8052-b4c04f4e3132"
-    assert host_uuid("<capabilities/>") == ""
+    assert (domain.disks, domain.interfaces, domain.devices, domain.uuid, domain.machine) == ((), (), (), "", "")

@@ -14,7 +14,7 @@ import pytest
 
 from constant import DATAGRAM_LIMIT, GIVE_UP_SECONDS, REPLY_TRANSITIONS, Command, MessageType
 from tests.unit.pair import Pair, changed, error_of, kinds, opened, refused, result_of, sealed
-from tests.unit.samples import AGENT_KEY, CONTROLLER, DESTINATION, MASTER, MIGRATION, SOURCE
+from tests.unit.samples import AGENT_KEY, CONTROLLER, DESTINATION, FACTS, MASTER, MIGRATION, SOURCE
 from wire.datagram import Direction, keyring, seal, unseal
 from wire.errors import ErrorCode, MigrationError
 from wire.exchange import Exchange, GaveUp
@@ -121,13 +121,13 @@ def test_after_a_request_was_accepted_only_its_status_is_asked() -> None:
     assert len(asked_by - {exchange.request.request_id}) == 3
 
 
-def test_a_request_too_long_for_a_datagram_is_an_error_before_anything_is_sent(pair: Pair) -> None:
-    migration = dataclasses.replace(MIGRATION, domain="ü" * 255, disk="/srv/" + "ü" * 400)
+def test_a_request_too_long_even_for_pages_is_an_error_before_anything_is_sent(pair: Pair) -> None:
+    facts = dataclasses.replace(FACTS, secrets=("ü" * 4096,) * 10)
     with pytest.raises(MigrationError) as caught:
-        pair.exchange(changed(pair.request(), cmd_arguments=StepArguments(migration=migration)))
+        pair.exchange(changed(pair.request(), cmd_arguments=StepArguments(migration=MIGRATION, facts=facts)))
     assert caught.value.code is ErrorCode.MESSAGE_TOO_LONG
     assert caught.value.facts["host"] == SOURCE
-    assert int(caught.value.facts["size"]) > DATAGRAM_LIMIT
+    assert int(caught.value.facts["size"]) > int(caught.value.facts["limit"]) > DATAGRAM_LIMIT
     assert pair.requester.get_timer() == math.inf
 
 

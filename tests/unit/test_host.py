@@ -29,7 +29,7 @@ from host.process import last_line, run_tool, tool_environment, tool_path
 from host.ssh import Login, diagnose
 from tests.unit.samples import MIGRATION, QCOW2, RAW
 from wire.errors import ErrorCode, MigrationError
-from wire.records import DiskFacts
+from wire.facts import DiskFacts
 
 LOGIN = Login("192.0.2.11", "kvm", "192.0.2.12")
 ME = (os.getuid(), os.getgid())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import re
@@ -26,20 +27,13 @@ from constant import (
 )
 from steps.context import StepContext
 from tests.unit.node import StillAgent, code_of, done, job
-from tests.unit.samples import AGENT_KEY, CONTROLLER, DESTINATION, FACTS, RESULT_OF, SOURCE
+from tests.unit.samples import AGENT_KEY, CONTROLLER, DESTINATION, FACTS, LINK, RESULT_OF, SOURCE
 from wire.datagram import Direction, seal
 from wire.errors import ErrorCode, MigrationError
+from wire.findings import CheckReport
 from wire.memory import Begun, Ended
 from wire.message import Request, encode
-from wire.records import (
-    CancelArguments,
-    CancelReport,
-    CheckReport,
-    HelloArguments,
-    StatusArguments,
-    StepArguments,
-    StepReport,
-)
+from wire.records import CancelArguments, CancelReport, HelloArguments, StatusArguments, StepArguments, StepReport
 
 NOW = 1000.0
 CHECKS = sorted(CHANGE_NOTHING - {Command.HELLO})
@@ -320,7 +314,7 @@ def test_whatever_is_asked_a_domain_has_one_opening_step_at_once_and_the_limit_i
 
 def check(_context: StepContext, _arguments: StepArguments) -> CheckReport:
     """A check that finds nothing in the way."""
-    return CheckReport(obstacles=(), facts=FACTS)
+    return CheckReport(findings=(), facts=FACTS)
 
 
 def fail(_context: StepContext, _arguments: StepArguments) -> StepReport:
@@ -375,11 +369,23 @@ def test_a_full_disk_does_not_take_the_place_of_a_job_that_has_begun() -> None:
     assert agent.ask(Command.COPY_DISK_FILE, job(1)).error() is None
 
 
+@pytest.mark.parametrize("command", [Command.CHECK_LINK, Command.MEASURE_LINK])
+def test_a_host_tries_no_way_that_it_is_no_end_of_and_none_takes_a_jobs_place(command: Command) -> None:
+    agent = StillAgent({**STEPS, command: lambda _context, _arguments: CheckReport(findings=())})
+    elsewhere = dataclasses.replace(LINK, source="192.0.2.77", destination="192.0.2.78")
+    (refused,) = agent.send(command, elsewhere)
+    assert (refused.msg_type, code_of(refused)) == (MessageType.REFUSED, ErrorCode.MESSAGE_INVALID)
+    assert agent.begun == []
+    (accepted,) = agent.send(command, LINK)
+    assert accepted.msg_type is MessageType.ACCEPTED
+    assert agent.agent.jobs.free() == agent.agent.jobs.limit
+
+
 def busy_agent() -> StillAgent:
-    """An agent that works on as many requests as it takes at once, all of them checks."""
+    """An agent that works on as many requests as it takes at once, all of them such as clear up."""
     agent = StillAgent(STEPS)
     for number in range(WORK_LIMIT):
-        agent.send(Command.CHECK_SOURCE, job(number, f"VM{number}"))
+        agent.send(Command.FINISH, job(number, f"VM{number}"))
     return agent
 
 

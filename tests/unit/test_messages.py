@@ -31,6 +31,8 @@ from tests.unit.samples import (
     a_reply,
 )
 from wire.errors import ErrorCode, MigrationError
+from wire.facts import HostFacts
+from wire.findings import CheckReport
 from wire.message import (
     ARGUMENTS,
     RESULTS,
@@ -48,9 +50,9 @@ from wire.message import (
 from wire.records import (
     CancelArguments,
     CancelReport,
-    CheckReport,
     HelloArguments,
-    HostFacts,
+    LinkArguments,
+    LinkReport,
     MigrationReport,
     Obstacle,
     RollBackReport,
@@ -136,16 +138,17 @@ def test_every_result_comes_back_as_it_was_sent_also_alone(reply: Reply) -> None
 
 
 def test_every_command_has_arguments_of_one_kind() -> None:
-    steps = set(Command) - {Command.HELLO, Command.STATUS, Command.CANCEL}
-    assert {
+    named = {
         Command.HELLO: HelloArguments, Command.STATUS: StatusArguments, Command.CANCEL: CancelArguments,
-        **dict.fromkeys(steps, StepArguments)} == ARGUMENTS
+        Command.CHECK_LINK: LinkArguments, Command.MEASURE_LINK: LinkArguments}
+    assert {**dict.fromkeys(set(Command), StepArguments), **named} == ARGUMENTS
     assert {command: type(arguments) for command, arguments in ARGUMENTS_OF.items()} == ARGUMENTS
 
 
 def test_every_command_but_status_has_a_result_of_one_kind() -> None:
     named = {
         Command.HELLO: HostFacts, Command.CHECK_SOURCE: CheckReport, Command.CHECK_DESTINATION: CheckReport,
+        Command.CHECK_LINK: CheckReport, Command.MEASURE_LINK: LinkReport,
         Command.LIVE_MIGRATION: MigrationReport, Command.ROLL_BACK: RollBackReport, Command.CANCEL: CancelReport}
     assert {**dict.fromkeys(set(Command) - {Command.STATUS}, StepReport), **named} == RESULTS
     assert {command: type(result) for command, result in RESULT_OF.items()} == RESULTS

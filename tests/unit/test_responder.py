@@ -29,8 +29,9 @@ from tests.unit.samples import AGENT_KEY, CONTROLLER, CONTROLLERS, MIGRATION, SO
 from wire.access import AddressList, Key
 from wire.datagram import Dropped
 from wire.errors import ErrorCode, MigrationError
+from wire.facts import HostFacts
 from wire.message import Reply
-from wire.records import CancelReport, HostFacts, Progress, StepArguments, StepReport
+from wire.records import CancelReport, Progress, StepArguments, StepReport
 
 OLD, NEW = Key(b"o" * 32), Key(b"n" * 32)
 

@@ -34,19 +34,10 @@ from tests.unit.samples import (
     RAW,
 )
 from wire.errors import ErrorCode, MigrationError
+from wire.facts import DiskFacts, DomainFacts
+from wire.forms import check_path
 from wire.journal import Head
-from wire.records import (
-    CancelArguments,
-    DiskFacts,
-    DomainFacts,
-    Migration,
-    MigrationReport,
-    Obstacle,
-    Page,
-    StatusArguments,
-    StepArguments,
-    check_path,
-)
+from wire.records import CancelArguments, Migration, MigrationReport, Obstacle, Page, StatusArguments, StepArguments
 from wire.schema import _OWN_CHECKS, LONGEST_TEXT, from_wire, to_wire
 
 ALL: tuple[Any, ...] = (*EVERY_RECORD, *EVERY_REQUEST, *EVERY_REPLY, *EVERY_ENTRY, Head(epoch=HOST_FACTS.epoch))

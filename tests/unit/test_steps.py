@@ -21,10 +21,11 @@ from host.hypervisor import (  # noqa: E402
     JobStatistics,
     MigrationTarget,
     MigrationThread,
+    Network,
     libvirt_daemon,
 )
 from host.job_files import JobSockets, Ledger, MadeKind  # noqa: E402
-from steps.check_source import _why_not  # noqa: E402
+from steps.checks.disks import why_not  # noqa: E402
 from steps.context import Cancellation, StepContext  # noqa: E402
 from steps.live_migration import _after_switchover, _forwards, _target, as_progress  # noqa: E402
 from steps.table import HELLO, STEPS  # noqa: E402
@@ -35,7 +36,7 @@ from wire.records import MigrationReport, RollBackReport, StepArguments  # noqa:
 TEST_URI = "test:///default"
 SOCKETS = JobSockets.of(MIGRATION)
 PLAIN_DISK = DiskElement(
-    target="vda", device="disk", kind="file", path="/srv/vm/x.qcow2", format="qcow2", backed=False, encrypted=False,
+    target="vda", device="disk", kind="file", path="/srv/vm/x.qcow2", format="qcow2", encrypted=False,
     read_only=False, shareable=False)
 
 
@@ -112,10 +113,10 @@ def test_snapshots_are_counted(hypervisor: Hypervisor) -> None:
 
 
 def test_a_network_is_active_missing_or_stopped(hypervisor: Hypervisor) -> None:
-    assert hypervisor.network_active("default")
-    assert not hypervisor.network_active("missing")
+    assert hypervisor.network("default") == Network(True)
+    assert hypervisor.network("missing") is None
     hypervisor._connection.networkLookupByName("default").destroy()
-    assert not hypervisor.network_active("default")
+    assert hypervisor.network("default") == Network(False)
 
 
 def test_an_error_of_libvirt_inside_the_with_is_told_as_one_of_that_host() -> None:
@@ -218,24 +219,25 @@ def test_the_daemon_is_the_one_whose_socket_is_there(
 
 
 def test_one_plain_disk_can_be_moved() -> None:
-    assert _why_not(PLAIN_DISK, 1) is None
-    assert _why_not(dataclasses.replace(PLAIN_DISK, format="raw"), 1) is None
+    assert why_not(PLAIN_DISK, 1) is None
+    assert why_not(dataclasses.replace(PLAIN_DISK, format="raw"), 1) is None
 
 
 @pytest.mark.parametrize(("changes", "count", "reason"), [
-    ({"device": "cdrom"}, 1, "it is a cdrom with a medium in it"),
+    ({"device": "lun"}, 1, "it is a lun"),
+    ({"transient": True}, 1, "it is transient"),
     ({}, 2, "the VM has 2 disks"),
     ({"kind": "block"}, 1, "its type is block, not file"),
     ({"kind": "network", "path": None}, 1, "its type is network, not file"),
     ({"format": "vmdk"}, 1, "its format is vmdk"),
     ({"format": None}, 1, "its format is None"),
-    ({"backed": True}, 1, "it has a backing image"),
+    ({"layers": ("/srv/base.qcow2",)}, 1, "it has a backing image"),
     ({"encrypted": True}, 1, "it is encrypted"),
     ({"read_only": True}, 1, "it is read-only"),
     ({"shareable": True}, 1, "it is shared with other VMs"),
 ])
 def test_a_disk_that_cannot_be_moved_says_why(changes: dict[str, Any], count: int, reason: str) -> None:
-    assert _why_not(dataclasses.replace(PLAIN_DISK, **changes), count) == reason
+    assert why_not(dataclasses.replace(PLAIN_DISK, **changes), count) == reason
 
 
 # LIVE_MIGRATION: where to, and how far.

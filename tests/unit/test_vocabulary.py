@@ -60,7 +60,9 @@ from tests.unit.samples import MIGRATION, ROOT
 from wire.errors import ERRORS, ErrorCode, ErrorKind, MigrationError
 
 SOURCES = sorted(
-    path for path in [*ROOT.glob("*.py"), *ROOT.glob("wire/*.py"), *ROOT.glob("steps/*.py"), *ROOT.glob("host/*.py")]
+    path for path in [*ROOT.glob("*.py"), *(
+        path for package in ("console", "control", "host", "steps", "steps/checks", "wire")
+        for path in ROOT.glob(f"{package}/*.py"))]
     if path.name not in ("setup.py", "constant.py"))
 # What these functions put into an error's facts themselves, for the code or the facts that they are called with.
 HELPER_FACTS = {
@@ -68,6 +70,9 @@ HELPER_FACTS = {
     "facts": {"host", "user", "destination", "reason"},
     "_refuse": {"host", "command"},
     "_examine_domain": {"host", "domain"},
+    # The loop that runs the checks puts these in.
+    "stops": {"host", "domain"},
+    "warns": {"host", "domain"},
 }
 # Codes whose table in host/ssh.py is turned into errors by diagnose(), with the facts of a Login.
 DIAGNOSED = "_DIAGNOSES"
@@ -232,7 +237,8 @@ def test_every_step_is_a_module_named_after_its_command() -> None:
 
 def test_every_command_is_asked_by_someone() -> None:
     asked = {
-        node.attr for name in ("controller.py", "wire/exchange.py")
+        node.attr for name in (
+            "controller.py", "control/conversation.py", "control/checks.py", "wire/exchange.py")
         for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Command"}
     assert asked >= {command.name for command in Command}
@@ -247,8 +253,10 @@ def test_the_original_commands_keep_their_names_on_the_wire() -> None:
 # What each command is, in the names of the sets that it belongs to.
 BELONGS: Mapping[Command, set[str]] = {
     Command.HELLO: {"NOT_JOURNALED", "CHANGE_NOTHING", "REPEATABLE", "START_NOTHING"},
-    Command.CHECK_SOURCE: {"CHANGE_NOTHING", "REPEATABLE"},
-    Command.CHECK_DESTINATION: {"CHANGE_NOTHING", "REPEATABLE"},
+    Command.CHECK_SOURCE: {"NOT_JOURNALED", "CHANGE_NOTHING", "REPEATABLE"},
+    Command.CHECK_LINK: {"NOT_JOURNALED", "CHANGE_NOTHING", "REPEATABLE"},
+    Command.CHECK_DESTINATION: {"NOT_JOURNALED", "CHANGE_NOTHING", "REPEATABLE"},
+    Command.MEASURE_LINK: {"NOT_JOURNALED", "CHANGE_NOTHING", "REPEATABLE"},
     Command.PREPARE_DESTINATION: {"OPEN_JOB"},
     Command.COPY_DISK_FILE: {"OPEN_JOB", "REPEATABLE"},
     Command.LIVE_MIGRATION: {"OPEN_JOB"},
@@ -362,7 +370,7 @@ def test_the_version_is_the_same_where_it_is_installed_from() -> None:
 
 CONTROLLER_SIDE = sorted(
     path for path in [*(ROOT / f"{name}.py" for name in ("vmmigration", "controller", "udpmodule", "constant")),
-                      *ROOT.glob("wire/*.py")]
+                      *(path for package in ("console", "control", "wire") for path in ROOT.glob(f"{package}/*.py"))]
     if path.name != "journal.py")
 # Modules of the standard library that Windows or Python 3.9 lacks, and what only an agent's host has.
 ABSENT = (

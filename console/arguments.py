@@ -1,0 +1,146 @@
+"""The command line: what can be typed, and what it asks for."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+from collections.abc import Sequence
+from typing import NoReturn
+
+from constant import CONTROLLER_KEY_FILE, VERSION, CopyStorage, Transport
+from wire.errors import ErrorCode, MigrationError
+from wire.findings import parse_skipped, skippable
+from wire.forms import USER_PATTERN
+from wire.records import Migration
+
+PROGRAM = "vmmigration.py"
+_LARGEST_NUMBER = 1_000_000
+# The user of README.md's walk-through.
+_CHECKING_USER = "kvm"
+
+_DESCRIPTION = "Moves a running KVM virtual machine, with its disks, between two hosts that share no storage."
+_USAGE = f"""{PROGRAM} [options] SRC DST USER VM [DISK [CONF]]
+       {PROGRAM} [options] check [USER]
+       {PROGRAM} [--config-dir DIR] new-key
+       {PROGRAM} [--config-dir DIR] agent-key IP
+       {PROGRAM} [--config-dir DIR] change-key begin|finish"""
+_EPILOG = """\
+arguments:
+  SRC    IP address of the host that runs the VM
+  DST    IP address of the host that it moves to
+  USER   user name on DST that root on SRC logs in as over SSH; needs no more than the group libvirt
+  VM     the VM's name
+  DISK   path of its disk image (default: as its XML says)
+  CONF   where its XML is put on DST (default: /etc/libvirt/qemu/VM.xml)
+
+before anything moves:
+  -n, --dry-run   with the arguments above: look at everything on both hosts, print the plan, change nothing
+  check [USER]    without a VM: look at all agents of AgentIPAddr.txt and at SSH and libvirt between each two of
+                  them, logging in as USER (default: kvm)
+
+keys:
+  new-key         make the master key on the management host, once
+  agent-key IP    print the key for the agent at IP: put it into AgentKey.txt there
+  change-key begin|finish
+                  change the master key without a stop: begin, give every agent both lines that agent-key prints
+                  then (and SIGHUP), finish; after that agent-key prints the new line alone
+
+exit codes:
+  0  moved: the VM runs on DST (with --dry-run: a real run would start; check: all is well)
+  1  unexpected error in this program before anything was changed
+  2  nothing changed: wrong arguments or configuration on this host
+  3  nothing changed: something stands in the way, or an agent refused
+  4  nothing changed: an agent does not answer
+  5  rolled back: it failed or was cancelled, the VM runs on SRC as before
+  6  moved, but a step after the move failed
+  7  state unknown: look at both hosts before you do anything
+
+example:
+  vmmigration.py 192.168.111.130 192.168.111.132 kvm VM1 /var/lib/libvirt/images/node.qcow2 /etc/libvirt/qemu/VM1.xml
+"""
+
+
+def arguments_invalid(problem: str) -> MigrationError:
+    """The error for what cannot be understood on the command line."""
+    return MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": PROGRAM})
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its complaints as one of our errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise arguments_invalid(message.rstrip("."))
+
+
+def _whole_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= _LARGEST_NUMBER):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_LARGEST_NUMBER}")
+    return int(text)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options, and the positional arguments as `words`. Raises MigrationError ARGUMENTS_INVALID."""
+    parser = _Parser(
+        prog=PROGRAM, usage=_USAGE, description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("words", nargs="*", help=argparse.SUPPRESS)
+    add("--config-dir", metavar="DIR", help=f"where AgentIPAddr.txt and {CONTROLLER_KEY_FILE} are (default: "
+        "/etc/vmmigration if it exists, else the script's folder)")
+    add("--transport", choices=[each.value for each in Transport], default=Transport.SSH.value,
+        help="how memory and disk cross: inside SSH, or over plain TCP without encryption (default: ssh)")
+    add("--copy-storage", choices=[each.value for each in CopyStorage], default=CopyStorage.AUTO.value,
+        help="all: zero the whole target first; inc: write only what is allocated (default: auto, which is inc "
+        "because the target is new and empty)")
+    add("--bandwidth", metavar="MiB/s", type=_whole_number, default=0, help="limit for disk and for memory, each")
+    add("--timeout", metavar="S", type=_whole_number, default=0,
+        help="cancel the live migration after that many seconds, the VM stays on SRC (default: no limit)")
+    add("-n", "--dry-run", action="store_true", help="check everything, print the plan, change nothing")
+    add("--skip-check", metavar="NAME", action="append", default=[], type=parse_skipped,
+        help="go on although that check finds something in the way; one of " + ", ".join(skippable()))
+    add("--json", action="store_true", help="the result as JSON on stdout")
+    add("--progress", choices=["auto", "plain", "json", "none"], default="auto",
+        help="how steps and progress are shown on stderr (default: auto, a bar on a terminal, plain lines elsewhere)")
+    add("-v", "--verbose", action="store_true", help="log on stderr what is sent and received")
+    add("-q", "--quiet", action="store_true", help="only the result and errors")
+    add("--insecure", action="store_true", help="no key: rely on the IP lists alone; agents need --insecure too")
+    add("--version", action="version", version=f"vmmigration {VERSION}")
+    return parser.parse_intermixed_args(argv)
+
+
+def address_of(what: str, text: str) -> str:
+    """An IP address as the wire has it; `what` it is, for the error. Raises MigrationError ADDRESS_INVALID."""
+    try:
+        if "%" in text:
+            raise ValueError("a scope means something on one host only")
+        parsed = ipaddress.ip_address(text)
+        return str(getattr(parsed, "ipv4_mapped", None) or parsed)
+    except ValueError as error:
+        raise MigrationError(ErrorCode.ADDRESS_INVALID, {"what": what, "address": text}) from error
+
+
+def checking_user(options: argparse.Namespace) -> str:
+    """The user that `check` logs in as. Raises MigrationError ARGUMENTS_INVALID."""
+    words: list[str] = options.words
+    if len(words) > 2:
+        raise arguments_invalid("check takes one user name at most")
+    user = words[1] if len(words) == 2 else _CHECKING_USER
+    if not USER_PATTERN.fullmatch(user):
+        raise arguments_invalid(f"{user!r} is not a user name")
+    return user
+
+
+def migration_of(options: argparse.Namespace, job_id: str) -> Migration:
+    """What the admin asks for. Raises MigrationError."""
+    words: list[str] = options.words
+    if not 4 <= len(words) <= 6:
+        problem = f"Expected SRC DST USER VM [DISK [CONF]], got {len(words)} argument{'s' if len(words) != 1 else ''}"
+        raise arguments_invalid(problem)
+    source, destination = address_of("Source", words[0]), address_of("Destination", words[1])
+    if source == destination:
+        raise MigrationError(ErrorCode.SAME_HOST, {"address": source})
+    return Migration(
+        job_id=job_id, domain=words[3], source=source, destination=destination, user=words[2],
+        disk=words[4] if len(words) > 4 else None, conf_file=words[5] if len(words) > 5 else None,
+        transport=Transport(options.transport), copy_storage=CopyStorage(options.copy_storage),
+        bandwidth=options.bandwidth, timeout=options.timeout)

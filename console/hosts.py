@@ -1,0 +1,61 @@
+"""What `vmmigration.py check` found on all hosts and between them: a table, a matrix of ways, and JSON."""
+
+from __future__ import annotations
+
+from console.figures import size
+from console.plan import finding_json, printable_lines
+from console.result import error_json
+from control.fleet import FleetReport, HostLook
+from wire.facts import version_text
+
+
+def fleet_text(report: FleetReport) -> str:
+    """The hosts and the ways between them, in lines."""
+    heads = ("host", "name", "agent", "libvirt", "QEMU", "clock", "free jobs", "free space")
+    rows = [heads, *(_row(host) for host in report.hosts)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    if report.pairs:
+        lines += ["", "SSH and libvirt between them:"]
+        lines += [
+            f"  {pair.source} -> {pair.destination}  {'FAILED' if pair.errors else 'ok'}" for pair in report.pairs]
+    elif len(report.hosts) > 1:
+        lines += ["", "SSH and libvirt between them: not tried, fewer than two hosts answer."]
+    return printable_lines(lines)
+
+
+def _row(host: HostLook) -> tuple[str, ...]:
+    facts = host.facts
+    if facts is None:
+        return (host.address, "NO ANSWER" if host.error is None else host.error.code.value, *[""] * 6)
+    return (
+        host.address, facts.hostname, facts.version, version_text(facts.libvirt_version),
+        version_text(facts.qemu_version), f"{host.clock:+.1f} s", f"{facts.free_slots} of {facts.slots}",
+        f"{size(facts.space_free)} in {facts.space_path}")
+
+
+def fleet_json(report: FleetReport) -> dict[str, object]:
+    """The same for programs. Bytes and seconds."""
+    return {
+        "exit_code": int(report.exit_code),
+        "hosts": [_host_json(host) for host in report.hosts],
+        "pairs": [
+            {"source": pair.source, "destination": pair.destination, "works": not pair.errors,
+             "findings": [finding_json(finding) for finding in pair.findings],
+             "error": error_json(pair.error) if pair.error is not None else None} for pair in report.pairs],
+        "warnings": [error_json(warning) for warning in report.warnings],
+    }
+
+
+def _host_json(host: HostLook) -> dict[str, object]:
+    facts = host.facts
+    found: dict[str, object] = {
+        "address": host.address, "error": error_json(host.error) if host.error is not None else None}
+    if facts is not None:
+        found.update({
+            "hostname": facts.hostname, "agent_version": facts.version,
+            "libvirt_version": version_text(facts.libvirt_version), "qemu_version": version_text(facts.qemu_version),
+            "libvirt_daemon": facts.daemon.value, "clock_offset_seconds": round(host.clock, 3),
+            "free_jobs": facts.free_slots, "jobs": facts.slots, "space_path": facts.space_path,
+            "space_free_bytes": facts.space_free})
+    return found

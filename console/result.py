@@ -1,0 +1,80 @@
+"""How a run ended: in a few lines for a person, as JSON for a program, and the errors with their remedies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TextIO
+
+from console.arguments import PROGRAM
+from console.figures import size
+from console.plan import finding_json, plan_json, plan_text
+from console.terminal import printable, write
+from constant import Outcome
+from controller import RunReport
+from wire.errors import MigrationError
+
+
+def result_text(report: RunReport) -> str:
+    """The result in a few lines."""
+    migration = report.migration
+    if report.dry_run:
+        return plan_text(report)
+    where = {
+        Outcome.NOTHING_CHANGED: "Nothing was changed on either host.",
+        Outcome.MOVED: f"{migration.domain} runs on {report.runs_on} now.",
+        Outcome.MOVED_INCOMPLETE: f"{migration.domain} runs on {report.runs_on} now, but the steps after the move "
+                                  "did not all succeed.",
+        Outcome.ROLLED_BACK: f"Rolled back: {migration.domain} runs on {report.runs_on} as before.",
+        Outcome.UNKNOWN: f"STATE UNKNOWN: look for {migration.domain} on both hosts before you do anything.",
+    }
+    lines = [where[report.outcome]]
+    if report.moved is not None:
+        downtime = f"{report.moved.downtime} ms" if report.moved.downtime >= 0 else "not told by libvirt"
+        total = report.moved.disk_bytes + report.moved.memory_bytes
+        lines.append(
+            f"total {report.seconds:.1f} s, moved {size(total)} (disk {size(report.moved.disk_bytes)}, memory "
+            f"{size(report.moved.memory_bytes)}), downtime {downtime}")
+    return "\n".join(lines)
+
+
+def result_json(report: RunReport) -> dict[str, object]:
+    """The result for programs. Bytes, seconds, milliseconds."""
+    moved = report.moved
+    return {
+        "outcome": report.outcome.value,
+        "exit_code": int(report.exit_code),
+        "job_id": report.migration.job_id,
+        "domain": report.migration.domain,
+        "source": report.migration.source,
+        "destination": report.migration.destination,
+        "runs_on": report.runs_on,
+        "seconds": round(report.seconds, 3),
+        "disk_bytes": moved.disk_bytes if moved else None,
+        "memory_bytes": moved.memory_bytes if moved else None,
+        "downtime_ms": moved.downtime if moved and moved.downtime >= 0 else None,
+        "steps": [
+            {"command": step.command.value, "host": step.host, "seconds": round(step.seconds, 3),
+             "summary": step.summary, "obstacles": step.obstacles,
+             "error": step.error.code.value if step.error else None}
+            for step in report.steps
+        ],
+        "errors": [
+            *(error_json(finding.error()) for finding in report.obstacles),
+            *(error_json(error) for error in report.errors),
+        ],
+        "dry_run": report.dry_run,
+        "would_start": report.would_start,
+        "findings": [finding_json(finding) for finding in report.findings],
+        "plan": plan_json(report.plan) if report.plan is not None else None,
+    }
+
+
+def error_json(error: MigrationError) -> dict[str, object]:
+    """An error for programs."""
+    return {"code": error.code.value, "message": error.message, "hint": error.hint, "facts": dict(error.facts)}
+
+
+def show_errors(errors: Sequence[MigrationError], stream: TextIO) -> None:
+    """Each error and its remedy."""
+    for error in errors:
+        write(stream, f"{PROGRAM}: {printable(error.message)}\n  {printable(error.hint)}\n")

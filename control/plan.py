@@ -1,0 +1,129 @@
+"""The plan of a migration: what each step will do, how much has to cross, how long that will take. Pure functions.
+
+The constants of the prediction were fitted to measured runs in the lab; docs/json.md says what the figures mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from constant import Command, Transport, Verdict
+from wire.facts import DomainFacts
+from wire.records import LinkReport, Migration, libvirt_conf_path
+
+_MIB = 1024 * 1024
+# What a run takes beside the bytes: checks and measurement 1.8 s, connecting, libvirt's own phases, switchover and
+# defining. Measured 2.6 to 4.3 s, the longer ones on a machine that was busy.
+_FIXED_SECONDS = (2.0, 5.0)
+# Parts of the measured rate that disk and memory get. On a slow link it is the link that limits: measured 0.96 to 0.98
+# at 100 Mbit/s to 1 Gbit/s. On a fast one QEMU, the guest and the encryption share the CPUs, in the measurement too.
+_SHARE = (0.88, 1.05)
+_SHARE_OF_FAST = (0.5, 1.5)
+_FAST_LINK = 150 * _MIB
+# Part of the guest's resident memory that has to cross: pages of zeroes cross as a few bytes, and without KVM the
+# translated code of the guest counts as resident as well (measured 0.55 then).
+_MEMORY_SHARE = (0.4, 1.05)
+# QEMU switches over once what is left fits into this pause (its default downtime-limit).
+_DOWNTIME_SECONDS = 0.3
+# Above this part of the link's rate, writing outpaces copying sooner or later.
+_KEEPS_UP = 0.8
+# How far auto-converge can slow a guest down: to 1 % of its CPU time, but the pages that it hits first stay hot.
+_THROTTLED_TO = 0.1
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step, and what it will do to which file on which host, in words."""
+
+    command: Command
+    host: str
+    does: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a real run would do. Bytes, bytes per second, seconds; None is what could not be measured."""
+
+    steps: tuple[PlannedStep, ...]
+    disk_bytes: int
+    """Allocated on the source: what is sent, not the size that the guest sees."""
+    memory_bytes: int
+    link_rate: Optional[int]
+    dirty_rate: Optional[int]
+    write_rate: Optional[int]
+    seconds: Optional[tuple[float, float]]
+    """The range that the whole run is expected to take; None if the link was not measured or it will not end."""
+    verdict: Verdict
+
+
+def make_plan(migration: Migration, facts: DomainFacts, link: LinkReport) -> Plan:
+    """The plan, from what both hosts told."""
+    disk_bytes = sum(disk.allocated for disk in facts.disks)
+    memory_bytes = min(facts.resident or facts.memory, facts.memory)
+    rate = _limited(link.rate, migration.bandwidth)
+    found = verdict(rate, link.dirty_rate or 0, link.write_rate or 0, memory_bytes)
+    seconds = None
+    if rate and found is Verdict.CONVERGES:
+        seconds = predict(disk_bytes, memory_bytes, rate, link.dirty_rate or 0, link.write_rate or 0)
+    return Plan(
+        steps=tuple(_steps(migration, facts, memory_bytes)), disk_bytes=disk_bytes, memory_bytes=memory_bytes,
+        link_rate=link.rate, dirty_rate=link.dirty_rate, write_rate=link.write_rate, seconds=seconds, verdict=found)
+
+
+def _limited(rate: int | None, bandwidth: int) -> int | None:
+    """The rate that the migration may use, in bytes per second."""
+    return min(rate, bandwidth * _MIB) if rate and bandwidth else rate
+
+
+def verdict(rate: int | None, dirty_rate: int, write_rate: int, memory_bytes: int) -> Verdict:
+    """Whether copying at `rate` catches up with a guest that writes so much memory and disk. Bytes per second."""
+    if not rate:
+        return Verdict.NOT_MEASURED
+    if write_rate >= rate * _KEEPS_UP:
+        # Throttling slows the CPU; disks that are written without it go on.
+        return Verdict.WILL_NOT_CONVERGE
+    # What is dirtied again and again fits into the pause at the end, however fast.
+    fits = min(dirty_rate, memory_bytes) <= rate * _DOWNTIME_SECONDS
+    if fits or dirty_rate < rate * _KEEPS_UP:
+        return Verdict.CONVERGES
+    return Verdict.NEEDS_THROTTLING if dirty_rate * _THROTTLED_TO < rate * _KEEPS_UP else Verdict.WILL_NOT_CONVERGE
+
+
+def predict(
+    disk_bytes: int, memory_bytes: int, rate: int, dirty_rate: int, write_rate: int,
+) -> tuple[float, float]:
+    """The shortest and the longest time to expect for the whole run, in seconds, at `rate` bytes per second."""
+    share = _SHARE_OF_FAST if rate >= _FAST_LINK else _SHARE
+    slowest, fastest = rate * share[0], rate * share[1]
+    least = _FIXED_SECONDS[0] + (disk_bytes + memory_bytes * _MEMORY_SHARE[0]) / fastest
+    # Each pass over what was written meanwhile is shorter than the one before: a geometric series.
+    disk_seconds = disk_bytes / slowest / (1 - min(write_rate / slowest, 0.9))
+    memory_seconds = memory_bytes * _MEMORY_SHARE[1] / slowest / (1 - min(dirty_rate / slowest, 0.9))
+    return least, _FIXED_SECONDS[1] + disk_seconds + memory_seconds
+
+
+def _steps(migration: Migration, facts: DomainFacts, memory_bytes: int) -> list[PlannedStep]:
+    source, destination, domain = migration.source, migration.destination, migration.domain
+    made = tuple(
+        f"make an empty {disk.format.value} of {disk.virtual_size // _MIB} MiB at {disk.path}" for disk in facts.disks)
+    way = "through SSH" if migration.transport is Transport.SSH else "over TCP, not encrypted"
+    mirrored = tuple(
+        f"mirror {disk.path}, {disk.allocated // _MIB} MiB allocated of {disk.virtual_size // _MIB} MiB, {way}"
+        for disk in facts.disks)
+    conf = migration.conf_path()
+    own = conf == libvirt_conf_path(domain)
+    autostart = "on" if facts.autostart else "off"
+    sockets = ("make a directory for the tunnel's sockets",) if migration.transport is Transport.SSH else ()
+    kept = ", ".join(disk.path for disk in facts.disks)
+    return [
+        PlannedStep(Command.PREPARE_DESTINATION, destination, (*made, *sockets)),
+        PlannedStep(Command.COPY_DISK_FILE, source, ("send nothing beforehand",)),
+        PlannedStep(Command.LIVE_MIGRATION, source, (
+            *mirrored, f"copy up to {memory_bytes // _MIB} MiB of memory {way}", "switch over", "turn autostart off")),
+        PlannedStep(Command.EXTRACT_CONFIGURE_FILE, destination, (
+            f"leave the XML to libvirt at {conf}" if own else f"write the XML to {conf}",)),
+        PlannedStep(Command.DEFINE_VIRTUAL_MACHINE, destination, (f"make {domain} persistent, autostart {autostart}",)),
+        PlannedStep(Command.FINISH, destination, ("see that it runs", *("remove the sockets" for _each in sockets))),
+        PlannedStep(Command.FINISH, source, (f"see that it does not run; keep it shut off, with {kept}",)),
+    ]

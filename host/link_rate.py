@@ -1,0 +1,140 @@
+"""Measures how much a link carries: one end sends for a moment, the other counts what arrives.
+
+Through a unix socket that SSH forwards, or over TCP: the way that the migration itself will take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from wire.errors import ErrorCode, MigrationError
+
+# libvirt's migration_port_min and the number of ports from there (qemu.conf), which a firewall has to let in.
+_FIRST_PORT, _PORTS = 49152, 64
+_CHUNK = 256 * 1024
+# How long the two ends wait for each other: a login takes some of it.
+_MEET_SECONDS = 5.0
+_RETRY_SECONDS = 0.03
+# What arrives first went through empty buffers, and through TCP's slow start.
+_WARM_UP = 0.3
+
+
+def port_of(job_id: str) -> int:
+    """The TCP port on which a job's link is tried: one of libvirt's for migrations, the same on both ends."""
+    return _FIRST_PORT + int(job_id, 16) % _PORTS
+
+
+def listen_at(address: tuple[str, int]) -> socket.socket:
+    """A TCP socket that listens. Raises OSError."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    server = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(address)
+        server.listen(1)
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
+@contextmanager
+def listen_on(path: str) -> Iterator[socket.socket]:
+    """A unix socket that listens for the length of a `with`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(path)
+        try:
+            # The kernel takes the umask off, and with it what the directory's access list allows.
+            os.chmod(path, 0o660)
+            server.listen(1)
+            yield server
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+def receive(server: socket.socket, seconds: float) -> int | None:
+    """Wait for the other end and count for `seconds` from its first byte.
+
+    Returns bytes per second; None if nobody came, or too little to tell.
+    """
+    server.settimeout(_MEET_SECONDS)
+    try:
+        connection, _ = server.accept()
+    except OSError:
+        # Python 3.9's time-out is no TimeoutError yet.
+        return None
+    with connection:
+        connection.settimeout(_MEET_SECONDS)
+        # A sign of life, without which a forwarded socket looks open although nobody is at its other end.
+        connection.sendall(b"r")
+        return _count(connection, seconds) if seconds else None
+
+
+def _count(connection: socket.socket, seconds: float) -> int | None:
+    buffer = bytearray(_CHUNK)
+    counted, since, now = 0, 0.0, 0.0
+    try:
+        if not connection.recv_into(buffer):
+            return None
+        begin = time.monotonic()
+        since = begin + seconds * _WARM_UP
+        now = begin
+        connection.settimeout(seconds)
+        while now < begin + seconds:
+            got = connection.recv_into(buffer)
+            if not got:
+                break
+            now = time.monotonic()
+            if now > since:
+                counted += got
+    except OSError:
+        # As far as it came.
+        now = time.monotonic()
+    return round(counted / (now - since)) if counted and now > since else None
+
+
+def meet(family: int, address: str | tuple[str, int]) -> socket.socket:
+    """Connect to the other end, again and again until it listens. Raises OSError with the last reason."""
+    deadline = time.monotonic() + _MEET_SECONDS
+    while True:
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(max(0.1, deadline - time.monotonic()))
+            connection.connect(address)
+            if connection.recv(1):
+                return connection
+            reason = OSError("nobody listens there")
+        except OSError as error:
+            reason = error
+        connection.close()
+        if time.monotonic() > deadline:
+            raise reason
+        time.sleep(_RETRY_SECONDS)
+
+
+def send(connection: socket.socket, seconds: float, limit: int) -> None:
+    """Send until the other end has had enough, at most `limit` bytes per second (0: as fast as it goes)."""
+    block = os.urandom(_CHUNK)
+    begin = time.monotonic()
+    deadline = begin + seconds + _MEET_SECONDS
+    connection.settimeout(_MEET_SECONDS)
+    sent = 0
+    with contextlib.suppress(OSError):
+        while (now := time.monotonic()) < deadline:
+            if limit and sent > limit * (now - begin):
+                time.sleep(_CHUNK / limit)
+                continue
+            sent += connection.send(block)
+
+
+def ports_closed(host: str, destination: str, port: int, error: OSError) -> MigrationError:
+    """The error for a port that cannot be reached."""
+    reason = error.strerror or str(error) or "no answer"
+    return MigrationError(ErrorCode.PORTS_CLOSED, {
+        "host": host, "destination": destination, "port": str(port), "reason": reason})

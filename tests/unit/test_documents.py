@@ -1,0 +1,116 @@
+"""What the documents list is what the program has: checks, JSON fields, error codes, options."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import pytest
+
+from console.arguments import parse
+from console.hosts import fleet_json
+from console.result import result_json
+from constant import Command, ExitCode, Outcome, Verdict
+from control.conversation import StepResult
+from control.fleet import FleetReport, HostLook, PairLook
+from control.plan import make_plan
+from controller import RunReport
+from tests.unit.samples import DESTINATION, FACTS, FINE, HOST_FACTS, MIGRATION, ROOT, SOURCE, STOPS
+from wire.errors import ErrorCode, MigrationError
+from wire.findings import CHECKS, Check
+from wire.records import LinkReport
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHECKS_DOCUMENT = (ROOT / "docs" / "checks.md").read_text(encoding="utf-8")
+JSON_DOCUMENT = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
+ERROR = MigrationError(ErrorCode.AGENT_SILENT, {"host": SOURCE})
+
+
+def rows_of(check: Check) -> str:
+    """What docs/checks.md says of a check: its row, and those below it that have no name of their own."""
+    lines = CHECKS_DOCUMENT.splitlines()
+    first = next(
+        (number for number, line in enumerate(lines)
+         if line.startswith("| ") and f"`{check.value}`" in line.split("|")[1]), None)
+    assert first is not None, f"docs/checks.md has no row for {check.value}"
+    rows = [lines[first]]
+    for line in lines[first + 1:]:
+        if not line.startswith("| |"):
+            break
+        rows.append(line)
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize("check", list(Check))
+def test_every_check_is_documented_with_whether_it_can_be_skipped(check: Check) -> None:
+    last_cells = [row.split("|")[-2] for row in rows_of(check).splitlines()]
+    assert any("skip" in cell for cell in last_cells) == CHECKS[check].skippable
+
+
+def documented(section: str) -> set[str]:
+    """The fields that the tables between this heading of docs/json.md and the next of its kind name."""
+    text = JSON_DOCUMENT.partition(f"## {section}")[2].partition("\n## ")[0]
+    return {name for line in text.splitlines() if line.startswith("| ") for name in re.findall(
+        r"`([a-z_]+)`", line)}
+
+
+def fields_of(value: object) -> set[str]:
+    """Every name in an object, but for the names of an error's facts."""
+    found: set[str] = set()
+    if isinstance(value, Mapping):
+        for name, content in value.items():
+            found.add(name)
+            if name != "facts":
+                found |= fields_of(content)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            found |= fields_of(each)
+    return found
+
+
+def test_every_field_of_a_migrations_json_is_documented() -> None:
+    plan = make_plan(MIGRATION, FACTS, LinkReport(rate=100 << 20, dirty_rate=0, write_rate=0))
+    report = RunReport(
+        MIGRATION, Outcome.NOTHING_CHANGED, None, 1.0, errors=(ERROR,), findings=(STOPS, FINE), plan=plan, dry_run=True,
+        steps=(StepResult(Command.HELLO, SOURCE, 0.1, "here"),))
+    assert fields_of(result_json(report)) <= documented("Of a migration")
+
+
+def test_every_field_of_the_hosts_json_is_documented() -> None:
+    report = FleetReport(
+        (HostLook(SOURCE, HOST_FACTS), HostLook(DESTINATION, error=ERROR)),
+        (PairLook(SOURCE, DESTINATION, (STOPS,)), PairLook(DESTINATION, SOURCE, error=ERROR)), (ERROR,))
+    assert fields_of(fleet_json(report)) <= documented("Of a migration") | documented("Of `vmmigration.py check`")
+
+
+@pytest.mark.parametrize("word", [*Outcome, *Verdict])
+def test_every_outcome_and_verdict_is_documented(word: Outcome | Verdict) -> None:
+    assert f"`{word.value}`" in JSON_DOCUMENT
+
+
+# What only one who writes another program ever sees.
+@pytest.mark.parametrize("code", sorted(set(ErrorCode) - {ErrorCode.INTERNAL}))
+def test_readme_says_what_to_do_about_every_error(code: ErrorCode) -> None:
+    assert re.search(rf"(?<![\w-]){code.value}(?![\w-])", README), f"README.md does not name {code.value}"
+
+
+@pytest.mark.parametrize("code", list(ExitCode))
+def test_readme_and_the_help_text_name_every_exit_code(code: ExitCode, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    assert f"\n  {int(code)}  " in capsys.readouterr().out
+    assert f"\n| {int(code)} | " in README
+
+
+def test_readme_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    options = set(re.findall(r"(?<![\w-])--[a-z-]+", capsys.readouterr().out))
+    assert {option for option in options if option not in README} == set()
+
+
+def test_the_documents_name_the_version_that_this_is() -> None:
+    version = dataclasses.asdict(HOST_FACTS)["version"]
+    assert f"agent {version} serves" in README
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -1,0 +1,160 @@
+"""What a host tells of itself and of a domain: the facts that the other host, and the plan, are made from.
+
+Their type hints are read at run time to check what comes in, so they must be such as Python 3.9 can evaluate.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Optional
+
+from constant import ImageFormat, LibvirtDaemon
+from wire.forms import check_path, check_tokens
+from wire.schema import record
+
+
+@record
+class DiskFacts:
+    """One disk of the domain as the source sees it. Sizes in bytes."""
+
+    target: str
+    path: str
+    format: ImageFormat
+    virtual_size: int
+    allocated: int
+    cluster_size: int
+    """0 for raw."""
+    compat: str
+    """qcow2's version as qemu-img names it, "1.1" or "0.10"; empty for raw."""
+
+    def __post_init__(self) -> None:
+        check_path("Disk path", self.path)
+        if self.virtual_size <= 0 or self.allocated < 0 or not re.fullmatch(r"[a-z][a-z0-9]{1,15}", self.target):
+            raise ValueError("disk sizes or target out of range")
+        if self.format is ImageFormat.QCOW2:
+            power_of_two = self.cluster_size & (self.cluster_size - 1) == 0
+            if not (512 <= self.cluster_size <= 2 * 1024 * 1024 and power_of_two and self.compat in ("1.1", "0.10")):
+                raise ValueError("no such qcow2 image")
+        elif self.cluster_size or self.compat:
+            raise ValueError("a raw image has neither clusters nor a version")
+
+
+def version_text(number: int) -> str:
+    """libvirt's way of counting versions, the usual way."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}" if number else "not answering"
+
+
+@record
+class InterfaceFacts:
+    """One network interface of the domain, and what it is connected to on the host."""
+
+    kind: str
+    """The interface's type: network, bridge, direct (macvtap), user ..."""
+    source: str
+    """The name of the network, bridge or host device; empty where the type has none."""
+    mac: str
+    portgroup: Optional[str] = None
+
+
+@record
+class GraphicsFacts:
+    """One display that listens. Port -1 is one that libvirt chooses, as it does again on the other host."""
+
+    kind: str
+    port: int
+    address: Optional[str] = None
+
+
+@record
+class MediumFacts:
+    """A CD-ROM or floppy drive with an image in it."""
+
+    target: str
+    device: str
+    path: str
+
+    def __post_init__(self) -> None:
+        check_path("Medium path", self.path)
+
+
+@record
+class SerialFacts:
+    """What a serial port leads to on the host: a path that must exist, or a file that QEMU makes in its directory."""
+
+    path: str
+    must_exist: bool
+
+    def __post_init__(self) -> None:
+        check_path("Serial port's path", self.path)
+
+
+@record
+class DomainFacts:
+    """What the destination must know about the domain to judge whether it can run there. Memory in bytes."""
+
+    uuid: str
+    virtualization: str
+    architecture: str
+    machine: str
+    memory: int
+    autostart: bool
+    disks: tuple[DiskFacts, ...]
+    resident: int = 0
+    """How much of the memory QEMU holds on the host: about what has to cross."""
+    emulator: Optional[str] = None
+    kernel: Optional[str] = None
+    initrd: Optional[str] = None
+    vcpus: int = 1
+    last_cpu: int = -1
+    """The highest number of a host CPU that it is pinned to; -1 if it is not."""
+    last_node: int = -1
+    """The highest number of a NUMA node that its memory is bound to; -1 if it is not."""
+    huge_page: int = 0
+    """The size of its huge pages in KiB; 0 for ordinary memory."""
+    interfaces: tuple[InterfaceFacts, ...] = ()
+    graphics: tuple[GraphicsFacts, ...] = ()
+    media: tuple[MediumFacts, ...] = ()
+    serial_ports: tuple[SerialFacts, ...] = ()
+    secrets: tuple[str, ...] = ()
+    """The libvirt secrets it needs, each a UUID or `usage TYPE NAME`."""
+    security_models: tuple[str, ...] = ()
+    """What confines it besides file ownership: apparmor, selinux."""
+    libvirt_version: int = 0
+    qemu_version: int = 0
+    """The source's, as libvirt counts; 0 if it is not known."""
+
+    def __post_init__(self) -> None:
+        for path in (self.emulator, self.kernel, self.initrd):
+            if path is not None:
+                check_path("Path", path)
+        if min(self.memory, self.resident, self.huge_page, self.vcpus - 1) < 0:
+            raise ValueError("a size is negative")
+
+
+@record
+class HostFacts:
+    """What HELLO tells of a host. Times in milliseconds since 1970, sizes in bytes.
+
+    `epoch` is new when the agent started without the journal of its requests; `challenge` lives CHALLENGE_SECONDS.
+    """
+
+    version: str
+    hostname: str
+    libvirt_version: int
+    """As libvirt counts: major * 1,000,000 + minor * 1,000 + release; 0 if it does not answer."""
+    daemon: LibvirtDaemon
+    epoch: str
+    challenge: str
+    qemu_version: int = 0
+    """In the same way."""
+    clock: int = 0
+    """The host's own time when it answered."""
+    free_slots: int = 0
+    slots: int = 0
+    """How many more jobs it takes now, and how many altogether."""
+    space_path: str = ""
+    space_free: int = 0
+    """The directory of libvirt's images, and what is free there."""
+
+    def __post_init__(self) -> None:
+        check_tokens(self.epoch, self.challenge)
