@@ -47,6 +47,19 @@ def _refuse_special(information: dict[str, Any], target: str, host: str, domain:
                 ErrorCode.DISK_UNSUPPORTED, {"host": host, "domain": domain, "target": target, "reason": reason})
 
 
+def qemu_may_enter(directory: str, ids: tuple[int, int], host: str) -> bool:
+    """Whether QEMU, which runs with these user and group ids, may use files in that directory."""
+    if ids[0] == 0:
+        return True
+    as_qemu = ["setpriv", f"--reuid={ids[0]}", f"--regid={ids[1]}", "--init-groups"]
+    try:
+        run_tool([*as_qemu, "test", "-x", directory], host)
+    except MigrationError as error:
+        # Anything else, such as a user without a name, says nothing about the directory.
+        return error.facts.get("reason") != "exit code 1"
+    return True
+
+
 def create_empty(disk: DiskFacts, owner: tuple[int, int], host: str) -> os.stat_result:
     """Make an empty image of the disk's format and size at its path, which must not exist, for QEMU's user alone.
 

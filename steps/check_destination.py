@@ -5,6 +5,8 @@ It changes nothing, and goes on after the first obstacle: the admin hears of all
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from host.hypervisor import Hypervisor
 from steps.checks import machine, neighbours, storage
 from steps.checks.basics import libvirt_answers, libvirt_fails, look_for_tools
@@ -22,12 +24,14 @@ def run(context: StepContext, arguments: StepArguments) -> CheckReport:
     migration, facts = arguments.migration, arguments.known_facts()
     known = {"host": context.host, "domain": migration.domain}
     findings = look_for_tools(context.host, "qemu-img", "setfacl")
-    findings += look(storage.LOOKS, FilesView(context.host, migration, facts), known)
+    files = FilesView(context.host, migration, facts)
     try:
         with Hypervisor.open(context.host) as hypervisor:
+            files = replace(files, qemu_ids=hypervisor.qemu_ids(facts.virtualization))
             findings.append(libvirt_answers(context.host, hypervisor))
             view = DestinationView(context.host, migration, facts, hypervisor, hypervisor.host_capabilities())
             findings += look({**machine.LOOKS, **neighbours.LOOKS}, view, known)
     except MigrationError as error:
         findings.append(libvirt_fails(error))
+    findings += look(storage.LOOKS, files, known)
     return CheckReport(findings=tuple(findings))

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from host.image import qemu_may_enter
 from host.job_files import refuse_system_directory
 from steps.checks.look import Looks, Saw, fine, stops, warns
 from wire.errors import ErrorCode, MigrationError
@@ -26,6 +27,8 @@ class FilesView:
     host: str
     migration: Migration
     facts: DomainFacts
+    qemu_ids: tuple[int, int] = (0, 0)
+    """As whom QEMU runs here; 0, 0 also if libvirt does not say."""
 
     def directories(self) -> list[str]:
         """Where the new images go."""
@@ -41,9 +44,13 @@ def target_path(view: FilesView) -> Iterator[Saw]:
 
 
 def target_directory(view: FilesView) -> Iterator[Saw]:
-    """The directories of the new images are there, are meant for images, and can be written."""
+    """The directories of the new images are there, are meant for images, can be written, and QEMU may enter them."""
     for path in dict.fromkeys(disk.path for disk in view.facts.disks):
         yield from _directory(view.host, "Disk path", path)
+    for directory in view.directories():
+        if os.path.isdir(directory) and not qemu_may_enter(directory, view.qemu_ids, view.host):
+            reason = f"QEMU's user (id {view.qemu_ids[0]}) may not enter it, or one above it"
+            yield stops(ErrorCode.DIRECTORY_MISSING, path=directory, reason=reason)
     yield fine(paths=_named(view.directories()))
 
 

@@ -295,6 +295,20 @@ def test_a_directory_that_is_missing_or_the_systems_own_stops_the_move(directory
     assert said(storage.LOOKS, files(Path(directory)), Check.TARGET_DIRECTORY) == stopping(code)
 
 
+def test_a_directory_that_qemu_may_not_enter_stops_the_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def never(*arguments: object) -> bool:
+        asked.append(arguments)
+        return False
+
+    monkeypatch.setattr(storage, "qemu_may_enter", never)
+    closed = dataclasses.replace(files(tmp_path), qemu_ids=(64055, 108))
+    assert said(storage.LOOKS, closed, Check.TARGET_DIRECTORY) == stopping(ErrorCode.DIRECTORY_MISSING)
+    assert "QEMU's user (id 64055)" in found(storage.LOOKS, closed, Check.TARGET_DIRECTORY)[0].message
+    assert asked[0] == (str(tmp_path), (64055, 108), DESTINATION)
+
+
 def test_a_file_where_the_directory_should_be_stops_the_move(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert said(storage.LOOKS, files(tmp_path / "file"), Check.TARGET_DIRECTORY) == stopping(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pwd
 import shutil
 import socket
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -475,3 +477,29 @@ def test_an_image_of_which_a_copy_would_lose_something_is_refused(
     assert caught.value.code is ErrorCode.DISK_UNSUPPORTED
     assert (caught.value.facts["target"], caught.value.facts["host"]) == ("vda", HOST)
     assert caught.value.facts["reason"] == reason
+
+
+# Whether QEMU may enter a directory.
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_qemu_may_enter_what_its_user_may_and_root_everything(tmp_path: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    ids = (nobody.pw_uid, nobody.pw_gid)
+    opened, closed = Path(tempfile.mkdtemp(dir="/tmp")), tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    opened.chmod(0o711)
+    try:
+        assert image.qemu_may_enter(str(opened), ids, "here")
+        assert not image.qemu_may_enter(str(closed), ids, "here")
+        assert image.qemu_may_enter(str(closed), (0, 0), "here")
+    finally:
+        opened.rmdir()
+
+
+def test_what_cannot_be_found_out_about_qemus_user_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_arguments: object) -> str:
+        raise MigrationError(ErrorCode.TOOL_FAILED, {"tool": "setpriv", "host": "here", "reason": "uid 4711 not found"})
+
+    monkeypatch.setattr(image, "run_tool", fails)
+    assert image.qemu_may_enter("/srv", (4711, 4711), "here")
