@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from constant import CHALLENGE_SECONDS, REQUEST_PAGES_LIMIT, UNFINISHED_LIMIT
 from wire.datagram import Pages
-from wire.message import Request, decode
+from wire.message import ArgumentsRefusedError, Request, decode
 from wire.records import Page
 
 
@@ -14,6 +14,12 @@ from wire.records import Page
 class _Unfinished:
     until: float
     pages: Pages = field(default_factory=Pages)
+
+
+def _check_same(request: Request, envelope: Request) -> None:
+    if (request.request_id, request.agent_ip, request.cmd) != (
+            envelope.request_id, envelope.agent_ip, envelope.cmd):
+        raise ValueError("not the request that its pages were of")
 
 
 class Assembly:
@@ -45,11 +51,14 @@ class Assembly:
         if not unfinished.pages.complete():
             return None
         del self._unfinished[name]
-        request = decode(unfinished.pages.text().encode())
-        if not isinstance(request, Request) or isinstance(request.cmd_arguments, Page) or (
-                request.request_id, request.agent_ip, request.cmd) != (
-                envelope.request_id, envelope.agent_ip, envelope.cmd):
-            raise ValueError("not the request that its pages were of")
+        try:
+            request = decode(unfinished.pages.text().encode())
+        except ArgumentsRefusedError as refused:
+            _check_same(replace(refused.envelope, cmd=refused.command, cmd_arguments=page), envelope)
+            raise
+        if not isinstance(request, Request) or isinstance(request.cmd_arguments, Page):
+            raise ValueError("no request")
+        _check_same(request, envelope)
         return request
 
     def _forget_old(self, now: float) -> None:

@@ -123,7 +123,8 @@ class Asker:
             job_id = secrets.token_hex(4)
             migration = dataclasses.replace(
                 MIGRATION, source=self._options.agent, domain=f"VM-{job_id}", job_id=job_id)
-            reply = self._follow(command, StepArguments(migration=migration, facts=FACTS))
+            facts = dataclasses.replace(FACTS, secrets=("x" * self._options.longer,) if self._options.longer else ())
+            reply = self._follow(command, StepArguments(migration=migration, facts=facts))
             error = reply.error() if isinstance(reply, Reply) else None
             stale = error is not None and error.code is ErrorCode.REQUEST_STALE
             if stale:
@@ -163,6 +164,7 @@ def main(argv: Sequence[str]) -> None:
     asking.add_argument("commands", help="with commas between them")
     asking.add_argument("--until", type=Path)
     asking.add_argument("--patience", type=float, default=90.0)
+    asking.add_argument("--longer", type=int, default=0, help="have so many more bytes in each request")
     asking.set_defaults(mode=ask)
     options = parser.parse_args(argv)
     kill_point = KillPoint.from_option(options.kill_at)

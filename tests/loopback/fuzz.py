@@ -20,13 +20,14 @@ from pathlib import Path
 
 from constant import NOT_JOURNALED, Command, DomainState
 from tests.unit.pair import responder
-from tests.unit.samples import AGENT_KEY, ARGUMENTS_OF, FACTS, HOST_FACTS, MASTER, MIGRATION, MOVED, SOURCE
+from tests.unit.samples import AGENT_KEY, FACTS, HOST_FACTS, LINK, MASTER, MIGRATION, MOVED, SOURCE
 from udpmodule import Stage
 from wire.access import AddressList
-from wire.datagram import Direction, keyring, seal, seal_request, unseal
+from wire.datagram import Direction, seal, seal_request
 from wire.findings import CheckReport
 from wire.message import Request, encode
 from wire.records import (
+    CancelArguments,
     CancelReport,
     HelloArguments,
     LinkReport,
@@ -50,23 +51,25 @@ _SETTLED_SECONDS = 60.0
 
 
 def bodies(agent_ip: str, epoch: str, challenge: str) -> list[bytes]:
-    """A request of each kind, as a controller makes it and before it is sealed."""
-    requests = []
+    """A request of each kind, or its pages where it is long, as a controller makes it and before it is sealed."""
+    found = []
     for number, command in enumerate(Command):
-        arguments = ARGUMENTS_OF[command]
-        if isinstance(arguments, StepArguments):
-            # Without what makes it longer than a datagram: there is one below.
-            arguments = StepArguments(migration=MIGRATION)
-        elif isinstance(arguments, StatusArguments):
+        arguments: object = StepArguments(migration=MIGRATION, facts=FACTS)
+        if command is Command.PREPARE_DESTINATION:
+            arguments = StepArguments(migration=MIGRATION, facts=replace(FACTS, secrets=("x" * 2000,)))
+        if command is Command.HELLO:
+            arguments = HelloArguments()
+        elif command is Command.STATUS:
             arguments = StatusArguments(of=f"{3:032x}")
-        requests.append(encode(Request(
+        elif command is Command.CANCEL:
+            arguments = CancelArguments(job_id=MIGRATION.job_id)
+        elif command in (Command.CHECK_LINK, Command.MEASURE_LINK):
+            arguments = LINK
+        request = Request(
             request_id=f"{number:032x}", agent_ip=agent_ip, cmd=command, cmd_arguments=arguments, epoch=epoch,
-            challenge=challenge)))
-    long = Request(
-        request_id="e" * 32, agent_ip=agent_ip, cmd=Command.FINISH, epoch=epoch, challenge=challenge,
-        cmd_arguments=StepArguments(migration=MIGRATION, facts=replace(FACTS, secrets=("x" * 900,) * 2)))
-    return requests + [
-        unseal(datagram, keyring([AGENT_KEY]), Direction.REQUEST)[1] for datagram in seal_request(AGENT_KEY, long)]
+            challenge=challenge)
+        found += [datagram.partition(b"\n")[2] for datagram in seal_request(MASTER, request)]
+    return found
 
 
 class Mutator:
@@ -113,8 +116,8 @@ class Mutator:
 
 _FRAGMENTS = [
     b"", b"null", b"NaN", b"1e999", b"-1", b"9" * 30, b'"', b"{", b"}", b"[" * 60, b'{"a":' * 60, b"\\ud800", b"\xff",
-    b"\x00", b"\xc3\xa9", b',"cmd":"STATUS"', b'"HELLO"', b'"STATUS"', b'"CANCEL"', b"true", b"[]", b"{}", b"\n", b" ",
-    b"0" * 32, b"::1", b"%n%s", b"../..", b"- -", b"VMM1"]
+    b"\x00", b"\xc3\xa9", b',"cmd":"STATUS"', b'"HELLO"', b'"STATUS"', b'"CANCEL"', b'"part"', b"true", b"[]", b"{}",
+    b"\n", b" ", b"0" * 32, b"::1", b"%n%s", b"../..", b"- -", b"VMM1"]
 # Deeper than Python's JSON reader can follow.
 _NESTED = [
     b"[" * 1100, b'{"msg_type":"request","cmd_arguments":' + b"[" * 1050, b'{"a":' * 220, b"[" * 550 + b"]" * 550]

@@ -358,12 +358,13 @@ class Site:
 
     def ask(
         self, node: Node, commands: Sequence[Command], *options: object, until: Path | None = None,
-        patience: float = 90.0,
+        patience: float = 90.0, longer: int = 0,
     ) -> ControllerRun:
         """Start a controller that asks a node for one command after the other."""
         forever = ["--until", until] if until is not None else []
         return self._run(options, [
-            "ask", node.address, ",".join(command.value for command in commands), "--patience", patience, *forever])
+            "ask", node.address, ",".join(command.value for command in commands), "--patience", patience,
+            "--longer", longer, *forever])
 
 
 # What must hold of every run, whatever was done to it.
@@ -375,12 +376,12 @@ def assert_journal_agrees(node: Node, results: Iterable[Result], without: Iterab
     `without` are the ids of those that were begun although they could not be journaled.
     """
     journal, ended, executed = node.journal(), node.ended(), node.executed()
+    to_journal = node.executed(journaled=True).keys()
     begun = set(node.begun())
     assert not journal.damaged
     assert len(begun) == len(node.begun()), "a request was begun twice, says the journal"
     assert not [request_id for request_id, times in executed.items() if times > 1], "executed more than once"
-    known = begun.union(node.seen(), without)
-    assert node.executed(journaled=True).keys() <= known, "executed, and the journal does not have it"
+    assert to_journal <= begun.union(node.seen(), without), "executed, and the journal does not have it"
     assert ended.keys() <= begun.union(without), "ended without having begun"
     for result in results:
         if result.agent_ip != node.address or Command(result.cmd) in NOT_JOURNALED:

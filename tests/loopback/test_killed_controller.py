@@ -14,8 +14,8 @@ from wire.errors import ErrorCode
 # So long that the controller asks for it with STATUS, twice: its agent says how far it is only in the middle.
 WORK = ("--work", "LIVE_MIGRATION=0.8")
 HURRY = ("--hurry", 4)
-# HELLO to both, nine steps and two STATUS. A slow machine makes it more of the last.
-DATAGRAMS = 13
+# HELLO to both, twelve steps and two STATUS. A slow machine makes it more of the last.
+DATAGRAMS = 16
 
 
 def at_rest(site: Site, nodes: tuple[Node, Node]) -> bool:

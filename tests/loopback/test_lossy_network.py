@@ -81,6 +81,21 @@ def test_a_migration_through_a_lossy_network_runs_each_step_once(site: Site, los
         assert len([each for each in site.executions() if each.event == "begun"]) == 12
 
 
+def test_requests_of_several_datagrams_are_begun_once_whatever_is_lost_doubled_overtaken_and_damaged(
+    site: Site,
+) -> None:
+    network = Network(drop=0.3, duplicate=0.1, reorder=0.25, corrupt=0.05, truncate=0.05)
+    with behind_relays(site, network, 1) as [(node, relay)]:
+        node.start()
+        results = site.ask(node, COMMANDS, *HURRY, patience=PATIENCE, longer=3000).finish().results()
+        assert_journal_agrees(node, results)
+        answered = [result for result in results if result.cmd != Command.HELLO.value]
+        assert [result.cmd for result in answered] == [command.value for command in COMMANDS]
+        assert all(result.msg_type == MessageType.RESPONSE.value and result.error is None for result in answered)
+        assert node.executed().total() == len(COMMANDS)
+        assert sum(b'"part":' in request for request in relay.requests()) >= 4 * len(COMMANDS)
+
+
 def test_an_agent_that_is_cut_off_for_a_while_is_followed_to_the_end_of_its_work(site: Site) -> None:
     with behind_relays(site, Network(), 1) as [(node, relay)]:
         node.start("--work", "LIVE_MIGRATION=2")
