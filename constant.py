@@ -165,6 +165,27 @@ class ImageFormat(str, Enum):
     RAW = "raw"
 
 
+class FilePurpose(str, Enum):
+    """What a file is for that is sent over SSH rather than mirrored."""
+
+    LAYER = "layer"
+    DISK = "disk"
+    KERNEL = "kernel"
+    INITRD = "initrd"
+    DEVICE_TREE = "device tree"
+    MEDIUM = "medium"
+    NVRAM = "NVRAM"
+    TPM = "TPM state"
+
+
+# What lies where the images are: a pool that the admin names takes these.
+IN_POOL = frozenset({FilePurpose.LAYER, FilePurpose.DISK, FilePurpose.MEDIUM})
+# QEMU itself opens chains of any length; libvirt stops at 200, and nobody has found one of 32 useful.
+LAYERS_LIMIT = 32
+# The flash of a machine is 4 MiB in edk2's largest build for x86 and 64 MiB in that for ARM.
+NVRAM_LIMIT = 64 * 1024 * 1024
+
+
 class LibvirtDaemon(str, Enum):
     """Which libvirt daemon serves qemu:///system on a host."""
 

@@ -5,6 +5,7 @@ It prints nothing: an Observer is told what happens, and a RunReport says how it
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -54,6 +55,10 @@ class RunReport:
     findings: tuple[Finding, ...] = ()
     plan: Optional[Plan] = None
     dry_run: bool = False
+    state: DomainState = DomainState.RUNNING
+    """How the VM was when it began, and is to be at the end."""
+    sent: int = 0
+    """Bytes of data that crossed as files, besides what QEMU copied."""
 
     @property
     def obstacles(self) -> tuple[Finding, ...]:
@@ -98,7 +103,8 @@ class Controller:
     _talk: Conversation = field(init=False)
     _checked: Optional[Checked] = None
     _moved: bool = False
-    """Whether the VM is known to run on the destination."""
+    """Whether the VM is known to be on the destination."""
+    _sent: int = 0
 
     def __post_init__(self) -> None:
         self._talk = Conversation(self.settings, self.udp, self.observer, self.clock, skipped=self.skipped)
@@ -121,6 +127,8 @@ class Controller:
         return dataclasses.replace(
             report, seconds=self.clock() - began, steps=tuple(self._talk.steps), dry_run=self.dry_run,
             findings=checked.findings if checked is not None else (),
+            sent=self._sent,
+            state=checked.facts.state if checked is not None and checked.facts is not None else DomainState.RUNNING,
             plan=checked.plan if checked is not None else None)
 
     def _run(self, migration: Migration) -> RunReport:
@@ -131,10 +139,9 @@ class Controller:
             return RunReport(migration, Outcome.NOTHING_CHANGED, None, 0.0, errors=checked.errors)
         arguments = StepArguments(migration=migration, facts=facts)
         try:
-            for command, host in (
-                (Command.PREPARE_DESTINATION, migration.destination), (Command.COPY_DISK_FILE, migration.source),
-            ):
-                self._talk.step(command, host, arguments, StepReport, _summary)
+            self._talk.step(
+                Command.PREPARE_DESTINATION, migration.destination, arguments, StepReport, _summary)
+            self._copy_files(migration, arguments, both=bool(facts.files))
             moved = self._talk.step(Command.LIVE_MIGRATION, migration.source, arguments, MigrationReport, _moved)
         except MigrationError as error:
             return self._after_failure(migration, facts, error)
@@ -144,6 +151,22 @@ class Controller:
                 return self._unknown(migration, facts, silence.error.message)
             return self._after_failure(migration, facts, silence.error)
         return self._complete(migration, facts, moved, ())
+
+    def _copy_files(self, migration: Migration, arguments: StepArguments, *, both: bool) -> None:
+        """The source sends and the destination receives, if there is anything. Raises what went wrong first."""
+        receiving = None
+        if both:
+            receiving = self._talk.begin(Command.COPY_DISK_FILE, migration.destination, arguments)
+        try:
+            sent = self._talk.step(Command.COPY_DISK_FILE, migration.source, arguments, StepReport, _summary)
+        except (MigrationError, SilenceError):
+            if receiving is not None:
+                with contextlib.suppress(MigrationError, SilenceError):
+                    self._talk.end(receiving, StepReport, _summary)
+            raise
+        self._sent = sent.bytes
+        if receiving is not None:
+            self._talk.end(receiving, StepReport, _summary)
 
     # How it ends.
 
@@ -178,7 +201,7 @@ class Controller:
         for host in (migration.source, migration.destination):
             # The destination removes the images only if the VM is known to run where it was.
             arguments = StepArguments(
-                migration=migration, facts=facts, source_runs=states.get(migration.source) is DomainState.RUNNING)
+                migration=migration, facts=facts, source_keeps=states.get(migration.source) is facts.state)
             try:
                 states[host] = self._talk.step(Command.ROLL_BACK, host, arguments, RollBackReport, _rolled_back).state
             except MigrationError as undo_error:
@@ -186,9 +209,9 @@ class Controller:
             except SilenceError as silence:
                 silent.append(silence.error.message)
         here, there = states.get(migration.source), states.get(migration.destination)
-        if here is DomainState.RUNNING and there is DomainState.ABSENT:
+        if here is facts.state and there is DomainState.ABSENT:
             return RunReport(migration, Outcome.ROLLED_BACK, migration.source, 0.0, errors=(error,))
-        if here in (DomainState.SHUT_OFF, DomainState.ABSENT) and there is DomainState.RUNNING:
+        if here in (DomainState.SHUT_OFF, DomainState.ABSENT) and there is facts.state:
             return self._complete(migration, facts, None, (error,))
         found = [f"It is {state.value} on {host}." for host, state in states.items()]
         return self._unknown(migration, facts, " ".join([error.message, *silent, *found]))
@@ -198,7 +221,7 @@ class Controller:
         state = _state_unknown(migration, reason)
         left = MigrationError(ErrorCode.LEFT_BEHIND, {
             "host": migration.destination, "domain": migration.domain,
-            "paths": ", ".join(disk.path for disk in facts.disks)})
+            "paths": ", ".join(migration.placement(facts).paths.values())})
         return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(state, left))
 
     def _left(self, migration: Migration, error: MigrationError) -> RunReport:

@@ -11,6 +11,7 @@ from constant import CONTROLLER_KEY_FILE, VERSION, CopyStorage, Transport
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import parse_skipped, skippable
 from wire.forms import USER_PATTERN
+from wire.placement import parse_disk_map, parse_network_map
 from wire.records import Migration
 
 PROGRAM = "vmmigration.py"
@@ -95,6 +96,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--bandwidth", metavar="MiB/s", type=_whole_number, default=0, help="limit for disk and for memory, each")
     add("--timeout", metavar="S", type=_whole_number, default=0,
         help="cancel the live migration after that many seconds, the VM stays on SRC (default: no limit)")
+    _add_places(parser)
     add("-n", "--dry-run", action="store_true", help="check everything, print the plan, change nothing")
     add("--skip-check", metavar="NAME", action="append", default=[], type=parse_skipped,
         help="go on although that check finds something in the way; one of " + ", ".join(skippable()))
@@ -106,6 +108,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--insecure", action="store_true", help="no key: rely on the IP lists alone; agents need --insecure too")
     add("--version", action="version", version=f"vmmigration {VERSION}")
     return parser.parse_intermixed_args(argv)
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    """The options about what becomes of the VM's files, networks and name over there."""
+    add = parser.add_argument
+    add("--disk-map", metavar="WHAT=PATH", action="append", default=[], type=parse_disk_map,
+        help="where a disk, a file or a directory of SRC goes: vda=/srv/vm/x.qcow2, or "
+        "/var/lib/libvirt/images=/srv/vm; may be given several times (default: the same path)")
+    add("--pool", metavar="NAME", help="put the images into that storage pool of DST")
+    add("--network-map", metavar="HERE=THERE", action="append", default=[], type=parse_network_map,
+        help="connect interfaces to another network: br0=br1 for bridges, network:default=bridge:br1 with libvirt's")
+    add("--rename", metavar="NAME", help="what the VM is called on DST")
+    add("--flatten", action="store_true", help="make one image of each chain of images")
+    add("--eject-cdrom", action="store_true", help="leave its CD-ROM and floppy drives empty on DST")
+    add("--trim", action="store_true", help="have the guest agent trim the file systems after the arrival")
 
 
 def address_of(what: str, text: str) -> str:
@@ -143,4 +160,11 @@ def migration_of(options: argparse.Namespace, job_id: str) -> Migration:
         job_id=job_id, domain=words[3], source=source, destination=destination, user=words[2],
         disk=words[4] if len(words) > 4 else None, conf_file=words[5] if len(words) > 5 else None,
         transport=Transport(options.transport), copy_storage=CopyStorage(options.copy_storage),
-        bandwidth=options.bandwidth, timeout=options.timeout)
+        bandwidth=options.bandwidth, timeout=options.timeout, new_name=_new_name(options.rename, words[3]),
+        disk_maps=tuple(options.disk_map), pool=options.pool, network_maps=tuple(options.network_map),
+        flatten=options.flatten, eject_cdrom=options.eject_cdrom, trim=options.trim)
+
+
+def _new_name(name: str | None, domain: str) -> str | None:
+    """The new name, None where it is the old one. An empty one is refused as any other that is no name."""
+    return None if name == domain else name

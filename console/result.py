@@ -9,9 +9,11 @@ from console.arguments import PROGRAM
 from console.figures import size
 from console.plan import finding_json, plan_json, plan_text
 from console.terminal import printable, write
-from constant import Outcome
+from constant import DomainState, Outcome
 from controller import RunReport
 from wire.errors import MigrationError
+
+_STATES = {DomainState.RUNNING: "runs", DomainState.PAUSED: "is paused", DomainState.SHUT_OFF: "is shut off"}
 
 
 def result_text(report: RunReport) -> str:
@@ -19,21 +21,27 @@ def result_text(report: RunReport) -> str:
     migration = report.migration
     if report.dry_run:
         return plan_text(report)
+    is_so = _STATES[report.state]
     where = {
         Outcome.NOTHING_CHANGED: "Nothing was changed on either host.",
-        Outcome.MOVED: f"{migration.domain} runs on {report.runs_on} now.",
-        Outcome.MOVED_INCOMPLETE: f"{migration.domain} runs on {report.runs_on} now, but the steps after the move "
-                                  "did not all succeed.",
-        Outcome.ROLLED_BACK: f"Rolled back: {migration.domain} runs on {report.runs_on} as before.",
+        Outcome.MOVED: f"{migration.name_there} {is_so} on {report.runs_on} now.",
+        Outcome.MOVED_INCOMPLETE: f"{migration.name_there} {is_so} on {report.runs_on} now, but the steps after the "
+                                  "move did not all succeed.",
+        Outcome.ROLLED_BACK: f"Rolled back: {migration.domain} {is_so} on {report.runs_on} as before.",
         Outcome.UNKNOWN: f"STATE UNKNOWN: look for {migration.domain} on both hosts before you do anything.",
     }
     lines = [where[report.outcome]]
     if report.moved is not None:
         downtime = f"{report.moved.downtime} ms" if report.moved.downtime >= 0 else "not told by libvirt"
-        total = report.moved.disk_bytes + report.moved.memory_bytes
+        total = report.moved.disk_bytes + report.moved.memory_bytes + report.sent
+        parts = [
+            f"{what} {size(amount)}" for what, amount in (
+                ("files", report.sent), ("disk", report.moved.disk_bytes), ("memory", report.moved.memory_bytes))
+            if amount]
+        live = report.state is not DomainState.SHUT_OFF
         lines.append(
-            f"total {report.seconds:.1f} s, moved {size(total)} (disk {size(report.moved.disk_bytes)}, memory "
-            f"{size(report.moved.memory_bytes)}), downtime {downtime}")
+            f"total {report.seconds:.1f} s, moved {size(total)}" + (f" ({', '.join(parts)})" if parts else "")
+            + (f", downtime {downtime}" if live else ""))
     return "\n".join(lines)
 
 
@@ -49,6 +57,8 @@ def result_json(report: RunReport) -> dict[str, object]:
         "destination": report.migration.destination,
         "runs_on": report.runs_on,
         "seconds": round(report.seconds, 3),
+        "state": report.state.value,
+        "sent_bytes": report.sent,
         "disk_bytes": moved.disk_bytes if moved else None,
         "memory_bytes": moved.memory_bytes if moved else None,
         "downtime_ms": moved.downtime if moved and moved.downtime >= 0 else None,

@@ -55,6 +55,8 @@ def check(talk: Conversation, migration: Migration) -> Checked:
         found += report.findings
         if command is Command.CHECK_SOURCE:
             checked.facts = report.facts
+        elif command is Command.CHECK_DESTINATION:
+            checked.migration = migration = migration.into_directory(report.directory)
     checked.findings = _causes(migration, skip(found, talk.skipped))
     if checked.may_start and checked.facts is not None:
         _measure(talk, checked, checked.facts)

@@ -5,11 +5,13 @@ The constants of the prediction were fitted to measured runs in the lab; docs/js
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Optional
 
-from constant import Command, Transport, Verdict
+from constant import Command, DomainState, Transport, Verdict
 from wire.facts import DomainFacts
+from wire.placement import Placement, is_device
 from wire.records import LinkReport, Migration, libvirt_conf_path
 
 _MIB = 1024 * 1024
@@ -47,7 +49,7 @@ class Plan:
 
     steps: tuple[PlannedStep, ...]
     disk_bytes: int
-    """Allocated on the source: what is sent, not the size that the guest sees."""
+    """Allocated on the source: what is sent or mirrored, not the size that the guest sees."""
     memory_bytes: int
     link_rate: Optional[int]
     dirty_rate: Optional[int]
@@ -59,8 +61,9 @@ class Plan:
 
 def make_plan(migration: Migration, facts: DomainFacts, link: LinkReport) -> Plan:
     """The plan, from what both hosts told."""
-    disk_bytes = sum(disk.allocated for disk in facts.disks)
-    memory_bytes = min(facts.resident or facts.memory, facts.memory)
+    disk_bytes = sum(disk.allocated for disk in facts.mirrored) + sum(file.allocated for file in facts.files)
+    shut_off = facts.state is DomainState.SHUT_OFF
+    memory_bytes = 0 if shut_off else min(facts.resident or facts.memory, facts.memory)
     rate = _limited(link.rate, migration.bandwidth)
     found = verdict(rate, link.dirty_rate or 0, link.write_rate or 0, memory_bytes)
     seconds = None
@@ -104,26 +107,78 @@ def predict(
 
 
 def _steps(migration: Migration, facts: DomainFacts, memory_bytes: int) -> list[PlannedStep]:
-    source, destination, domain = migration.source, migration.destination, migration.domain
-    made = tuple(
-        f"make an empty {disk.format.value} of {disk.virtual_size // _MIB} MiB at {disk.path}" for disk in facts.disks)
-    way = "through SSH" if migration.transport is Transport.SSH else "over TCP, not encrypted"
-    mirrored = tuple(
-        f"mirror {disk.path}, {disk.allocated // _MIB} MiB allocated of {disk.virtual_size // _MIB} MiB, {way}"
-        for disk in facts.disks)
+    source, destination = migration.source, migration.destination
+    words = _Words(migration, facts, migration.placement(facts))
+    sockets = migration.transport is Transport.SSH or bool(facts.files)
     conf = migration.conf_path()
-    own = conf == libvirt_conf_path(domain)
-    autostart = "on" if facts.autostart else "off"
-    sockets = ("make a directory for the tunnel's sockets",) if migration.transport is Transport.SSH else ()
-    kept = ", ".join(disk.path for disk in facts.disks)
+    own = conf == libvirt_conf_path(migration.name_there)
+    receiving = [PlannedStep(Command.COPY_DISK_FILE, destination, ("receive and verify them",))] if facts.files else []
+    is_so = {DomainState.RUNNING: "runs", DomainState.PAUSED: "is paused", DomainState.SHUT_OFF: "is shut off"}
     return [
-        PlannedStep(Command.PREPARE_DESTINATION, destination, (*made, *sockets)),
-        PlannedStep(Command.COPY_DISK_FILE, source, ("send nothing beforehand",)),
-        PlannedStep(Command.LIVE_MIGRATION, source, (
-            *mirrored, f"copy up to {memory_bytes // _MIB} MiB of memory {way}", "switch over", "turn autostart off")),
+        PlannedStep(Command.PREPARE_DESTINATION, destination, (
+            *words.made(), *(["make a directory for the tunnel's sockets"] if sockets else []))),
+        *receiving,
+        PlannedStep(Command.COPY_DISK_FILE, source, tuple(words.sent()) or ("send nothing beforehand",)),
+        PlannedStep(Command.LIVE_MIGRATION, source, tuple(words.moved(memory_bytes))),
         PlannedStep(Command.EXTRACT_CONFIGURE_FILE, destination, (
             f"leave the XML to libvirt at {conf}" if own else f"write the XML to {conf}",)),
-        PlannedStep(Command.DEFINE_VIRTUAL_MACHINE, destination, (f"make {domain} persistent, autostart {autostart}",)),
-        PlannedStep(Command.FINISH, destination, ("see that it runs", *("remove the sockets" for _each in sockets))),
-        PlannedStep(Command.FINISH, source, (f"see that it does not run; keep it shut off, with {kept}",)),
+        PlannedStep(Command.DEFINE_VIRTUAL_MACHINE, destination, (words.defined(),)),
+        PlannedStep(Command.FINISH, destination, (
+            f"see that it {is_so[facts.state]}", *(["trim its file systems"] if migration.trim else []),
+            *(["remove the sockets"] if sockets else []))),
+        PlannedStep(Command.FINISH, source, (words.kept(),)),
     ]
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What the steps do, in words."""
+
+    migration: Migration
+    facts: DomainFacts
+    placement: Placement
+
+    def made(self) -> Iterator[str]:
+        """Of PREPARE_DESTINATION."""
+        for disk in self.facts.mirrored:
+            path = self.placement.path(disk.path)
+            below = f" on {self.placement.path(disk.layers[0].path)}" if disk.layers else ""
+            if is_device(path):
+                yield f"take the block device {path} of {disk.virtual_size} bytes"
+            else:
+                yield f"make an empty {disk.format.value} of {disk.virtual_size // _MIB} MiB at {path}{below}"
+        if self.facts.nvram is not None:
+            yield f"make the NVRAM file {self.placement.path(self.facts.nvram.path)}"
+
+    def sent(self) -> Iterator[str]:
+        """Of COPY_DISK_FILE."""
+        for file in self.facts.files:
+            there = self.placement.path(file.path)
+            where = "" if there == file.path else f" to {there}"
+            yield f"send {file.path}{where} ({file.purpose.value}, {file.allocated // _MIB} MiB), unless it is there"
+
+    def moved(self, memory_bytes: int) -> Iterator[str]:
+        """Of LIVE_MIGRATION."""
+        if self.facts.state is DomainState.SHUT_OFF:
+            yield "send the definition to libvirt over there"
+            return
+        way = "through SSH" if self.migration.transport is Transport.SSH else "over TCP, not encrypted"
+        for disk in self.facts.mirrored:
+            there = self.placement.path(disk.path)
+            where = "" if there == disk.path else f" to {there}"
+            yield (f"mirror {disk.path}{where}, {disk.allocated // _MIB} MiB allocated of "
+                   f"{disk.virtual_size // _MIB} MiB, {way}")
+        yield f"copy up to {memory_bytes // _MIB} MiB of memory {way}"
+        yield "switch over"
+        yield "turn autostart off"
+
+    def defined(self) -> str:
+        """Of DEFINE_VIRTUAL_MACHINE."""
+        if not self.facts.persistent:
+            return "leave it transient, as it is"
+        return f"make {self.migration.name_there} persistent, autostart {'on' if self.facts.autostart else 'off'}"
+
+    def kept(self) -> str:
+        """Of FINISH on the source."""
+        kept = ", ".join(disk.path for disk in self.facts.disks)
+        return f"see that it does not run; keep it shut off, with {kept}"

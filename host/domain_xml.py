@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree  # the documents are libvirt's own, 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from constant import FilePurpose
 from wire.facts import GraphicsFacts, InterfaceFacts, SerialFacts
 from wire.findings import Check
 
@@ -25,8 +26,22 @@ class DiskElement:
     shareable: bool
     transient: bool = False
     cache: str = "default"
-    layers: tuple[str, ...] = ()
-    """The images below the top one, as far as the XML names them; an unnamed or remote one is `?`."""
+    layers: tuple[tuple[str, str | None], ...] = ()
+    """Path and format of the images below the top one, as far as the XML names them; a remote one is `?`."""
+
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether QEMU mirrors it while the domain runs: what nobody writes to is sent as a file instead."""
+        return self.path is not None and self.device != "cdrom" and not self.read_only
+
+
+@dataclass(frozen=True)
+class NvramElement:
+    """The file that keeps the variables of UEFI firmware."""
+
+    path: str
+    format: str
 
 
 @dataclass(frozen=True)
@@ -54,8 +69,13 @@ class DomainDescription:
     vcpus: int
     last_cpu: int
     last_node: int
-    kernel: str | None
-    initrd: str | None
+    boot_files: tuple[tuple[FilePurpose, str], ...]
+    """Kernel, initrd and device tree of one that boots them directly."""
+    firmware: str | None
+    """The program of its firmware, if the XML names one."""
+    nvram: NvramElement | None
+    has_tpm: bool
+    """Whether it has a TPM that a program of the host emulates."""
     cpu: str | None
     """The `<cpu>` element, None if there is none."""
     cpu_mode: str
@@ -80,6 +100,8 @@ class DomainDescription:
 
 _DETACH = "Detach it (`virsh detach-device {domain} FILE --live`), or take it out in `virsh edit` and restart the VM"
 _TAKE_OUT = "Take it out in `virsh edit` and restart the VM"
+_NVRAM_FILE = "Shut it down, copy its NVRAM into a file and name that in `virsh edit`"
+_BOOT_FILES = ((FilePurpose.KERNEL, "kernel"), (FilePurpose.INITRD, "initrd"), (FilePurpose.DEVICE_TREE, "dtb"))
 # libvirt's units of memory (formatdomain.rst, memory); it writes KiB itself.
 _UNITS = {
     "b": 1, "bytes": 1, "KB": 1000, "k": 1024, "KiB": 1024, "MB": 1000**2, "M": 1024**2, "MiB": 1024**2,
@@ -110,8 +132,11 @@ def describe(document: str) -> DomainDescription:
         vcpus=int(domain.findtext("vcpu", "1")),
         last_cpu=_highest(pin.get("cpuset", "") for pin in pins if pin is not None),
         last_node=_highest(each.get("nodeset", "") for each in domain.findall("numatune/*")),
-        kernel=domain.findtext("os/kernel"),
-        initrd=domain.findtext("os/initrd"),
+        boot_files=tuple(
+            (purpose, path) for purpose, name in _BOOT_FILES if (path := domain.findtext(f"os/{name}"))),
+        firmware=domain.findtext("os/loader") or None,
+        nvram=_nvram(domain),
+        has_tpm=domain.find("devices/tpm/backend[@type='emulator']") is not None,
         cpu=ElementTree.tostring(cpu, encoding="unicode").strip() if cpu is not None else None,
         cpu_mode=cpu.get("mode", "custom") if cpu is not None else "",
         cpu_features=tuple(
@@ -177,12 +202,23 @@ def _source_path(source: ElementTree.Element | None) -> str | None:
     return None if source is None else source.get("file") or source.get("dev")
 
 
-def _layers(disk: ElementTree.Element) -> Iterator[str]:
+def _layers(disk: ElementTree.Element) -> Iterator[tuple[str, str | None]]:
     """The chain below the top image. An empty <backingStore/> ends it; one with a type goes on."""
     backing = disk.find("backingStore")
     while backing is not None and backing.get("type") is not None:
-        yield _source_path(backing.find("source")) or "?"
+        named = backing.find("format")
+        yield _source_path(backing.find("source")) or "?", named.get("type") if named is not None else None
         backing = backing.find("backingStore")
+
+
+def _nvram(domain: ElementTree.Element) -> NvramElement | None:
+    """The file, as libvirt 9 names it or, with a <source>, as later ones may."""
+    element = domain.find("os/nvram")
+    if element is None:
+        return None
+    source = element.find("source")
+    path = (source.get("file") if source is not None else element.text) or ""
+    return NvramElement(path.strip(), element.get("format", "raw")) if path.strip() else None
 
 
 def _interface(element: ElementTree.Element) -> InterfaceFacts:
@@ -280,12 +316,10 @@ _DEVICES: tuple[tuple[Check, str, Callable[[ElementTree.Element], str], str], ..
     (Check.SHARED_FOLDERS, "devices/filesystem",
      _attribute("the shared folder {}", "source", "dir"), "Unmount it in the guest, then " + _TAKE_OUT[0].lower()
      + _TAKE_OUT[1:]),
-    (Check.TPM, "devices/tpm", _attribute("a TPM ({})", "backend", "type"),
-     "Its state is not carried yet: move the VM shut off, with its directory below /var/lib/libvirt/swtpm"),
-    (Check.FIRMWARE, "os/loader", _words("UEFI firmware with an NVRAM file"),
-     "Its NVRAM is not carried yet: move the VM shut off, with that file"),
-    (Check.FIRMWARE, "os[@firmware='efi']", _words("UEFI firmware with an NVRAM file"),
-     "Its NVRAM is not carried yet: move the VM shut off, with that file"),
+    (Check.TPM, "devices/tpm/backend[@type='passthrough']", _words("the host's own TPM"), _TAKE_OUT),
+    (Check.TPM, "devices/tpm/backend[@type='external']", _words("a TPM that another program emulates"), _TAKE_OUT),
+    (Check.FIRMWARE, "os/nvram[@type='block']", _words("an NVRAM on a block device"), _NVRAM_FILE),
+    (Check.FIRMWARE, "os/nvram[@type='network']", _words("an NVRAM on another machine"), _NVRAM_FILE),
     (Check.SPECIAL_DEVICES, "devices/shmem", _attribute("memory shared with the host ({})", ".", "name"), _TAKE_OUT),
     (Check.SPECIAL_DEVICES, "devices/memory[@model='nvdimm']", _memory_device, _TAKE_OUT),
     (Check.SPECIAL_DEVICES, "devices/memory[@model='virtio-pmem']", _memory_device, _TAKE_OUT),

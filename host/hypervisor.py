@@ -29,13 +29,13 @@ _COPY_FLAGS = {
     # The job made the image itself, empty: leaving out the zeroing copies the same bytes (design.md, section 3).
     CopyStorage.AUTO: libvirt.VIR_MIGRATE_NON_SHARED_INC,
 }
-_MIGRATE_FLAGS = (
+_LIVE_FLAGS = (
     libvirt.VIR_MIGRATE_LIVE
     | libvirt.VIR_MIGRATE_PEER2PEER
-    | libvirt.VIR_MIGRATE_PERSIST_DEST
     | libvirt.VIR_MIGRATE_CHANGE_PROTECTION
     | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
 )
+_OFFLINE_FLAGS = libvirt.VIR_MIGRATE_OFFLINE | libvirt.VIR_MIGRATE_PEER2PEER
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
     libvirt.VIR_DOMAIN_BLOCKED: DomainState.RUNNING,
@@ -47,6 +47,19 @@ _STATES = {
 }
 
 
+# Reasons for a pause that pass by themselves, or that somebody has to see to.
+_PAUSE_PROBLEMS = {
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION: "paused by a migration",
+    libvirt.VIR_DOMAIN_PAUSED_SAVE: "paused by a save",
+    libvirt.VIR_DOMAIN_PAUSED_DUMP: "paused by a dump",
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR: "paused by an I/O error of a disk",
+    libvirt.VIR_DOMAIN_PAUSED_SHUTTING_DOWN: "shutting down",
+    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: "paused by a snapshot",
+    libvirt.VIR_DOMAIN_PAUSED_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: "starting up",
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: "paused by a migration",
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: "left over from a migration that failed",
+}
 _SECRET_TYPES = {
     libvirt.VIR_SECRET_USAGE_TYPE_VOLUME: "volume",
     libvirt.VIR_SECRET_USAGE_TYPE_CEPH: "ceph",
@@ -76,6 +89,14 @@ class MigrationTarget:
     copy_storage: CopyStorage
     bandwidth: int
     mirrored: tuple[str, ...]
+    offline: bool = False
+    """Whether the domain is shut off: then only its definition is sent."""
+    persistent: bool = True
+    name: str | None = None
+    """What it is called over there, if otherwise than here."""
+    document: str | None = None
+    lasting: str | None = None
+    """Its XML over there, of the running domain and of its definition; None as it is here."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +181,17 @@ class Hypervisor:
         except MigrationError:
             return DomainState.ABSENT
 
+    def pause_problem(self, domain: str) -> str | None:
+        """Why a domain that does not run is not simply paused; None if somebody paused it."""
+        state, reason = self._find(domain).state()
+        if state == libvirt.VIR_DOMAIN_PMSUSPENDED:
+            return "asleep"
+        return _PAUSE_PROBLEMS.get(reason) if state == libvirt.VIR_DOMAIN_PAUSED else None
+
+    def has_managed_save(self, domain: str) -> bool:
+        """Whether the memory of the domain lies in a file, to go on from at its next start."""
+        return bool(self._find(domain).hasManagedSaveImage(0))
+
     def name_of(self, uuid: str) -> str | None:
         """The name of the domain with that UUID, if there is one."""
         try:
@@ -169,7 +201,7 @@ class Hypervisor:
 
     def migratable_document(self, domain: str) -> str:
         """The domain's XML as it goes to another host: without what it only has from this host's own configuration."""
-        return str(self._find(domain).XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+        return str(self._find(domain).XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE))
 
     def document(self, domain: str, *, inactive: bool = False) -> str:
         """The domain's XML: of the running domain, or of its persistent definition with nothing left out."""
@@ -221,11 +253,6 @@ class Hypervisor:
                 raise
             return True
 
-    def disk_size(self, domain: str, target: str) -> tuple[int, int]:
-        """The size that the guest sees and the bytes allocated on the host."""
-        capacity, allocation, _physical = self._find(domain).blockInfo(target)
-        return int(capacity), int(allocation)
-
     def machine_problem(self, virtualization: str, architecture: str, machine: str) -> str | None:
         """Why this host cannot run such a machine; None if it can."""
         try:
@@ -266,6 +293,13 @@ class Hypervisor:
         return Network(
             bool(found.isActive()), capabilities.port_groups(document), capabilities.foreign_bridge(document))
 
+    def pool(self, name: str) -> str | None:
+        """The directory of the active storage pool of that name; None if there is none that has one."""
+        for found in self._connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+            if found.name() == name:
+                return capabilities.pool_directory(found.XMLDesc(0))
+        return None
+
     def pools_on(self, directory: str) -> list[tuple[str, bool]]:
         """The storage pools on a directory, each with whether it is active."""
         pools = self._connection.listAllStoragePools(0)
@@ -304,6 +338,22 @@ class Hypervisor:
         found: dict[str, Any] = self._connection.domainListGetStats([self._find(domain)], kind)[0][1]
         return found
 
+    def trim(self, domain: str) -> None:
+        """Have the guest's agent tell the disks which blocks its file systems do not use. Raises MigrationError."""
+        try:
+            self._find(domain).fSTrim(None, 0)
+        except libvirt.libvirtError as error:
+            facts = {"host": self._host, "domain": domain, "reason": _reason(error)}
+            raise MigrationError(ErrorCode.TRIM_FAILED, facts) from error
+
+    def agent_problem(self, domain: str) -> str | None:
+        """Why the guest's agent cannot be asked for anything; None if it answers."""
+        try:
+            self._find(domain).getTime()
+        except libvirt.libvirtError as error:
+            return _reason(error)
+        return None
+
     def is_persistent(self, domain: str) -> bool:
         """Whether the domain stays defined when it is shut off."""
         return bool(self._find(domain).isPersistent())
@@ -323,18 +373,13 @@ class Hypervisor:
 
     def migrate(self, domain: str, target: MigrationTarget) -> None:
         """Move the running domain; returns when it runs over there. Raises MigrationError MIGRATION_FAILED."""
-        parameters: dict[str, Any] = {
-            libvirt.VIR_MIGRATE_PARAM_URI: target.memory,
-            libvirt.VIR_MIGRATE_PARAM_DISKS_URI: target.disks,
-            libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: list(target.mirrored),
-        }
-        if target.listen_address is not None:
-            parameters[libvirt.VIR_MIGRATE_PARAM_LISTEN_ADDRESS] = target.listen_address
-        if target.bandwidth:
-            parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = target.bandwidth
+        flags = _OFFLINE_FLAGS if target.offline else _LIVE_FLAGS
+        if target.persistent:
+            flags |= libvirt.VIR_MIGRATE_PERSIST_DEST
+        if target.mirrored and not target.offline:
+            flags |= _COPY_FLAGS[target.copy_storage]
         try:
-            self._find(domain).migrateToURI3(
-                target.connection, parameters, _MIGRATE_FLAGS | _COPY_FLAGS[target.copy_storage])
+            self._find(domain).migrateToURI3(target.connection, _parameters(target), flags)
         except libvirt.libvirtError as error:
             facts = {"domain": domain, "host": self._host, "reason": _reason(error)}
             raise MigrationError(ErrorCode.MIGRATION_FAILED, facts) from error
@@ -363,6 +408,24 @@ class Hypervisor:
         return MigrationReport(
             disk_bytes=int(values.get("disk_processed", 0)), memory_bytes=int(values.get("memory_processed", 0)),
             downtime=int(values.get("downtime", -1)))
+
+
+def _parameters(target: MigrationTarget) -> dict[str, Any]:
+    """libvirt's parameters of the migration, those that mean something for it."""
+    live = {
+        libvirt.VIR_MIGRATE_PARAM_URI: target.memory,
+        libvirt.VIR_MIGRATE_PARAM_DISKS_URI: target.disks if target.mirrored else None,
+        libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: list(target.mirrored) or None,
+        libvirt.VIR_MIGRATE_PARAM_LISTEN_ADDRESS: target.listen_address,
+        libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: target.bandwidth or None,
+    }
+    always = {
+        libvirt.VIR_MIGRATE_PARAM_DEST_NAME: target.name,
+        libvirt.VIR_MIGRATE_PARAM_DEST_XML: target.document,
+        libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: target.lasting,
+    }
+    given = always if target.offline else {**live, **always}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _reason(error: Any) -> str:

@@ -1,50 +1,149 @@
-"""Disk images on this host: what one is, and making an empty one. Formats are always given, never probed."""
+"""Disk images on this host: what one is, with all its layers, and making an empty one. Formats are always given."""
 
 from __future__ import annotations
 
 import json
 import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from constant import ImageFormat
-from host.domain_xml import DiskElement
+from constant import LAYERS_LIMIT, ImageFormat
 from host.job_files import remove_if_same
 from host.process import run_tool
 from wire.errors import ErrorCode, MigrationError
-from wire.facts import DiskFacts
+from wire.facts import DiskFacts, LayerFacts
+from wire.placement import here_relative
+
+_MISSING_FORMAT = "its header does not say which format the image below it has (mend it shut off: " \
+    "`qemu-img rebase -u -f qcow2 -b {name} -F FORMAT {path}`)"
 
 
-def examine(disk: DiskElement, image_format: ImageFormat, size: tuple[int, int], host: str, domain: str) -> DiskFacts:
-    """The facts of a disk's image, which may be in use. `size` is what libvirt says: virtual, allocated, in bytes.
+@dataclass(frozen=True)
+class Size:
+    """Sizes of a file or block device, in bytes: from its first to its last byte, and what it takes of the disk."""
 
-    Raises MigrationError TOOL_MISSING or TOOL_FAILED, DISK_UNSUPPORTED.
+    length: int
+    allocated: int
+
+
+def size_of(path: str) -> Size:
+    """The sizes of a file or block device. Raises OSError."""
+    status = os.stat(path)
+    if stat.S_ISBLK(status.st_mode):
+        with open(path, "rb") as device:
+            length = device.seek(0, os.SEEK_END)
+        return Size(length, length)
+    # stat(2): blocks are of 512 bytes, whatever those of the file system are.
+    return Size(status.st_size, status.st_blocks * 512)
+
+
+@dataclass(frozen=True)
+class ImageQuestion:
+    """Which image is asked about: a disk's path, its format, and what the XML says of the layers' formats."""
+
+    target: str
+    path: str
+    format: ImageFormat
+    formats: Mapping[str, str | None]
+    host: str
+    domain: str
+
+    def refuse(self, reason: str) -> MigrationError:
+        """The error for an image that cannot be moved."""
+        return MigrationError(ErrorCode.DISK_UNSUPPORTED, {
+            "host": self.host, "domain": self.domain, "target": self.target, "reason": reason})
+
+    def unreadable(self, path: str, reason: str) -> MigrationError:
+        """The error for a layer that cannot be used."""
+        return MigrationError(ErrorCode.BACKING_UNREADABLE, {
+            "host": self.host, "domain": self.domain, "target": self.target, "path": path, "reason": reason})
+
+
+def examine(question: ImageQuestion, *, sent: bool) -> DiskFacts:
+    """The facts of a disk's image and of the layers below it, which may be in use.
+
+    Unless it is to be sent as a file, QEMU copies its content into an empty image: what that would lose is refused.
+    Raises MigrationError TOOL_MISSING or TOOL_FAILED, DISK_UNSUPPORTED, BACKING_UNREADABLE.
     """
-    assert disk.path is not None, "only a disk with an image is examined"  # noqa: S101 - for the type checker
-    cluster_size, compat = 0, ""
-    if image_format is ImageFormat.QCOW2:
-        # -U reads without QEMU's lock, which the running VM holds: the header does not change under it.
-        information = json.loads(run_tool(
-            ["qemu-img", "info", "-U", "-f", image_format.value, "--output=json", disk.path], host))
-        _refuse_special(information, disk.target, host, domain)
-        cluster_size = int(information["cluster-size"])
-        compat = str(information["format-specific"]["data"]["compat"])
+    try:
+        size = size_of(question.path)
+    except OSError as error:
+        raise question.refuse(f"{question.path} cannot be read: {error.strerror or error}") from error
+    if question.format is ImageFormat.RAW:
+        return DiskFacts(
+            target=question.target, path=question.path, format=ImageFormat.RAW, virtual_size=size.length,
+            allocated=size.allocated, cluster_size=0, compat="", sent=sent)
+    information = _information(question.path, question.format, question.host)
+    special = information["format-specific"]["data"]
+    reason = _what_is_lost(information, sent)
+    if reason is not None:
+        raise question.refuse(reason)
+    layers = tuple(_layers(question, information))
     return DiskFacts(
-        target=disk.target, path=disk.path, format=image_format, virtual_size=size[0], allocated=size[1],
-        cluster_size=cluster_size, compat=compat)
+        target=question.target, path=question.path, format=question.format,
+        virtual_size=int(information["virtual-size"]), allocated=size.allocated,
+        cluster_size=int(information["cluster-size"]), compat=str(special["compat"]),
+        extended_l2=bool(special.get("extended-l2")), lazy_refcounts=bool(special.get("lazy-refcounts")),
+        refcount_bits=int(special.get("refcount-bits", 16)),
+        compression=str(special.get("compression-type", "zlib")),
+        backing_name=information.get("backing-filename"), layers=layers, sent=sent)
 
 
-def _refuse_special(information: dict[str, Any], target: str, host: str, domain: str) -> None:
-    """Raise MigrationError DISK_UNSUPPORTED for what a mirror into a plain empty image would lose."""
+def _information(path: str, image_format: ImageFormat, host: str) -> dict[str, Any]:
+    """What qemu-img tells of one image, without a look at those below it."""
+    # -U reads without QEMU's lock, which a running VM holds: the header does not change under it.
+    found: dict[str, Any] = json.loads(run_tool(
+        ["qemu-img", "info", "-U", "-f", image_format.value, "--output=json", path], host))
+    return found
+
+
+def _what_is_lost(information: dict[str, Any], sent: bool) -> str | None:
+    """Why an image cannot be moved; None if it can."""
     special = information["format-specific"]["data"]
     reasons = (
-        (bool(information.get("snapshots")), "its image holds internal snapshots, see `qemu-img snapshot -l`"),
+        (not sent and bool(information.get("snapshots")),
+         "its image holds internal snapshots, which only a move of the VM shut off takes along (`qemu-img snapshot "
+         "-l` lists them)"),
         ("data-file" in special, "its image keeps its data in another file"),
-        (bool(special.get("extended-l2")), "its image has extended L2 entries"),
+        (bool(information.get("encrypted")), "its image is encrypted"),
     )
-    for applies, reason in reasons:
-        if applies:
-            raise MigrationError(
-                ErrorCode.DISK_UNSUPPORTED, {"host": host, "domain": domain, "target": target, "reason": reason})
+    return next((reason for applies, reason in reasons if applies), None)
+
+
+def _layers(question: ImageQuestion, top: dict[str, Any]) -> Iterator[LayerFacts]:
+    """The images below the top one, the nearest first."""
+    above, information = question.path, top
+    for _depth in range(LAYERS_LIMIT + 1):
+        name = information.get("backing-filename")
+        if name is None:
+            return
+        path = _layer_path(question, above, str(name))
+        found = information.get("backing-filename-format") or question.formats.get(path)
+        if found not in (ImageFormat.QCOW2.value, ImageFormat.RAW.value):
+            reason = _MISSING_FORMAT.format(name=name, path=above) if found is None else f"its format is {found}"
+            raise question.unreadable(above if found is None else path, reason)
+        layer = ImageFormat(found)
+        try:
+            with open(path, "rb"):
+                size = size_of(path)
+        except OSError as error:
+            raise question.unreadable(path, error.strerror or str(error)) from error
+        information = {} if layer is ImageFormat.RAW else _information(path, layer, question.host)
+        yield LayerFacts(
+            path=path, format=layer, virtual_size=int(information.get("virtual-size", size.length)),
+            backing_name=information.get("backing-filename"))
+        above = path
+    raise question.refuse(f"its chain has more than {LAYERS_LIMIT} layers")
+
+
+def _layer_path(question: ImageQuestion, above: str, name: str) -> str:
+    """The path of the layer that an image's header names so."""
+    if ":" in name.partition("/")[0]:
+        # json:{...}, nbd://..., file:...: not the name of a file.
+        raise question.unreadable(name, "it is not named as a file of this host")
+    return os.path.normpath(name) if name.startswith("/") else here_relative(name, above)
 
 
 def qemu_may_enter(directory: str, ids: tuple[int, int], host: str) -> bool:
@@ -63,7 +162,8 @@ def qemu_may_enter(directory: str, ids: tuple[int, int], host: str) -> bool:
 def create_empty(disk: DiskFacts, owner: tuple[int, int], host: str) -> os.stat_result:
     """Make an empty image of the disk's format and size at its path, which must not exist, for QEMU's user alone.
 
-    Returns the new file's status. Raises MigrationError PATH_TAKEN, TOOL_FAILED, DIRECTORY_MISSING.
+    The layers of the disk need not be there yet. Returns the new file's status. Raises MigrationError PATH_TAKEN,
+    TOOL_FAILED, DIRECTORY_MISSING.
     """
     try:
         descriptor = os.open(disk.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -78,9 +178,8 @@ def create_empty(disk: DiskFacts, owner: tuple[int, int], host: str) -> os.stat_
         if disk.format is ImageFormat.RAW:
             os.ftruncate(descriptor, disk.virtual_size)
         else:
-            options = f"compat={disk.compat},cluster_size={disk.cluster_size}"
             # By its descriptor: whoever may write in that directory could put a link in place of the name.
-            run_tool(["qemu-img", "create", "-q", "-f", disk.format.value, "-o", options,
+            run_tool(["qemu-img", "create", "-q", "-f", disk.format.value, "-o", _options(disk), *_below(disk),
                       f"/proc/self/fd/{descriptor}", str(disk.virtual_size)], host, keep_open=(descriptor,))
     except BaseException:
         remove_if_same(disk.path, status)
@@ -88,3 +187,73 @@ def create_empty(disk: DiskFacts, owner: tuple[int, int], host: str) -> os.stat_
     finally:
         os.close(descriptor)
     return status
+
+
+def _options(disk: DiskFacts) -> str:
+    """The options of qcow2 that make the new image like the old one."""
+    options = {"compat": disk.compat, "cluster_size": str(disk.cluster_size)}
+    if disk.compat != "0.10":
+        # The first version of the format has none of these.
+        options["refcount_bits"] = str(disk.refcount_bits)
+        for name, wanted in (("lazy_refcounts", disk.lazy_refcounts), ("extended_l2", disk.extended_l2)):
+            if wanted:
+                options[name] = "on"
+        if disk.compression != "zlib":
+            options["compression_type"] = disk.compression
+    return ",".join(f"{name}={value}" for name, value in options.items())
+
+
+def _below(disk: DiskFacts) -> list[str]:
+    """The layer below, named as the header is to name it; -u does not look for it."""
+    if disk.backing_name is None:
+        return []
+    return ["-u", "-b", disk.backing_name, "-F", disk.layers[0].format.value]
+
+
+def rename_backing(path: str, name: str, below: ImageFormat, host: str) -> None:
+    """Write another name of the layer below into the header of a qcow2 image; its content stays.
+
+    Raises MigrationError TOOL_MISSING or TOOL_FAILED.
+    """
+    run_tool(["qemu-img", "rebase", "-q", "-u", "-f", ImageFormat.QCOW2.value, "-b", name, "-F", below.value, path],
+             host)
+
+
+def flattened(disk: DiskFacts) -> DiskFacts:
+    """The same disk as one image without layers."""
+    return replace(disk, backing_name=None, layers=())
+
+
+def device_problem(path: str, length: int, host: str) -> str | None:
+    """Why a block device cannot take a disk of so many bytes; None if it can: it has just that size, and is blank.
+
+    Raises MigrationError TOOL_MISSING.
+    """
+    try:
+        if not stat.S_ISBLK(os.stat(path).st_mode):
+            return "it is not a block device"
+        found = size_of(path).length
+        # Exclusively: refused while it is mounted, part of a volume group, or opened so by somebody else.
+        os.close(os.open(path, os.O_RDWR | os.O_EXCL))
+    except OSError as error:
+        return error.strerror or str(error)
+    if found != length:
+        return f"it has {found} bytes, the disk has {length}"
+    return _signature(path, host)
+
+
+def _signature(path: str, host: str) -> str | None:
+    """What the device says of its content in the places where file systems and partition tables sign."""
+    try:
+        found = run_tool(["wipefs", "--noheadings", "--output", "TYPE", path], host).split()
+    except MigrationError as error:
+        if error.code is ErrorCode.TOOL_MISSING:
+            raise
+        return error.facts.get("reason", "it cannot be looked at")
+    if found:
+        return f"it holds {', '.join(dict.fromkeys(found))}; `wipefs --all {path}` there says that this may go"
+    with open(path, "rb") as device:
+        blank = not device.read(1024 * 1024).strip(b"\0")
+    return None if blank else f"it does not begin with zeros; `blkdiscard -z {path}` there says that its data may go"
+
+

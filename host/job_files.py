@@ -9,11 +9,12 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 
 from constant import SOCKET_PATH_LIMIT
 from host.process import run_tool
@@ -60,6 +61,8 @@ class JobSockets:
     libvirt: str
     probe: str
     """For MEASURE_LINK."""
+    files: str
+    """For COPY_DISK_FILE."""
 
     @classmethod
     def of(cls, migration: Migration) -> JobSockets:
@@ -73,7 +76,7 @@ class JobSockets:
         ending = f"tunnelmigrate.dest.{domain}"
         return cls(
             directory, f"{directory}/m.{ending}", f"{directory}/d.{ending}", f"{directory}/libvirt",
-            f"{directory}/probe")
+            f"{directory}/probe", f"{directory}/files")
 
     def fit(self, domain: str) -> bool:
         """Whether the kernel and ssh take such paths."""
@@ -139,10 +142,16 @@ def remove_if_same(path: str, status: os.stat_result) -> None:
 
 
 class MadeKind(str, Enum):
-    """What kind of thing a job made."""
+    """What kind of thing a job made, or in the case of a block device writes to."""
 
     IMAGE = "image"
+    DIRECTORY = "directory"
+    DEVICE = "device"
     SOCKET_DIRECTORY = "socket directory"
+
+
+# What becomes the domain's own.
+OF_DOMAIN = frozenset({MadeKind.IMAGE, MadeKind.DIRECTORY, MadeKind.DEVICE})
 
 
 @dataclass(frozen=True)
@@ -159,11 +168,48 @@ class Made:
         return is_still(self.path, self.device, self.inode)
 
     def remove(self) -> None:
-        """Remove it."""
-        if self.kind is MadeKind.IMAGE:
-            os.unlink(self.path)
-        else:
-            remove_socket_directory(self.path)
+        """Remove it; a block device is made blank again, as it was when the job took it."""
+        _REMOVERS[self.kind](self.path)
+
+
+def make_directory(path: str, host: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Make a directory and those above it that are missing; yields each at once. Raises MigrationError."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for each in reversed(missing):
+        try:
+            # libvirt gives it to the right user when it starts what needs it.
+            os.mkdir(each, 0o711)
+        except OSError as error:
+            facts = {"path": each, "host": host, "reason": error.strerror or str(error)}
+            raise MigrationError(ErrorCode.DIRECTORY_MISSING, facts) from error
+        yield each, os.stat(each)
+
+
+def _remove_directory(path: str) -> None:
+    # Whatever somebody else has put there is theirs.
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+
+
+def _blank(path: str) -> None:
+    """Take away from a block device what says that it holds something: its first MiB was zeros, and is again."""
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.pwrite(descriptor, bytes(1024 * 1024), 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_REMOVERS: Mapping[MadeKind, Callable[[str], None]] = MappingProxyType({
+    MadeKind.IMAGE: os.unlink,
+    MadeKind.DIRECTORY: _remove_directory,
+    MadeKind.DEVICE: _blank,
+    MadeKind.SOCKET_DIRECTORY: remove_socket_directory,
+})
 
 
 class Ledger:
@@ -199,10 +245,19 @@ class Ledger:
         finally:
             os.close(directory)
 
-    def keep(self, kind: MadeKind) -> None:
-        """Forget what is of this kind: it is the domain's now, and never to be removed by this job."""
+    def keep(self, kinds: frozenset[MadeKind]) -> None:
+        """Forget what is of these kinds: it is the domain's now, and never to be removed by this job."""
         if self._path.exists():
-            self._write([made for made in self.entries() if made.kind is not kind])
+            self._write([made for made in self.entries() if made.kind not in kinds])
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove those of the paths that are still what the job made, and forget them. Raises OSError."""
+        entries = self.entries()
+        for made in entries:
+            if made.path in paths and made.still_there():
+                made.remove()
+        if any(made.path in paths for made in entries):
+            self._write([made for made in entries if made.path not in paths])
 
     def close(self, kinds: frozenset[MadeKind]) -> list[str]:
         """Remove what is of these kinds and still what the job made, newest first, then forget the job.

@@ -5,8 +5,6 @@ It changes nothing, and goes on after the first obstacle: the admin hears of all
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from host.hypervisor import Hypervisor
 from steps.checks import machine, neighbours, storage
 from steps.checks.basics import libvirt_answers, libvirt_fails, look_for_tools
@@ -24,14 +22,17 @@ def run(context: StepContext, arguments: StepArguments) -> CheckReport:
     migration, facts = arguments.migration, arguments.known_facts()
     known = {"host": context.host, "domain": migration.domain}
     findings = look_for_tools(context.host, "qemu-img", "setfacl")
-    files = FilesView(context.host, migration, facts)
+    files, directory = FilesView(context.host, migration, facts), None
     try:
         with Hypervisor.open(context.host) as hypervisor:
-            files = replace(files, qemu_ids=hypervisor.qemu_ids(facts.virtualization))
             findings.append(libvirt_answers(context.host, hypervisor))
+            if migration.pool is not None and hypervisor.pool(migration.pool) is not None:
+                directory = hypervisor.pool(migration.pool)
+                migration = migration.into_directory(directory)
+            files = FilesView(context.host, migration, facts, hypervisor.qemu_ids(facts.virtualization))
             view = DestinationView(context.host, migration, facts, hypervisor, hypervisor.host_capabilities())
             findings += look({**machine.LOOKS, **neighbours.LOOKS}, view, known)
     except MigrationError as error:
         findings.append(libvirt_fails(error))
     findings += look(storage.LOOKS, files, known)
-    return CheckReport(findings=tuple(findings))
+    return CheckReport(findings=tuple(findings), directory=directory)

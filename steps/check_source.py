@@ -6,7 +6,8 @@ It changes nothing, and goes on after the first obstacle: the admin hears of all
 from __future__ import annotations
 
 from constant import DomainState, Severity
-from host.domain_xml import DomainDescription, describe, inserted_media
+from host.domain_files import FilesQuestion, files_of
+from host.domain_xml import describe
 from host.hypervisor import Hypervisor
 from steps.checks import disks, domain
 from steps.checks.basics import libvirt_answers, libvirt_fails, look_for_tools
@@ -14,9 +15,9 @@ from steps.checks.domain import SourceView
 from steps.checks.look import look
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
-from wire.facts import DiskFacts, DomainFacts, MediumFacts
+from wire.facts import DiskFacts, DomainFacts
 from wire.findings import Check, CheckReport, Finding, not_fine
-from wire.records import StepArguments
+from wire.records import Migration, StepArguments
 
 
 def run(context: StepContext, arguments: StepArguments) -> CheckReport:
@@ -43,27 +44,22 @@ def _examine(
     if state is DomainState.ABSENT:
         error = MigrationError(ErrorCode.DOMAIN_MISSING, known)
         return [not_fine(Check.DOMAIN, Severity.STOPS, error)], None
-    description = describe(hypervisor.document(migration.domain))
-    images = disks.examine_images(hypervisor, description, context.host, migration.domain)
-    view = SourceView(context.host, migration, hypervisor, description, state, images)
+    view = _view(context.host, hypervisor, migration, state)
     findings = [Finding(check=Check.DOMAIN, severity=Severity.FINE, facts=known)]
     findings += look({**domain.LOOKS, **disks.LOOKS}, view, known)
-    return findings, _facts(hypervisor, view, description)
+    return findings, view.facts()
 
 
-def _facts(hypervisor: Hypervisor, view: SourceView, description: DomainDescription) -> DomainFacts:
-    return DomainFacts(
-        uuid=description.uuid, virtualization=description.virtualization, architecture=description.architecture,
-        machine=description.machine, memory=description.memory, resident=hypervisor.resident_memory(view.domain),
-        autostart=hypervisor.autostart(view.domain),
-        disks=tuple(each for each in view.images.values() if isinstance(each, DiskFacts)),
-        emulator=description.emulator, kernel=description.kernel, initrd=description.initrd,
-        vcpus=description.vcpus, last_cpu=description.last_cpu, last_node=description.last_node,
-        huge_page=description.huge_page, interfaces=description.interfaces,
-        graphics=describe(hypervisor.migratable_document(view.domain)).graphics,
-        media=tuple(
-            MediumFacts(target=disk.target, device=disk.device, path=disk.path)
-            for disk in inserted_media(description) if disk.path is not None),
-        serial_ports=description.serial_ports, secrets=description.secrets,
-        security_models=description.security_models, libvirt_version=hypervisor.version(),
-        qemu_version=hypervisor.qemu_version())
+def _view(host: str, hypervisor: Hypervisor, migration: Migration, state: DomainState) -> SourceView:
+    description = describe(hypervisor.document(migration.domain))
+    lasting = (
+        describe(hypervisor.document(migration.domain, inactive=True))
+        if hypervisor.is_persistent(migration.domain) else None)
+    found = disks.all_disks(description, lasting, eject=migration.eject_cdrom)
+    images = disks.examine_images(found, description, state, host)
+    question = FilesQuestion(
+        host, migration.domain, state, tuple(each for each in (description, lasting) if each is not None),
+        flatten=migration.flatten, eject=migration.eject_cdrom)
+    readable = [each for each in images.values() if isinstance(each, DiskFacts)]
+    return SourceView(
+        host, migration, hypervisor, description, lasting, state, found, images, tuple(files_of(question, readable)))

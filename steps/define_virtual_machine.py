@@ -1,29 +1,49 @@
-"""DEFINE_VIRTUAL_MACHINE: the domain is persistent here, both its XMLs name the disks here, autostart as it was."""
+"""DEFINE_VIRTUAL_MACHINE: the domain is as lasting here as it was, names the disks here, and starts as it did."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from constant import DomainState
 from host.domain_xml import describe
 from host.hypervisor import Hypervisor
-from host.job_files import MadeKind
+from host.job_files import OF_DOMAIN
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
-from wire.records import StepArguments, StepReport
+from wire.facts import DomainFacts
+from wire.records import Migration, StepArguments, StepReport
 
 
 def run(context: StepContext, arguments: StepArguments) -> StepReport:
     """Define it if the migration has not, then look at what libvirt holds. Raises MigrationError NOT_AS_EXPECTED."""
     migration, facts = arguments.migration, arguments.known_facts()
+    domain = migration.name_there
     with Hypervisor.open(context.host) as hypervisor:
-        if not hypervisor.is_persistent(migration.domain):
-            hypervisor.define(hypervisor.document(migration.domain, inactive=True))
-        for kind, inactive in (("active", False), ("inactive", True)):
-            paths = {disk.path for disk in describe(hypervisor.document(migration.domain, inactive=inactive)).disks}
-            missing = [disk.path for disk in facts.disks if disk.path not in paths]
-            if missing:
-                problem = f"the {kind} XML of VM {migration.domain} does not name {', '.join(missing)}"
-                raise MigrationError(
-                    ErrorCode.NOT_AS_EXPECTED,
-                    {"host": context.host, "problem": problem, "domain": migration.domain})
-        hypervisor.set_autostart(migration.domain, facts.autostart)
-    context.ledger(migration).keep(MadeKind.IMAGE)
+        if facts.persistent and not hypervisor.is_persistent(domain):
+            hypervisor.define(hypervisor.document(domain, inactive=True))
+        for problem in _problems(hypervisor, migration, facts):
+            raise MigrationError(
+                ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": domain})
+        if facts.persistent:
+            hypervisor.set_autostart(domain, facts.autostart)
+    context.ledger(migration).keep(OF_DOMAIN)
+    if not facts.persistent:
+        return StepReport(summary="transient, as it was")
     return StepReport(summary=f"persistent, autostart {'on' if facts.autostart else 'off'}")
+
+
+def _problems(hypervisor: Hypervisor, migration: Migration, facts: DomainFacts) -> Iterator[str]:
+    """What the domain's XMLs say of disks that is not so."""
+    domain, placement = migration.name_there, migration.placement(facts)
+    if facts.state is not DomainState.SHUT_OFF:
+        named = {disk.path for disk in describe(hypervisor.document(domain)).disks}
+        missing = [path for disk in facts.mirrored if (path := placement.path(disk.path)) not in named]
+        if missing:
+            yield f"the active XML of VM {domain} does not name {', '.join(missing)}"
+    if facts.persistent:
+        # It may lack a disk that the running one has, or have one more; all that it names has to be here.
+        lasting = describe(hypervisor.document(domain, inactive=True))
+        here = set(placement.paths.values())
+        strange = [disk.path for disk in lasting.disks if disk.path is not None and disk.path not in here]
+        if strange:
+            yield f"the inactive XML of VM {domain} names {', '.join(strange)}, which was not moved"

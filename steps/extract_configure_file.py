@@ -12,17 +12,19 @@ from wire.records import StepArguments, StepReport, libvirt_conf_path
 
 def run(context: StepContext, arguments: StepArguments) -> StepReport:
     """Write the file, or leave libvirt's own alone if that is the one. Raises MigrationError."""
-    migration = arguments.migration
+    migration, domain = arguments.migration, arguments.migration.name_there
     path = migration.conf_path()
-    if path == libvirt_conf_path(migration.domain):
+    if path == libvirt_conf_path(domain):
+        if not arguments.known_facts().persistent:
+            return StepReport(summary="none: a transient VM has no file")
         # Writing over the file that libvirtd keeps for itself would only be overwritten by its next change.
         if not os.path.isfile(path):
             problem = f"libvirt has not written {path}"
             raise MigrationError(
-                ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": migration.domain})
+                ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": domain})
         return StepReport(summary=f"{path} (libvirt's own)")
     with Hypervisor.open(context.host) as hypervisor:
-        document = hypervisor.document(migration.domain, inactive=True)
+        document = hypervisor.document(domain, inactive=True)
     try:
         # Not for others: the document may hold a console's password.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

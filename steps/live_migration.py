@@ -5,14 +5,20 @@ from __future__ import annotations
 import logging
 import time
 import urllib.parse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Optional
 
-from constant import LIBVIRT_SOCKETS, CopyStorage, Transport
+from constant import LIBVIRT_SOCKETS, CopyStorage, DomainState, Transport
+from host.domain_edit import Changes, edit
+from host.domain_xml import describe, inserted_media
 from host.hypervisor import Hypervisor, JobStatistics, MigrationTarget, MigrationThread
 from host.job_files import JobSockets, socket_directory
 from host.ssh import Login, Tunnel, tunnel
 from steps.context import StepContext
+from steps.domain_changes import changes_for
 from wire.errors import ErrorCode, MigrationError
+from wire.facts import DomainFacts
+from wire.placement import is_device
 from wire.records import Migration, MigrationReport, Progress, StepArguments
 
 log = logging.getLogger(__name__)
@@ -31,22 +37,55 @@ def run(context: StepContext, arguments: StepArguments) -> MigrationReport:
             "host": context.host, "address": migration.destination, "path": str(context.destinations.path)})
     facts = arguments.known_facts()
     sockets = JobSockets.of(migration)
-    target = _target(migration, sockets, tuple(disk.target for disk in facts.disks))
     login = Login(context.host, migration.user, migration.destination)
     context.progress(Progress(phase="opening the SSH tunnel", done=0, total=0))
     with Hypervisor.open(context.host) as hypervisor:
+        target = _target(migration, facts, sockets, *_documents(hypervisor, migration, facts))
         uid, _ = hypervisor.qemu_ids(facts.virtualization)
         with socket_directory(sockets.directory, (0, 0), [str(uid)] if uid else [], context.host), \
                 tunnel(login, _forwards(migration, sockets)) as opened:
-            _Watch(context, migration, hypervisor, opened).follow(target)
-            return _after_switchover(hypervisor, migration.domain)
+            if hypervisor.state(migration.domain) is not facts.state:
+                raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
+                    "host": context.host, "domain": migration.domain,
+                    "problem": f"VM {migration.domain} is no longer {facts.state.value}"})
+            watch = _Watch(context, migration, hypervisor, opened)
+            watch.follow(target)
+            if target.offline:
+                return MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1)
+            return _after_switchover(hypervisor, migration.domain, watch.last)
 
 
-def _after_switchover(hypervisor: Hypervisor, domain: str) -> MigrationReport:
+def _documents(
+    hypervisor: Hypervisor, migration: Migration, facts: DomainFacts,
+) -> tuple[Optional[str], Optional[str]]:
+    """The domain's XML for the other host, of the running domain and of its definition.
+
+    None where it is what libvirt itself would send.
+    """
+    inactive = hypervisor.document(migration.domain, inactive=True) if facts.persistent else None
+    live = inactive if facts.state is DomainState.SHUT_OFF else hypervisor.migratable_document(migration.domain)
+    drives = frozenset(
+        disk.target for each in (live, inactive) if each is not None for disk in inserted_media(describe(each)))
+    changes = changes_for(migration, facts, drives, live=True)
+    if changes == Changes(name=changes.name) or live is None:
+        # libvirt itself gives it another name, where it is to have one.
+        return None, None
+    lasting = changes_for(migration, facts, drives, live=False)
+    return edit(live, replace(changes, name=None)), edit(inactive, lasting) if inactive is not None else None
+
+
+def _after_switchover(
+    hypervisor: Hypervisor, domain: str, last: Optional[JobStatistics],
+) -> MigrationReport:
     """libvirt's figures. Nothing that goes wrong here makes a failure of a migration that has succeeded."""
     try:
+        if hypervisor.state(domain) is DomainState.ABSENT and last is not None:
+            # A transient domain is gone, and libvirt's figures with it: these are no older than a moment.
+            return MigrationReport(disk_bytes=last.disk_done, memory_bytes=last.memory_done, downtime=-1)
+
         # At once, not only in FINISH: the copy left behind must not start with this host, whatever dies now.
-        hypervisor.set_autostart(domain, False)
+        if hypervisor.autostart(domain):
+            hypervisor.set_autostart(domain, False)
         return hypervisor.finished_job(domain)
     except Exception as error:
         log.warning("VM %s has moved; its figures or its autostart here: %s", domain, error)
@@ -60,7 +99,9 @@ def _forwards(migration: Migration, sockets: JobSockets) -> dict[str, str]:
     return forwards
 
 
-def _target(migration: Migration, sockets: JobSockets, mirrored: tuple[str, ...]) -> MigrationTarget:
+def _target(
+    migration: Migration, facts: DomainFacts, sockets: JobSockets, document: Optional[str], lasting: Optional[str],
+) -> MigrationTarget:
     """Each address is given: left to itself, libvirt would have to resolve the destination's host name."""
     address = f"[{migration.destination}]" if ":" in migration.destination else migration.destination
     over_ssh = migration.transport is Transport.SSH
@@ -69,10 +110,25 @@ def _target(migration: Migration, sockets: JobSockets, mirrored: tuple[str, ...]
         memory=f"unix://{urllib.parse.quote(sockets.memory)}" if over_ssh else f"tcp://{address}",
         disks=f"unix://{urllib.parse.quote(sockets.disks)}" if over_ssh else f"tcp://{address}",
         listen_address=None if over_ssh else migration.destination,
-        copy_storage=CopyStorage.INC if migration.copy_storage is CopyStorage.AUTO else migration.copy_storage,
+        copy_storage=_copy_storage(migration, facts),
         bandwidth=migration.bandwidth,
-        mirrored=mirrored,
+        mirrored=tuple(disk.target for disk in facts.mirrored),
+        offline=facts.state is DomainState.SHUT_OFF,
+        persistent=facts.persistent,
+        name=migration.new_name,
+        document=document,
+        lasting=lasting,
     )
+
+
+def _copy_storage(migration: Migration, facts: DomainFacts) -> CopyStorage:
+    """What the mirror writes. Into what the job made itself, empty, it need not write zeros first."""
+    if migration.copy_storage is not CopyStorage.AUTO:
+        return migration.copy_storage
+    placement = migration.placement(facts)
+    # A block device holds whatever was on it; a chain that becomes one image has to be read as a whole.
+    whole = migration.flatten or any(is_device(placement.path(disk.path)) for disk in facts.mirrored)
+    return CopyStorage.ALL if whole else CopyStorage.INC
 
 
 @dataclass
@@ -83,6 +139,7 @@ class _Watch:
     migration: Migration
     hypervisor: Hypervisor
     tunnel: Tunnel
+    last: Optional[JobStatistics] = None
 
     def follow(self, target: MigrationTarget) -> None:
         """Migrate to `target` and return when it is done. Raises MigrationError with the reason that came first."""
@@ -120,6 +177,7 @@ class _Watch:
     def _report(self) -> None:
         statistics = self.hypervisor.job_statistics(self.migration.domain)
         if statistics is not None:
+            self.last = statistics
             self.context.progress(as_progress(statistics))
 
 

@@ -1,13 +1,26 @@
-"""PREPARE_DESTINATION: the empty images and the directory of sockets, each written down as it is made."""
+"""PREPARE_DESTINATION: the empty images, the NVRAM and the directory of sockets, each written down as it is made."""
 
 from __future__ import annotations
 
-from constant import Transport
+import os
+from dataclasses import replace
+
+from constant import FilePurpose, ImageFormat, Transport
 from host import image
 from host.hypervisor import Hypervisor
-from host.job_files import JobSockets, MadeKind, make_socket_directory, refuse_system_directory, remove_if_same
+from host.job_files import (
+    JobSockets,
+    Ledger,
+    MadeKind,
+    make_directory,
+    make_socket_directory,
+    refuse_system_directory,
+    remove_if_same,
+)
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
+from wire.facts import DiskFacts, DomainFacts
+from wire.placement import Placement, is_device
 from wire.records import StepArguments, StepReport
 
 _MIB = 1024 * 1024
@@ -19,20 +32,79 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
     ledger = context.ledger(migration)
     with Hypervisor.open(context.host) as hypervisor:
         owner = hypervisor.qemu_ids(facts.virtualization)
-    made = []
-    for disk in facts.disks:
-        # Checked before, and again here: the two requests need not have come from one careful controller.
-        refuse_system_directory("Disk path", disk.path, context.host)
-        status = image.create_empty(disk, owner, context.host)
-        try:
-            ledger.add(MadeKind.IMAGE, disk.path, status)
-        except OSError as error:
-            remove_if_same(disk.path, status)
-            facts_of_error = {"path": error.filename or "the ledger", "reason": error.strerror or str(error)}
-            raise MigrationError(ErrorCode.FILE_NOT_WRITTEN, facts_of_error) from error
-        made.append(f"empty {disk.format.value} of {disk.virtual_size // _MIB} MiB at {disk.path}")
-    if migration.transport is Transport.SSH:
+    maker = _Maker(context.host, migration.domain, ledger, migration.placement(facts), owner)
+    made = [maker.image(disk) for disk in facts.mirrored]
+    made += maker.nvram(facts)
+    maker.directories(facts)
+    if migration.transport is Transport.SSH or facts.files:
         directory = JobSockets.of(migration).directory
         status = make_socket_directory(directory, owner, [migration.user], context.host)
         ledger.add(MadeKind.SOCKET_DIRECTORY, directory, status)
-    return StepReport(summary=", ".join(made))
+    return StepReport(summary=", ".join(made) or "the directory for what is sent")
+
+
+def over_there(disk: DiskFacts, placement: Placement) -> DiskFacts:
+    """The disk as it has to be made: at its path there, with the layers named as they will be there."""
+    if disk.backing_name is None:
+        return replace(disk, path=placement.path(disk.path))
+    return replace(
+        disk, path=placement.path(disk.path),
+        backing_name=placement.stored_name(disk.path, disk.layers[0].path, disk.backing_name))
+
+
+class _Maker:
+    """Makes files, and writes each of them down before anything else happens."""
+
+    def __init__(
+        self, host: str, domain: str, ledger: Ledger, placement: Placement, owner: tuple[int, int],
+    ) -> None:
+        self._host = host
+        self._domain = domain
+        self._ledger = ledger
+        self._placement = placement
+        self._owner = owner
+
+    def image(self, disk: DiskFacts) -> str:
+        """Make the image that QEMU will fill, or take the block device. Returns what was done, for the admin."""
+        new = over_there(disk, self._placement)
+        if is_device(new.path):
+            problem = image.device_problem(new.path, new.virtual_size, self._host)
+            if problem is not None:
+                raise MigrationError(ErrorCode.DEVICE_UNFIT, {
+                    "host": self._host, "domain": self._domain, "path": new.path, "target": disk.target,
+                    "reason": problem, "length": str(new.virtual_size)})
+            self._ledger.add(MadeKind.DEVICE, new.path, os.stat(new.path))
+            return f"{new.path} taken"
+        self._make(new)
+        below = f" on {new.backing_name}" if new.backing_name is not None else ""
+        return f"empty {new.format.value} of {new.virtual_size // _MIB} MiB at {new.path}{below}"
+
+    def _make(self, new: DiskFacts) -> None:
+        # Checked before, and again here: the two requests need not have come from one careful controller.
+        refuse_system_directory("Disk path", new.path, self._host)
+        status = image.create_empty(new, self._owner, self._host)
+        try:
+            self._ledger.add(MadeKind.IMAGE, new.path, status)
+        except OSError as error:
+            remove_if_same(new.path, status)
+            facts = {"path": error.filename or "the ledger", "reason": error.strerror or str(error)}
+            raise MigrationError(ErrorCode.FILE_NOT_WRITTEN, facts) from error
+
+    def nvram(self, facts: DomainFacts) -> list[str]:
+        """Make the file that QEMU will write the firmware's variables to. libvirt would make one and not tell us."""
+        if facts.nvram is None:
+            return []
+        path = self._placement.path(facts.nvram.path)
+        # Whatever its content is, QEMU writes all of it at the switchover.
+        cluster, compat = (65536, "1.1") if facts.nvram.format is ImageFormat.QCOW2 else (0, "")
+        self._make(DiskFacts(
+            target="nvram", path=path, format=facts.nvram.format, virtual_size=facts.nvram.length, allocated=0,
+            cluster_size=cluster, compat=compat))
+        return [f"NVRAM at {path}"]
+
+    def directories(self, facts: DomainFacts) -> None:
+        """Make the directories that libvirt makes for each domain."""
+        for file in facts.files:
+            if file.purpose is FilePurpose.TPM:
+                for path, status in make_directory(os.path.dirname(self._placement.path(file.path)), self._host):
+                    self._ledger.add(MadeKind.DIRECTORY, path, status)

@@ -19,7 +19,7 @@ _GONE_SECONDS = 45.0
 def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
     """Tell how the domain is on this host, and remove what the job made here.
 
-    Nothing is removed unless the domain is gone from here and runs on the source: it may be the last good copy.
+    Nothing is removed unless the domain is gone from here and is as it was on the source: it may be the last good copy.
     """
     migration = arguments.migration
     with Hypervisor.open(context.host) as hypervisor:
@@ -27,7 +27,7 @@ def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
             state = hypervisor.state(migration.domain)
             return RollBackReport(state=state, removed=())
         state = _state_at_rest(hypervisor, migration)
-    if state is not DomainState.ABSENT or not arguments.source_runs:
+    if state is not DomainState.ABSENT or not arguments.source_keeps:
         return RollBackReport(state=state, removed=())
     try:
         removed = context.ledger(migration).close(frozenset(MadeKind))
@@ -39,9 +39,11 @@ def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
 
 def _state_at_rest(hypervisor: Hypervisor, migration: Migration) -> DomainState:
     """How the domain is here once a half-arrived one, which libvirt shows as paused, has been ended by libvirt."""
-    deadline = time.monotonic() + _GONE_SECONDS
+    deadline, domain = time.monotonic() + _GONE_SECONDS, migration.name_there
     while True:
-        state = hypervisor.state(migration.domain)
-        if state is not DomainState.PAUSED or time.monotonic() > deadline:
+        state = hypervisor.state(domain)
+        # One that has arrived and that somebody had paused is at rest.
+        arriving = state is DomainState.PAUSED and hypervisor.pause_problem(domain) is not None
+        if not arriving or time.monotonic() > deadline:
             return state
         time.sleep(0.2)

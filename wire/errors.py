@@ -77,6 +77,8 @@ class ErrorCode(str, Enum):
     TOOL_FAILED = "tool-failed"
     DOMAIN_MISSING = "domain-missing"
     DOMAIN_NOT_RUNNING = "domain-not-running"
+    DOMAIN_SHUT_OFF = "domain-shut-off"
+    DOMAIN_SAVED = "domain-saved"
     DOMAIN_BUSY = "domain-busy"
     DOMAIN_HAS_SNAPSHOTS = "domain-has-snapshots"
     DOMAIN_NAME_UNFIT = "domain-name-unfit"
@@ -104,7 +106,14 @@ class ErrorCode(str, Enum):
     DOMAIN_HAS_CHECKPOINTS = "domain-has-checkpoints"
     BACKING_UNREADABLE = "backing-unreadable"
     DISK_CACHE_UNSAFE = "disk-cache-unsafe"
-    MEDIUM_MISSING = "medium-missing"
+    FILE_NOT_SENT = "file-not-sent"
+    FILE_CHANGED = "file-changed"
+    COPY_DAMAGED = "copy-damaged"
+    FLATTEN_NEEDS_RUNNING = "flatten-needs-running"
+    MAP_UNUSED = "map-unused"
+    PATHS_COLLIDE = "paths-collide"
+    POOL_MISSING = "pool-missing"
+    DEVICE_UNFIT = "device-unfit"
     SERIAL_MISSING = "serial-missing"
     OWN_ARGUMENTS = "own-arguments"
     INVARIANT_TSC = "invariant-tsc"
@@ -137,6 +146,8 @@ class ErrorCode(str, Enum):
     MIGRATION_TIMEOUT = "migration-timeout"
     MIGRATION_CANCELLED = "migration-cancelled"
     NOT_AS_EXPECTED = "not-as-expected"
+    TRIM_FAILED = "trim-failed"
+    GUEST_AGENT_SILENT = "guest-agent-silent"
     LEFT_BEHIND = "left-behind"
     STATE_UNKNOWN = "state-unknown"
     INTERNAL = "internal"
@@ -157,7 +168,7 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _INPUT, "{path} cannot be read: {reason}.", "Create it or mend its permissions; README.md says what it holds."),
     ErrorCode.FILE_NOT_WRITTEN: ErrorText(
         _INPUT, "{path} cannot be written: {reason}.",
-        "Make the directory, mend its permissions, or choose another with --config-dir."),
+        "Make room or the directory there, or mend its permissions; for keys `--config-dir` chooses another."),
     ErrorCode.FILE_NOT_PRIVATE: ErrorText(
         _INPUT, "{path} holds a key and others on this host can read it.", "Run `chmod 600 {path}`."),
     ErrorCode.LIST_LINE_INVALID: ErrorText(
@@ -272,9 +283,16 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _REFUSED, "There is no VM {domain} on {host}.",
         "See `virsh list --all` on {host}; the other host could not be asked what it says to it."),
     ErrorCode.DOMAIN_NOT_RUNNING: ErrorText(
-        _REFUSED, "VM {domain} on {host} is {state}, not running.",
-        "If paused: `virsh resume {domain}`. If shut off: look first whether it runs on another host since an earlier "
-        "move; otherwise `virsh start {domain}`."),
+        _REFUSED, "VM {domain} on {host} is {state}.",
+        "Wait until that has passed, or see to it: `virsh domstate {domain} --reason`, `virsh resume {domain}`, "
+        "`virsh dompmwakeup {domain}`."),
+    ErrorCode.DOMAIN_SHUT_OFF: ErrorText(
+        _REFUSED, "VM {domain} on {host} is shut off: its disks cross as files.",
+        "If it has been moved away before, this is its stale copy: look first where else it runs."),
+    ErrorCode.DOMAIN_SAVED: ErrorText(
+        _REFUSED, "VM {domain} on {host} is saved: its memory lies in a file there, which is not moved.",
+        "Start it (`virsh start {domain}`) and move it running, or give its memory up: `virsh managedsave-remove "
+        "{domain}`."),
     ErrorCode.DOMAIN_BUSY: ErrorText(
         _REFUSED, "VM {domain} on {host} is busy with another job.",
         "Wait for it or end it: `virsh domjobinfo {domain}`, `virsh domjobabort {domain}`; of a block job "
@@ -286,11 +304,12 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _REFUSED, "The name of VM {domain} on {host} does not fit into the socket paths of the SSH tunnel.",
         "Use `--transport tcp`, or rename the shut-off VM with `virsh domrename`."),
     ErrorCode.DISK_NOT_OF_DOMAIN: ErrorText(
-        _REFUSED, "{path} is not a disk of VM {domain} on {host}; its disk is {disks}.",
-        "Give that path, or leave the disk argument out."),
+        _REFUSED, "{path} is not a disk of VM {domain} on {host}; its disks are {disks}.",
+        "Give one of those paths, or leave the disk argument out."),
     ErrorCode.DISK_UNSUPPORTED: ErrorText(
-        _REFUSED, "Disk {target} of VM {domain} on {host} cannot be moved yet: {reason}.",
-        "Only one qcow2 or raw image without a backing image, in a directory, is moved so far."),
+        _REFUSED, "Disk {target} of VM {domain} on {host} cannot be moved: {reason}.",
+        "Disks are moved that are qcow2 or raw images or block devices of {host}; detach another one "
+        "(`virsh detach-disk {domain} {target}`), or move its content into such an image first."),
     ErrorCode.DEVICE_UNSUPPORTED: ErrorText(
         _REFUSED, "VM {domain} on {host} has {device}, which cannot be moved.", "{remedy}."),
     ErrorCode.DOMAIN_HAS_CHECKPOINTS: ErrorText(
@@ -302,9 +321,26 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.DISK_CACHE_UNSAFE: ErrorText(
         _REFUSED, "Disk {target} of VM {domain} has cache='unsafe': what the guest has flushed may not be on a disk.",
         "Set cache='none' in `virsh edit {domain}` and restart the VM if its writes matter."),
-    ErrorCode.MEDIUM_MISSING: ErrorText(
-        _REFUSED, "The {device} {target} of VM {domain} holds {path}, which {host} lacks.",
-        "Eject it on the source, `virsh change-media {domain} {target} --eject`, or copy it to {host} first."),
+    ErrorCode.FILE_NOT_SENT: ErrorText(
+        _REFUSED, "{path} on {host}, which VM {domain} has as its {what}, cannot be sent: {reason}.",
+        "Put it there as an ordinary file. A medium can be left out with `--eject-cdrom`, or ejected: "
+        "`virsh change-media {domain} TARGET --eject`."),
+    ErrorCode.FLATTEN_NEEDS_RUNNING: ErrorText(
+        _REFUSED, "VM {domain} on {host} is shut off, and only the image of a running VM is flattened on its way.",
+        "Leave `--flatten` out, or start it (`virsh start {domain}`)."),
+    ErrorCode.MAP_UNUSED: ErrorText(
+        _REFUSED, "Nothing of VM {domain} on {host} is what `{option} {map}` names.",
+        "It has {has}."),
+    ErrorCode.PATHS_COLLIDE: ErrorText(
+        _REFUSED, "Two files of VM {domain} would both become {path} on {host}.",
+        "Give one of them another place with `--disk-map`."),
+    ErrorCode.POOL_MISSING: ErrorText(
+        _REFUSED, "{host} has no storage pool {pool} that can take images: {reason}.",
+        "See `virsh pool-list --all` on {host}, or give a directory with `--disk-map`."),
+    ErrorCode.DEVICE_UNFIT: ErrorText(
+        _REFUSED, "The block device {path} on {host} cannot take disk {target} of VM {domain}: {reason}.",
+        "Make one of {length} bytes there (such as `lvcreate -L {length}b`), or send the disk into a file: "
+        "`--disk-map {target}=/directory/file`."),
     ErrorCode.SERIAL_MISSING: ErrorText(
         _REFUSED, "{host} lacks {path}, to which a serial port of VM {domain} leads.",
         "Put it there, or change the port in `virsh edit {domain}` and restart the VM."),
@@ -333,10 +369,12 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "Nothing is overwritten: move that file away on {host} if nobody needs it."),
     ErrorCode.DIRECTORY_MISSING: ErrorText(
         _REFUSED, "{host} has no usable directory {path}: {reason}.",
-        "Make it there (`install -d -m 711 {path}`), or mend what is said of it."),
+        "Make it there (`install -d -m 711 {path}`), mend what is said of it, or send what would go there elsewhere: "
+        "`--disk-map {path}=/other/directory`."),
     ErrorCode.FILE_MISSING: ErrorText(
         _REFUSED, "{host} lacks {path}, which VM {domain} needs as its {what}.",
-        "Copy it there first: `scp {path} root@{host}:{path}`."),
+        "Install the package that it comes with (`dpkg -S {path}` on the source says which), or copy it there first: "
+        "`scp {path} root@{host}:{path}`."),
     ErrorCode.SPACE_SHORT: ErrorText(
         _REFUSED, "{path} on {host} has {free} MiB free, {needed} MiB are needed.", "Make room there."),
     ErrorCode.MACHINE_UNSUPPORTED: ErrorText(
@@ -449,6 +487,18 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _FAILED, "The migration of VM {domain} was cancelled: {reason}.", "Repeat the command when you want it moved."),
     ErrorCode.NOT_AS_EXPECTED: ErrorText(
         _FAILED, "On {host}: {problem}.", "See `virsh list --all` and `virsh dumpxml {domain}` on both hosts."),
+    ErrorCode.FILE_CHANGED: ErrorText(
+        _FAILED, "{path} on {host} is being written to while it is copied.",
+        "See who has it open there (`lsof {path}`); a VM that uses it has to stay shut off until it has moved."),
+    ErrorCode.COPY_DAMAGED: ErrorText(
+        _FAILED, "{path} did not arrive on {host} as it was sent: its checksum differs.",
+        "Repeat the command; if it happens again, look at the memory, the disk and the network card of both hosts."),
+    ErrorCode.TRIM_FAILED: ErrorText(
+        _FAILED, "The file systems of VM {domain} on {host} could not be trimmed: {reason}.",
+        "The VM is well. Try `virsh domfstrim {domain}` there, or `fstrim --all` in the guest."),
+    ErrorCode.GUEST_AGENT_SILENT: ErrorText(
+        _REFUSED, "The guest agent of VM {domain} on {host} does not answer, and `--trim` needs it: {reason}.",
+        "Install and start qemu-guest-agent in the guest, or leave `--trim` out."),
     ErrorCode.LEFT_BEHIND: ErrorText(
         _FAILED, "What this run made on {host} may still be there: {paths}.",
         "Once {host} can be reached again and `virsh list --all` there shows no {domain}, remove it."),

@@ -8,9 +8,25 @@ from __future__ import annotations
 import re
 from typing import Optional
 
-from constant import ImageFormat, LibvirtDaemon
+from constant import IN_POOL, LAYERS_LIMIT, NVRAM_LIMIT, DomainState, FilePurpose, ImageFormat, LibvirtDaemon
 from wire.forms import check_path, check_tokens
 from wire.schema import record
+
+
+@record
+class LayerFacts:
+    """An image below the top one of a disk: read-only, and so sent as a file. Sizes in bytes."""
+
+    path: str
+    format: ImageFormat
+    virtual_size: int
+    backing_name: Optional[str] = None
+    """How its header names the next layer."""
+
+    def __post_init__(self) -> None:
+        check_path("Layer path", self.path)
+        if self.virtual_size <= 0:
+            raise ValueError("a layer without a size")
 
 
 @record
@@ -26,6 +42,17 @@ class DiskFacts:
     """0 for raw."""
     compat: str
     """qcow2's version as qemu-img names it, "1.1" or "0.10"; empty for raw."""
+    extended_l2: bool = False
+    lazy_refcounts: bool = False
+    refcount_bits: int = 16
+    compression: str = "zlib"
+    """These four only mean something for qcow2."""
+    backing_name: Optional[str] = None
+    """How its header names the next layer."""
+    layers: tuple[LayerFacts, ...] = ()
+    """The images below it, the nearest first."""
+    sent: bool = False
+    """Whether it is sent as a file, because QEMU does not mirror it."""
 
     def __post_init__(self) -> None:
         check_path("Disk path", self.path)
@@ -35,8 +62,50 @@ class DiskFacts:
             power_of_two = self.cluster_size & (self.cluster_size - 1) == 0
             if not (512 <= self.cluster_size <= 2 * 1024 * 1024 and power_of_two and self.compat in ("1.1", "0.10")):
                 raise ValueError("no such qcow2 image")
-        elif self.cluster_size or self.compat:
-            raise ValueError("a raw image has neither clusters nor a version")
+            if self.refcount_bits not in (1, 2, 4, 8, 16, 32, 64) or self.compression not in ("zlib", "zstd"):
+                raise ValueError("no such qcow2 image")
+        elif self.cluster_size or self.compat or self.layers:
+            raise ValueError("a raw image has neither clusters, a version nor layers")
+        if len(self.layers) > LAYERS_LIMIT or (self.backing_name is not None) is not bool(self.layers):
+            raise ValueError("a chain that is too long, or broken")
+
+
+@record
+class FileFacts:
+    """A file that is not mirrored but sent over SSH, if the destination lacks it. Sizes in bytes."""
+
+    path: str
+    purpose: FilePurpose
+    length: int
+    allocated: int
+    mode: int
+    """Its permission bits."""
+    target: str = ""
+    """The drive or disk that it is in."""
+
+    def __post_init__(self) -> None:
+        check_path("File path", self.path)
+        if min(self.length, self.allocated) < 0 or not 0 <= self.mode <= 0o777:
+            raise ValueError("a size or mode out of range")
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it belongs where the images are."""
+        return self.purpose in IN_POOL
+
+
+@record
+class NvramFacts:
+    """The file with the variables of UEFI firmware. Sizes in bytes."""
+
+    path: str
+    format: ImageFormat
+    length: int
+
+    def __post_init__(self) -> None:
+        check_path("NVRAM path", self.path)
+        if not 0 < self.length <= NVRAM_LIMIT:
+            raise ValueError("no NVRAM is so long")
 
 
 def version_text(number: int) -> str:
@@ -66,18 +135,6 @@ class GraphicsFacts:
 
 
 @record
-class MediumFacts:
-    """A CD-ROM or floppy drive with an image in it."""
-
-    target: str
-    device: str
-    path: str
-
-    def __post_init__(self) -> None:
-        check_path("Medium path", self.path)
-
-
-@record
 class SerialFacts:
     """What a serial port leads to on the host: a path that must exist, or a file that QEMU makes in its directory."""
 
@@ -101,9 +158,15 @@ class DomainFacts:
     disks: tuple[DiskFacts, ...]
     resident: int = 0
     """How much of the memory QEMU holds on the host: about what has to cross."""
+    state: DomainState = DomainState.RUNNING
+    persistent: bool = True
+    files: tuple[FileFacts, ...] = ()
+    """What is not mirrored and has to be there: layers, media, boot files; of a VM that is shut off, everything."""
+    nvram: Optional[NvramFacts] = None
+    firmware: Optional[str] = None
+    """The program of its firmware, which comes with the host's own packages."""
+    has_tpm: bool = False
     emulator: Optional[str] = None
-    kernel: Optional[str] = None
-    initrd: Optional[str] = None
     vcpus: int = 1
     last_cpu: int = -1
     """The highest number of a host CPU that it is pinned to; -1 if it is not."""
@@ -113,7 +176,6 @@ class DomainFacts:
     """The size of its huge pages in KiB; 0 for ordinary memory."""
     interfaces: tuple[InterfaceFacts, ...] = ()
     graphics: tuple[GraphicsFacts, ...] = ()
-    media: tuple[MediumFacts, ...] = ()
     serial_ports: tuple[SerialFacts, ...] = ()
     secrets: tuple[str, ...] = ()
     """The libvirt secrets it needs, each a UUID or `usage TYPE NAME`."""
@@ -123,10 +185,17 @@ class DomainFacts:
     qemu_version: int = 0
     """The source's, as libvirt counts; 0 if it is not known."""
 
+    @property
+    def mirrored(self) -> tuple[DiskFacts, ...]:
+        """The disks that QEMU itself copies."""
+        return tuple(disk for disk in self.disks if not disk.sent)
+
     def __post_init__(self) -> None:
-        for path in (self.emulator, self.kernel, self.initrd):
+        for path in (self.emulator, self.firmware):
             if path is not None:
                 check_path("Path", path)
+        if self.state is DomainState.ABSENT:
+            raise ValueError("the facts of a VM that is not there")
         if min(self.memory, self.resident, self.huge_page, self.vcpus - 1) < 0:
             raise ValueError("a size is negative")
 

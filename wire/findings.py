@@ -11,6 +11,7 @@ from typing import Optional
 from constant import Severity
 from wire.errors import ErrorCode, MigrationError, fill
 from wire.facts import DomainFacts
+from wire.forms import check_directory
 from wire.records import Obstacle
 from wire.schema import record
 
@@ -28,6 +29,7 @@ class Check(str, Enum):
     SNAPSHOTS = "snapshots"
     CHECKPOINTS = "checkpoints"
     DISK_ARGUMENT = "disk-argument"
+    MAPS = "maps"
     DISKS = "disks"
     BACKING_CHAIN = "backing-chain"
     DISK_CACHE = "disk-cache"
@@ -35,9 +37,11 @@ class Check(str, Enum):
     SHARED_FOLDERS = "shared-folders"
     TPM = "tpm"
     FIRMWARE = "firmware"
+    FILES_TO_SEND = "files-to-send"
     SPECIAL_DEVICES = "special-devices"
     INVARIANT_TSC = "invariant-tsc"
     NESTED_VIRTUALIZATION = "nested-virtualization"
+    GUEST_AGENT = "guest-agent"
     # From the source to the destination.
     ALLOWED_DESTINATION = "allowed-destination"
     SSH = "ssh"
@@ -62,6 +66,7 @@ class Check(str, Enum):
     CONF_FILE = "conf-file"
     BOOT_FILES = "boot-files"
     REMOVABLE_MEDIA = "removable-media"
+    TPM_EMULATOR = "tpm-emulator"
     SERIAL_PORTS = "serial-ports"
     NETWORKS = "networks"
     VM_NAME = "vm-name"
@@ -97,17 +102,20 @@ CHECKS: Mapping[Check, CheckText] = MappingProxyType({
     Check.DOMAIN_NAME: CheckText("its name fits the socket paths"),
     Check.SNAPSHOTS: CheckText("it has no snapshots"),
     Check.CHECKPOINTS: CheckText("it has no checkpoints", skippable=True),
-    Check.DISK_ARGUMENT: CheckText("the disk is {disks}"),
-    Check.DISKS: CheckText("{disks} can be mirrored"),
+    Check.DISK_ARGUMENT: CheckText("its disks are {disks}"),
+    Check.MAPS: CheckText("every map fits: {maps}"),
+    Check.DISKS: CheckText("{disks} can be moved"),
     Check.BACKING_CHAIN: CheckText("every layer of its disks can be read ({layers} below the top)"),
     Check.DISK_CACHE: CheckText("its disks are cached as {modes}"),
     Check.HOST_DEVICES: CheckText("it holds no device of {host}"),
     Check.SHARED_FOLDERS: CheckText("it shares no folder with {host}"),
-    Check.TPM: CheckText("it has no TPM"),
-    Check.FIRMWARE: CheckText("it boots by BIOS, so has no NVRAM"),
+    Check.TPM: CheckText("it has no TPM, or one whose state goes along"),
+    Check.FIRMWARE: CheckText("it has no NVRAM, or one that goes along"),
+    Check.FILES_TO_SEND: CheckText("files that have to be there besides what is mirrored: {count}"),
     Check.SPECIAL_DEVICES: CheckText("it has no device that QEMU cannot move"),
     Check.INVARIANT_TSC: CheckText("its CPU has no invariant TSC"),
     Check.NESTED_VIRTUALIZATION: CheckText("it was not made to run VMs of its own"),
+    Check.GUEST_AGENT: CheckText("its guest agent answers, or is not needed", skippable=True),
     Check.ALLOWED_DESTINATION: CheckText("{host} may migrate to {destination}"),
     Check.SSH: CheckText("root on {host} logs in as {user}@{destination}, whose host key is known"),
     Check.REMOTE_LIBVIRT: CheckText("libvirt {version} on {destination} serves {user}"),
@@ -128,8 +136,9 @@ CHECKS: Mapping[Check, CheckText] = MappingProxyType({
     Check.TARGET_DIRECTORY: CheckText("{paths} is there and can be written"),
     Check.STORAGE_POOL: CheckText("storage pool there: {pools}", skippable=True),
     Check.CONF_FILE: CheckText("{path} can take its XML"),
-    Check.BOOT_FILES: CheckText("it names no kernel of the host's, or it is there"),
-    Check.REMOVABLE_MEDIA: CheckText("its drives are empty, or the images in them are there"),
+    Check.BOOT_FILES: CheckText("it names no kernel or firmware of the host's, or that is there or is sent"),
+    Check.REMOVABLE_MEDIA: CheckText("its drives are empty, or the images in them are sent or the same there"),
+    Check.TPM_EMULATOR: CheckText("it needs no swtpm, or that is there"),
     Check.SERIAL_PORTS: CheckText("what its serial ports lead to is there"),
     Check.NETWORKS: CheckText("its networks there: {networks}"),
     Check.VM_NAME: CheckText("its name is free there"),
@@ -181,10 +190,16 @@ class Finding:
 
 @record
 class CheckReport:
-    """The result of CHECK_SOURCE, CHECK_LINK and CHECK_DESTINATION; only the source's has facts."""
+    """The result of CHECK_SOURCE, CHECK_LINK and CHECK_DESTINATION; only the source's has facts of the domain."""
 
     findings: tuple[Finding, ...]
     facts: Optional[DomainFacts] = None
+    directory: Optional[str] = None
+    """From the destination: the directory of the storage pool that the admin named."""
+
+    def __post_init__(self) -> None:
+        if self.directory is not None:
+            check_directory("Pool directory", self.directory)
 
 
 def not_fine(check: Check, severity: Severity, error: MigrationError) -> Finding:

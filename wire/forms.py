@@ -60,3 +60,17 @@ def check_path(what: str, path: str) -> str:
     if not plain:
         raise MigrationError(ErrorCode.PATH_INVALID, {"what": what, "path": path})
     return path
+
+
+def check_directory(what: str, path: str) -> str:
+    """Return `path` if it is a plain absolute path to which the name of a file can be added.
+
+    Raises MigrationError PATH_INVALID.
+    """
+    if path.endswith("/") or len(path) > 500:
+        raise MigrationError(ErrorCode.PATH_INVALID, {"what": what, "path": path})
+    try:
+        check_path(what, f"{path}/file")
+    except MigrationError as error:
+        raise MigrationError(ErrorCode.PATH_INVALID, {"what": what, "path": path}) from error
+    return path

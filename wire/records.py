@@ -17,10 +17,12 @@ from wire.forms import (
     JOB_ID_PATTERN,
     USER_PATTERN,
     check_address,
+    check_directory,
     check_job_id,
     check_path,
     check_request_id,
 )
+from wire.placement import DiskMap, NetworkMap, Placement
 from wire.schema import LONGEST_TEXT, record
 
 
@@ -42,12 +44,28 @@ class Migration:
     timeout: int
     """The longest that the live migration may take, in seconds; 0 is no limit."""
     destination_daemon: LibvirtDaemon = LibvirtDaemon.LIBVIRTD
+    new_name: Optional[str] = None
+    """What the domain is called over there; None if as here."""
+    disk_maps: tuple[DiskMap, ...] = ()
+    pool: Optional[str] = None
+    """The storage pool of the destination that takes the images."""
+    directory: Optional[str] = None
+    """That pool's directory, once the destination has told it."""
+    network_maps: tuple[NetworkMap, ...] = ()
+    flatten: bool = False
+    """Whether a chain of images becomes one image."""
+    eject_cdrom: bool = False
+    """Whether drives are empty over there."""
+    trim: bool = False
+    """Whether the guest's file systems are trimmed after the arrival."""
 
     def __post_init__(self) -> None:
         for what, pattern, value in (
             ("job id", JOB_ID_PATTERN, self.job_id),
             ("user name", USER_PATTERN, self.user),
             ("VM name", DOMAIN_PATTERN, self.domain),
+            ("VM name", DOMAIN_PATTERN, self.name_there),
+            ("pool name", DOMAIN_PATTERN, self.pool or "none"),
         ):
             if not pattern.fullmatch(value):
                 problem = f"{value!r} is not a {what}"
@@ -57,8 +75,27 @@ class Migration:
         for what, path in (("Disk path", self.disk), ("Conf file path", self.conf_file)):
             if path is not None:
                 check_path(what, path)
+        if self.directory is not None:
+            check_directory("Pool directory", self.directory)
         if self.bandwidth < 0 or self.timeout < 0:
             raise ValueError("bandwidth and timeout must not be negative")
+
+    @property
+    def name_there(self) -> str:
+        """The domain's name on the destination."""
+        return self.new_name or self.domain
+
+    def name_on(self, host: str) -> str:
+        """The domain's name on one of the two hosts."""
+        return self.name_there if host == self.destination else self.domain
+
+    def placement(self, facts: DomainFacts) -> Placement:
+        """Where its files go."""
+        return Placement(facts, self.disk_maps, self.directory, self.domain, self.new_name)
+
+    def into_directory(self, directory: str | None) -> Migration:
+        """The same migration, once it is known where the pool's images lie."""
+        return replace(self, directory=directory)
 
     def to_daemon(self, daemon: LibvirtDaemon) -> Migration:
         """The same migration, to a destination on which `daemon` serves libvirt."""
@@ -66,7 +103,7 @@ class Migration:
 
     def conf_path(self) -> str:
         """Where the destination's domain XML goes: as asked for, or where libvirt itself keeps it."""
-        return self.conf_file or libvirt_conf_path(self.domain)
+        return self.conf_file or libvirt_conf_path(self.name_there)
 
 
 def libvirt_conf_path(domain: str) -> str:
@@ -80,8 +117,8 @@ class StepArguments:
 
     migration: Migration
     facts: Optional[DomainFacts] = None
-    source_runs: bool = False
-    """For ROLL_BACK: the source has said that the VM runs there, so what was made for it elsewhere may go."""
+    source_keeps: bool = False
+    """For ROLL_BACK: the source has said that the VM is there as it was, so what was made for it elsewhere may go."""
 
     def known_facts(self) -> DomainFacts:
         """The facts, for a step that cannot do without. Raises MigrationError MESSAGE_INVALID."""
@@ -172,9 +209,11 @@ class Obstacle:
 
 @record
 class StepReport:
-    """The result of a step that has nothing more to tell than what it did, in a few words for the admin."""
+    """The result of a step that has little more to tell than what it did, in a few words for the admin."""
 
     summary: str
+    bytes: int = 0
+    """From COPY_DISK_FILE of the source: how much data it sent."""
 
 
 @record

@@ -209,15 +209,17 @@ def _absent(kind: Any) -> Mapping[str, object]:
 
 
 def to_wire(value: object) -> Any:
-    """A record as JSON has it; fields that are None are left out."""
+    """A record as JSON has it; fields that are None, or what they are anyway if they are left out, are left out."""
     kind = type(value)
     if kind in _AS_THEY_ARE:
         return value
     if isinstance(value, Enum):
         return value.value
     if dataclasses.is_dataclass(kind):
-        content = value.__dict__
-        return {name: to_wire(content[name]) for name in _fields(kind) if content[name] is not None}
+        content, absent = value.__dict__, _absent(kind)
+        return {
+            name: to_wire(content[name]) for name in _fields(kind)
+            if content[name] is not None and (name not in absent or content[name] != absent[name])}
     if isinstance(value, Mapping):
         return {str(name): to_wire(content) for name, content in value.items()}
     if isinstance(value, (tuple, list)):

@@ -1,13 +1,12 @@
-"""Checks on the source about the domain's disks: whether each can be mirrored, and what an image there must become."""
+"""Checks on the source about the domain's disks: whether each can be moved, and what an image there must become."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from constant import ImageFormat
-from host import image
-from host.domain_xml import DiskElement, DomainDescription, hard_disks
-from host.hypervisor import Hypervisor, libvirt_errors
+from constant import DomainState, ImageFormat
+from host.domain_xml import DiskElement, DomainDescription
+from host.image import ImageQuestion, examine
 from steps.checks.domain import SourceView
 from steps.checks.look import Looks, Saw, fine, stops, warns
 from wire.errors import ErrorCode, MigrationError
@@ -15,83 +14,126 @@ from wire.facts import DiskFacts
 from wire.findings import Check
 
 _FORMATS = frozenset(each.value for each in ImageFormat)
+_KINDS = ("file", "block")
+# What other than a hard disk may be written to, and is mirrored then.
+_DEVICES = ("disk", "floppy")
 
 
 def disk_argument(view: SourceView) -> Iterator[Saw]:
-    """The disk that the admin named is one of the domain's."""
-    paths = [disk.path for disk in hard_disks(view.description) if disk.path]
+    """The disk that the admin named is one of the domain's, and so is what the maps name."""
+    paths = [disk.path for disk in view.disks if disk.path]
     named = ", ".join(paths) or "none"
     if view.migration.disk is not None and view.migration.disk not in paths:
         yield stops(ErrorCode.DISK_NOT_OF_DOMAIN, path=view.migration.disk, disks=named)
     yield fine(disks=named)
 
 
-def why_not(disk: DiskElement, count: int) -> str | None:
-    """Why a disk cannot be moved, going by the XML alone; None if it can. `count` is how many the VM has."""
+def maps(view: SourceView) -> Iterator[Saw]:
+    """Each map of the admin's fits something of the domain: one that does not was meant otherwise."""
+    migration = view.migration
+    placement = migration.placement(view.facts())
+    has = ", ".join(placement.paths)
+    for each in placement.idle_maps():
+        yield stops(ErrorCode.MAP_UNUSED, option="--disk-map", map=each.text, has=has)
+    described = [each for each in (view.description, view.lasting) if each is not None]
+    connected = {(each.kind, each.source) for description in described for each in description.interfaces}
+    for known in migration.network_maps:
+        if (known.here.kind, known.here.name) not in connected:
+            named = ", ".join(f"{kind}:{name}" for kind, name in sorted(connected)) or "no network"
+            yield stops(ErrorCode.MAP_UNUSED, option="--network-map", map=known.text, has=named)
+    given = [*(each.text for each in migration.disk_maps), *(each.text for each in migration.network_maps)]
+    yield fine(maps=", ".join(given) or "none is given")
+
+
+def why_not(disk: DiskElement) -> str | None:
+    """Why a disk cannot be moved, going by the XML alone; None if it can."""
     reasons = (
-        (disk.device != "disk", f"it is a {disk.device}"),
-        (disk.kind != "file" or not disk.path, f"its type is {disk.kind}, not file"),
+        (disk.device not in _DEVICES, f"it is a {disk.device}"),
+        (disk.kind not in _KINDS or not disk.path, f"its type is {disk.kind}, not file or block"),
         (disk.format not in _FORMATS, f"its format is {disk.format}"),
         (disk.transient, "it is transient"),
         (disk.encrypted, "it is encrypted"),
-        (disk.read_only, "it is read-only"),
-        (disk.shareable, "it is shared with other VMs"),
-        (bool(disk.layers), "it has a backing image"),
-        (count > 1, f"the VM has {count} disks"),
+        (disk.shareable and not disk.read_only, "other VMs may write to it at the same time (<shareable/>)"),
+        (any(path == "?" for path, _format in disk.layers), "an image below it is not a file of this host"),
     )
     return next((reason for applies, reason in reasons if applies), None)
 
 
 def disks(view: SourceView) -> Iterator[Saw]:
-    """Each disk is of a kind that can be mirrored into a new image."""
-    found = hard_disks(view.description)
-    if not found:
+    """Each disk is of a kind that can be moved."""
+    if not view.disks:
         yield stops(ErrorCode.DISK_UNSUPPORTED, target="(none)", reason="the VM has no disk")
-    for disk in found:
-        reason = why_not(disk, len(found))
-        examined = view.images.get(disk.target)
+    for disk in view.disks:
+        reason = why_not(disk)
+        examined = view.images.get(key(disk))
         if reason is not None:
             yield stops(ErrorCode.DISK_UNSUPPORTED, target=disk.target, reason=reason)
-        elif isinstance(examined, MigrationError):
+        elif isinstance(examined, MigrationError) and examined.code is not ErrorCode.BACKING_UNREADABLE:
             yield stops(examined.code, **examined.facts)
-    yield fine(disks=", ".join(disk.target for disk in found))
+    yield fine(disks=", ".join(disk.target for disk in view.disks))
+
+
+def key(disk: DiskElement) -> tuple[str, str]:
+    """What tells one disk from another: the running domain and its definition may have two in one place."""
+    return disk.target, disk.path or ""
+
+
+def all_disks(
+    description: DomainDescription, lasting: DomainDescription | None, *, eject: bool = False,
+) -> tuple[DiskElement, ...]:
+    """The disks of the domain, those that only its definition has after those that it has now.
+
+    A floppy that the guest may write to is one as well, unless drives are to be empty over there.
+    """
+    def is_disk(disk: DiskElement) -> bool:
+        return disk.device not in ("cdrom", "floppy") or (disk.mirrored and not eject)
+
+    here = [disk for disk in description.disks if is_disk(disk)]
+    paths = {disk.path for disk in description.disks}
+    waiting = [disk for disk in lasting.disks if is_disk(disk) and disk.path not in paths] if lasting else []
+    return (*here, *waiting)
+
+
+def is_sent(disk: DiskElement, state: DomainState, description: DomainDescription) -> bool:
+    """Whether the disk crosses as a file: QEMU mirrors what it has open for writing, and nothing else."""
+    return state is DomainState.SHUT_OFF or not disk.mirrored or disk not in description.disks
 
 
 def examine_images(
-    hypervisor: Hypervisor, description: DomainDescription, host: str, domain: str,
-) -> dict[str, DiskFacts | MigrationError]:
-    """Each disk's image, by target: what it is, or why it cannot be looked at.
+    found: tuple[DiskElement, ...], description: DomainDescription, state: DomainState, host: str,
+) -> Mapping[tuple[str, str], DiskFacts | MigrationError]:
+    """Each disk's image: what it is, or why it cannot be looked at.
 
     Also those that something else stands against: the destination is looked at as a whole, whatever has to be mended
     here.
     """
-    found: dict[str, DiskFacts | MigrationError] = {}
-    for disk in hard_disks(description):
-        if disk.kind == "file" and disk.path and disk.format in _FORMATS:
+    images: dict[tuple[str, str], DiskFacts | MigrationError] = {}
+    for disk in found:
+        if disk.kind in _KINDS and disk.path and disk.format in _FORMATS:
+            sent = is_sent(disk, state, description)
+            question = ImageQuestion(
+                disk.target, disk.path, ImageFormat(disk.format), dict(disk.layers), host, description.name)
             try:
-                with libvirt_errors(host):
-                    size = hypervisor.disk_size(domain, disk.target)
-                found[disk.target] = image.examine(disk, ImageFormat(disk.format), size, host, domain)
+                images[key(disk)] = examine(question, sent=sent)
             except MigrationError as error:
-                found[disk.target] = error
-    return found
+                images[key(disk)] = error
+    return images
 
 
 def backing_chain(view: SourceView) -> Iterator[Saw]:
     """Every layer below a top image is there and can be read: a running QEMU would not notice that one is gone."""
-    layers = [(disk.target, path) for disk in view.description.disks for path in disk.layers if path != "?"]
-    for target, path in layers:
-        try:
-            with open(path, "rb"):
-                pass
-        except OSError as error:
-            yield stops(ErrorCode.BACKING_UNREADABLE, target=target, path=path, reason=error.strerror or str(error))
-    yield fine(layers=str(len(layers)))
+    for examined in view.images.values():
+        if isinstance(examined, MigrationError) and examined.code is ErrorCode.BACKING_UNREADABLE:
+            yield stops(examined.code, **examined.facts)
+    layers = sum(len(each.layers) for each in view.images.values() if isinstance(each, DiskFacts))
+    if layers and view.migration.flatten and view.state is DomainState.SHUT_OFF:
+        yield stops(ErrorCode.FLATTEN_NEEDS_RUNNING)
+    yield fine(layers=str(layers))
 
 
 def cache(view: SourceView) -> Iterator[Saw]:
     """With cache='unsafe' a flush is not one. Other modes are safe where QEMU itself mirrors the disk."""
-    modes = {disk.target: disk.cache for disk in hard_disks(view.description)}
+    modes = {disk.target: disk.cache for disk in view.disks}
     for target, mode in modes.items():
         if mode == "unsafe":
             yield warns(ErrorCode.DISK_CACHE_UNSAFE, target=target)
@@ -100,6 +142,7 @@ def cache(view: SourceView) -> Iterator[Saw]:
 
 LOOKS: Looks[SourceView] = {
     Check.DISK_ARGUMENT: disk_argument,
+    Check.MAPS: maps,
     Check.DISKS: disks,
     Check.BACKING_CHAIN: backing_chain,
     Check.DISK_CACHE: cache,

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from constant import DomainState, Transport
-from host.domain_xml import DomainDescription, describe
+from host.domain_files import nvram_facts
+from host.domain_xml import DiskElement, DomainDescription, describe
 from host.hypervisor import Hypervisor
+from host.image import flattened
 from host.job_files import JobSockets
 from steps.checks.look import Looks, Saw, fine, stops, warns
 from wire.errors import ErrorCode, MigrationError, fill
-from wire.facts import DiskFacts
+from wire.facts import DiskFacts, DomainFacts, FileFacts, NvramFacts
 from wire.findings import Check
 from wire.records import Migration
 
@@ -26,20 +28,62 @@ class SourceView:
     migration: Migration
     hypervisor: Hypervisor
     description: DomainDescription
+    """As it runs; of one that does not, as it is defined."""
+    lasting: DomainDescription | None
+    """As it is defined; None of a transient one."""
     state: DomainState
-    images: Mapping[str, DiskFacts | MigrationError]
-    """The images of its disks by target, as far as the XML alone says nothing against them."""
+    disks: tuple[DiskElement, ...]
+    images: Mapping[tuple[str, str], DiskFacts | MigrationError]
+    """What became of looking at the image of each disk, as far as the XML says nothing against it."""
+    files: tuple[FileFacts | MigrationError, ...] = ()
+    """The files that are to be sent, or why one cannot be."""
 
     @property
     def domain(self) -> str:
         """The domain's name."""
         return self.migration.domain
 
+    def facts(self) -> DomainFacts:
+        """What the destination is told."""
+        description = self.description
+        disks = tuple(each for each in self.images.values() if isinstance(each, DiskFacts))
+        return DomainFacts(
+            uuid=description.uuid, virtualization=description.virtualization, architecture=description.architecture,
+            machine=description.machine, memory=description.memory,
+            resident=self.hypervisor.resident_memory(self.domain), state=self.state,
+            persistent=self.lasting is not None, autostart=self.hypervisor.autostart(self.domain),
+            disks=tuple(map(flattened, disks)) if self.migration.flatten else disks,
+            files=tuple(file for file in self.files if isinstance(file, FileFacts)),
+            nvram=_nvram(self), firmware=description.firmware, has_tpm=description.has_tpm,
+            emulator=description.emulator, vcpus=description.vcpus, last_cpu=description.last_cpu,
+            last_node=description.last_node, huge_page=description.huge_page, interfaces=description.interfaces,
+            graphics=describe(self.hypervisor.migratable_document(self.domain)).graphics,
+            serial_ports=description.serial_ports, secrets=description.secrets,
+            security_models=description.security_models, libvirt_version=self.hypervisor.version(),
+            qemu_version=self.hypervisor.qemu_version())
+
+
+def _nvram(view: SourceView) -> NvramFacts | None:
+    """Of a running domain: QEMU copies the content itself, into a file of that size. The check tells of a bad one."""
+    if view.state is DomainState.SHUT_OFF:
+        return None
+    try:
+        return nvram_facts(view.description.nvram)
+    except (OSError, ValueError):
+        return None
+
 
 def state(view: SourceView) -> Iterator[Saw]:
-    """Only a running VM is moved."""
-    running = view.state is DomainState.RUNNING
-    yield fine(state=view.state.value) if running else stops(ErrorCode.DOMAIN_NOT_RUNNING, state=view.state.value)
+    """It runs, has been paused by somebody, or is shut off; anything else passes, or has to be mended first."""
+    if view.state is DomainState.PAUSED:
+        problem = view.hypervisor.pause_problem(view.domain)
+        if problem is not None:
+            yield stops(ErrorCode.DOMAIN_NOT_RUNNING, state=problem)
+    elif view.state is DomainState.SHUT_OFF:
+        if view.hypervisor.has_managed_save(view.domain):
+            yield stops(ErrorCode.DOMAIN_SAVED)
+        yield warns(ErrorCode.DOMAIN_SHUT_OFF)
+    yield fine(state=view.state.value)
 
 
 def job(view: SourceView) -> Iterator[Saw]:
@@ -85,9 +129,32 @@ def special_devices(view: SourceView) -> Iterator[Saw]:
         yield warns(ErrorCode.OWN_ARGUMENTS)
 
 
+def files_to_send(view: SourceView) -> Iterator[Saw]:
+    """Every file that has to go along can be read."""
+    for file in view.files:
+        if isinstance(file, MigrationError):
+            yield stops(file.code, **file.facts)
+    yield fine(count=str(len(view.files)))
+
+
+def firmware(view: SourceView) -> Iterator[Saw]:
+    """The variables of its firmware are in a file, and that is here."""
+    yield from devices(Check.FIRMWARE)(view)
+    nvram = view.description.nvram
+    if nvram is None or view.state is DomainState.SHUT_OFF:
+        # One that has never been started has none yet.
+        return
+    try:
+        nvram_facts(nvram)
+    except (OSError, ValueError) as error:
+        yield stops(ErrorCode.FILE_NOT_SENT, what="NVRAM", path=nvram.path, reason=str(error))
+
+
 def invariant_tsc(view: SourceView) -> Iterator[Saw]:
     """QEMU does not migrate a CPU whose clock may not change, unless its frequency is given."""
     description = view.description
+    if view.state is DomainState.SHUT_OFF:
+        return
     has_it = "invtsc" in description.cpu_features or not description.cpu_migratable
     if has_it and not description.tsc_frequency_given:
         yield stops(ErrorCode.INVARIANT_TSC)
@@ -98,10 +165,17 @@ def nested_virtualization(view: SourceView) -> Iterator[Saw]:
 
     Only where its definition asks for it: a CPU that is the host's has the feature by default, used or not.
     """
-    lasting = describe(view.hypervisor.document(view.domain, inactive=True))
-    given = [feature for feature in lasting.cpu_features if feature in _NESTED_FEATURES]
+    given = [feature for feature in (view.lasting or view.description).cpu_features if feature in _NESTED_FEATURES]
     if given:
         yield warns(ErrorCode.NESTED_GUESTS, feature=", ".join(given))
+
+
+def guest_agent(view: SourceView) -> Iterator[Saw]:
+    """What only the guest itself can do is asked of its agent."""
+    if view.migration.trim and view.state is DomainState.RUNNING:
+        problem = view.hypervisor.agent_problem(view.domain)
+        if problem is not None:
+            yield stops(ErrorCode.GUEST_AGENT_SILENT, reason=problem)
 
 
 LOOKS: Looks[SourceView] = {
@@ -113,8 +187,10 @@ LOOKS: Looks[SourceView] = {
     Check.HOST_DEVICES: devices(Check.HOST_DEVICES),
     Check.SHARED_FOLDERS: devices(Check.SHARED_FOLDERS),
     Check.TPM: devices(Check.TPM),
-    Check.FIRMWARE: devices(Check.FIRMWARE),
+    Check.FIRMWARE: firmware,
+    Check.FILES_TO_SEND: files_to_send,
     Check.SPECIAL_DEVICES: special_devices,
     Check.INVARIANT_TSC: invariant_tsc,
     Check.NESTED_VIRTUALIZATION: nested_virtualization,
+    Check.GUEST_AGENT: guest_agent,
 }

@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree  # the documents are libvirt's own, 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from constant import DomainState
 from host import capabilities
 from host.domain_xml import DomainDescription, describe
 from host.hypervisor import Hypervisor
@@ -64,7 +65,9 @@ def cpu(view: LinkView) -> Iterator[Saw]:
         return
     element = description.cpu
     if description.cpu_mode in _HOST_MODES:
-        element = view.local.host_model(description)
+        # Of one that is shut off, it becomes the other host's at its next start.
+        running = view.domain is not None and view.local.state(view.domain) is not DomainState.SHUT_OFF
+        element = view.local.host_model(description) if running else None
     problem = view.remote.cpu_problem(description, element) if element is not None else None
     if problem is not None:
         yield stops(ErrorCode.CPU_INCOMPATIBLE, destination=view.login.destination, reason=problem)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from constant import Transport
+from constant import DomainState, Transport
 from host import capabilities
 from host.hypervisor import Hypervisor
 from steps.checks.look import Looks, Saw, fine, stops, warns
@@ -105,7 +105,13 @@ def memory(view: DestinationView) -> Iterator[Saw]:
     own = 0 if view.facts.huge_page else view.facts.memory
     free, needed = available_memory(), own + _QEMU_OVERHEAD
     seen = {"free": str(free // _MIB), "needed": str(needed // _MIB)}
-    yield fine(**seen) if free >= needed else stops(ErrorCode.MEMORY_SHORT, **seen)
+    if free >= needed:
+        yield fine(**seen)
+    elif view.facts.state is DomainState.SHUT_OFF:
+        # It needs it only once it is started.
+        yield warns(ErrorCode.MEMORY_SHORT, **seen)
+    else:
+        yield stops(ErrorCode.MEMORY_SHORT, **seen)
 
 
 def huge_pages(view: DestinationView) -> Iterator[Saw]:

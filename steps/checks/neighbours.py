@@ -31,14 +31,24 @@ _LISTENING = "0A"
 def networks(view: DestinationView) -> Iterator[Saw]:
     """What each interface is connected to is here, and up."""
     # Several interfaces of one network are looked at once.
-    for interface in dict.fromkeys(replace(each, mac="") for each in view.facts.interfaces):
+    connected = dict.fromkeys(replace(_there(view, each), mac="") for each in view.facts.interfaces)
+    for interface in connected:
         if interface.kind == "network":
             yield from _libvirt_network(view, interface)
         elif interface.kind in ("bridge", "direct"):
             what = "bridge" if interface.kind == "bridge" else "network device"
             yield from _network_device(what, interface.source)
-    named = dict.fromkeys(f"{each.kind} {each.source}".rstrip() for each in view.facts.interfaces)
+    named = dict.fromkeys(f"{each.kind} {each.source}".rstrip() for each in connected)
     yield fine(networks=", ".join(named) or "none")
+
+
+def _there(view: DestinationView, interface: InterfaceFacts) -> InterfaceFacts:
+    """The interface as it will be here."""
+    for each in view.migration.network_maps:
+        if (each.here.kind, each.here.name) == (interface.kind, interface.source):
+            portgroup = interface.portgroup if each.there.kind == interface.kind else None
+            return replace(interface, kind=each.there.kind, source=each.there.name, portgroup=portgroup)
+    return interface
 
 
 def _libvirt_network(view: DestinationView, interface: InterfaceFacts) -> Iterator[Saw]:
@@ -70,7 +80,7 @@ def _network_device(what: str, name: str) -> Iterator[Saw]:
 
 def vm_name(view: DestinationView) -> Iterator[Saw]:
     """No VM here has the name, and no file that libvirt would write over."""
-    domain = view.migration.domain
+    domain = view.migration.name_there
     state = view.hypervisor.state(domain)
     own = libvirt_conf_path(domain)
     if state is not DomainState.ABSENT:
@@ -83,7 +93,7 @@ def vm_name(view: DestinationView) -> Iterator[Saw]:
 def vm_uuid(view: DestinationView) -> Iterator[Saw]:
     """No VM here has the UUID under another name."""
     name = view.hypervisor.name_of(view.facts.uuid)
-    if name is not None and name != view.migration.domain:
+    if name is not None and name != view.migration.name_there:
         state = view.hypervisor.state(name)
         yield stops(ErrorCode.DOMAIN_EXISTS, what="UUID", domain=name, state=state.value)
 
@@ -92,7 +102,7 @@ def mac_addresses(view: DestinationView) -> Iterator[Saw]:
     """No other VM here has one of the domain's MAC addresses; one that is shut off takes no traffic yet."""
     ours = {interface.mac for interface in view.facts.interfaces if interface.mac}
     for mac, name, state in view.hypervisor.macs():
-        if mac in ours and name != view.migration.domain:
+        if mac in ours and name != view.migration.name_there:
             seen = {"other": name, "state": state.value, "mac": mac}
             shut_off = state is DomainState.SHUT_OFF
             yield warns(ErrorCode.MAC_TAKEN, **seen) if shut_off else stops(ErrorCode.MAC_TAKEN, **seen)
@@ -144,9 +154,13 @@ def secrets(view: DestinationView) -> Iterator[Saw]:
 
 
 def storage_pool(view: DestinationView) -> Iterator[Saw]:
-    """A pool on the images' directory shows them if it is active; none is needed."""
+    """The pool that the admin named is here; one on the images' directory shows them if it is active."""
+    wanted = view.migration.pool
+    if wanted is not None and view.migration.directory is None:
+        yield stops(ErrorCode.POOL_MISSING, pool=wanted, reason="there is no active one of that name on a directory")
     found = []
-    for directory in dict.fromkeys(os.path.dirname(disk.path) for disk in view.facts.disks):
+    placement = view.migration.placement(view.facts)
+    for directory in dict.fromkeys(os.path.dirname(placement.path(disk.path)) for disk in view.facts.disks):
         for pool, active in view.hypervisor.pools_on(directory):
             found.append(pool)
             if not active:

@@ -155,9 +155,11 @@ def make_guest(lab: Lab) -> Iterator[MakeGuest]:
     """Starts guests on node1, by name, and removes them from both nodes after the test."""
     made: list[Guest] = []
 
-    def make(name: str, image_format: str = "qcow2", disk_mib: int = 512, data_mib: int = 128) -> Guest:
+    def make(
+        name: str, image_format: str = "qcow2", disk_mib: int = 512, data_mib: int = 128, **more: Any,
+    ) -> Guest:
         spec = GuestSpec(
-            name, image_format=image_format, disk_bytes=disk_mib * MEBIBYTE, data_bytes=data_mib * MEBIBYTE)
+            name, image_format=image_format, disk_bytes=disk_mib * MEBIBYTE, data_bytes=data_mib * MEBIBYTE, **more)
         guest = Guest(
             lab, name, spec.image_path, start_guest(lab, lab.host("node1"), spec))
         made.append(guest)
@@ -167,7 +169,7 @@ def make_guest(lab: Lab) -> Iterator[MakeGuest]:
     yield make
     for guest in made:
         for host in lab.nodes:
-            for command in (["destroy", guest.name], ["undefine", guest.name]):
+            for command in (["destroy", guest.name], ["undefine", guest.name, "--nvram", "--managed-save"]):
                 host.run(["virsh", "-q", "-c", "qemu:///system", *command], check=False)
             host.path(guest.disk).unlink(missing_ok=True)
 

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
@@ -81,7 +81,8 @@ class GuestSpec:
     content (from `seed`), behind the file system. `writer_mib` is how much of that a writer in the guest rewrites in
     a circle. `tick_seconds` is the witness's pause between two records. `image` is the image's path in the host, by
     default below /var/lib/libvirt/images. `cache` is the disk's cache mode; "auto" is none, or writeback where the file
-    system has no direct I/O. `extra_devices` is XML for the domain's <devices>.
+    system has no direct I/O. `extra_devices` is XML for the domain's <devices>. `prepare` is called with the host once
+    the image is made, `rewrite` with the domain's XML before it is defined.
     """
 
     name: str
@@ -96,6 +97,8 @@ class GuestSpec:
     cache: str = "auto"
     image: str = ""
     extra_devices: str = ""
+    prepare: Callable[[Host], None] | None = None
+    rewrite: Callable[[str], str] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be made."""
@@ -225,7 +228,10 @@ def define_and_start(host: Host, spec: GuestSpec, nodes: Sequence[Host]) -> None
     image = make_image(host, spec)
     cache = _cache_mode(image) if spec.cache == "auto" else spec.cache
     xml_file = host.path("/tmp") / f"{spec.name}.xml"  # noqa: S108 - the host's own /tmp
-    xml_file.write_text(spec.domain_xml(cache))
+    if spec.prepare is not None:
+        spec.prepare(host)
+    document = spec.domain_xml(cache)
+    xml_file.write_text(document if spec.rewrite is None else spec.rewrite(document))
     try:
         host.run(["virsh", "-q", "-c", "qemu:///system", "define", f"/tmp/{xml_file.name}"])  # noqa: S108 - see above
     finally:

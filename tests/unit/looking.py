@@ -50,6 +50,9 @@ class FakeHypervisor:
     uuid: str = "there"
     types: str = CAPABILITIES
     asked: list[str] = field(default_factory=list)
+    paused_by: str | None = None
+    saved: bool = False
+    agent: str | None = None
 
     def hypervisor(self) -> Hypervisor:
         """The same, as the checks take it."""
@@ -62,6 +65,30 @@ class FakeHypervisor:
     def state(self, domain: str) -> DomainState:
         """How the domain is here."""
         return self.states.get(domain, DomainState.ABSENT)
+
+    def pause_problem(self, _domain: str) -> str | None:
+        """Why it is not simply paused."""
+        return self.paused_by
+
+    def has_managed_save(self, _domain: str) -> bool:
+        """Whether its memory lies in a file."""
+        return self.saved
+
+    def agent_problem(self, _domain: str) -> str | None:
+        """Why the guest's agent does not answer."""
+        return self.agent
+
+    def resident_memory(self, _domain: str) -> int:
+        """What QEMU holds."""
+        return 0
+
+    def autostart(self, _domain: str) -> bool:
+        """Whether it starts with the host."""
+        return False
+
+    def migratable_document(self, domain: str) -> str:
+        """The domain's XML for another host."""
+        return self.document(domain)
 
     def name_of(self, _uuid: str) -> str | None:
         """Who has that UUID."""

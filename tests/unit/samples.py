@@ -13,6 +13,7 @@ from constant import (
     Command,
     CopyStorage,
     DomainState,
+    FilePurpose,
     ImageFormat,
     LibvirtDaemon,
     MessageType,
@@ -21,10 +22,21 @@ from constant import (
 )
 from wire.access import AddressList, Key
 from wire.errors import ErrorCode
-from wire.facts import DiskFacts, DomainFacts, GraphicsFacts, HostFacts, InterfaceFacts, MediumFacts, SerialFacts
+from wire.facts import (
+    DiskFacts,
+    DomainFacts,
+    FileFacts,
+    GraphicsFacts,
+    HostFacts,
+    InterfaceFacts,
+    LayerFacts,
+    NvramFacts,
+    SerialFacts,
+)
 from wire.findings import Check, CheckReport, Finding
 from wire.memory import Begun, Ended, Entry, Seen
 from wire.message import Reply, Request
+from wire.placement import Connection, DiskMap, NetworkMap
 from wire.records import (
     CancelArguments,
     CancelReport,
@@ -61,6 +73,16 @@ QCOW2 = DiskFacts(
 RAW = DiskFacts(
     target="vda", path="/srv/vm/node.img", format=ImageFormat.RAW, virtual_size=1 << 30, allocated=0, cluster_size=0,
     compat="")
+LAYER = LayerFacts(path="/srv/vm/base.img", format=ImageFormat.RAW, virtual_size=1 << 30)
+LAYERED = DiskFacts(
+    target="vdb", path="/srv/vm/top.qcow2", format=ImageFormat.QCOW2, virtual_size=1 << 30, allocated=1 << 20,
+    cluster_size=131072, compat="1.1", extended_l2=True, lazy_refcounts=True, refcount_bits=1, compression="zstd",
+    backing_name="middle.qcow2", layers=(
+        LayerFacts(path="/srv/vm/middle.qcow2", format=ImageFormat.QCOW2, virtual_size=1 << 30,
+                   backing_name="/srv/vm/base.img"), LAYER))
+ISO = FileFacts(
+    path="/srv/iso/a.iso", purpose=FilePurpose.MEDIUM, length=4 << 20, allocated=4 << 20, mode=0o644, target="sda")
+NVRAM = NvramFacts(path="/var/lib/libvirt/qemu/nvram/VM1_VARS.fd", format=ImageFormat.RAW, length=540672)
 BRIDGED = InterfaceFacts(kind="bridge", source="br0", mac="52:54:00:00:00:01")
 FACTS = DomainFacts(
     uuid="2f1d0b6e-7d1c-4a8f-9a55-0c1d2e3f4a5b", virtualization="kvm", architecture="x86_64",
@@ -89,23 +111,33 @@ EVERY_RECORD: tuple[object, ...] = (
     Migration(
         job_id="00000001", domain="win 11 (prod)", source="2001:db8::1", destination="2001:db8::2", user="_vm-mover",
         disk=None, conf_file=None, transport=Transport.TCP, copy_storage=CopyStorage.ALL, bandwidth=100,
-        timeout=3600, destination_daemon=LibvirtDaemon.VIRTQEMUD),
+        timeout=3600, destination_daemon=LibvirtDaemon.VIRTQEMUD, new_name="win 11", pool="fast", directory="/srv/fast",
+        disk_maps=(DiskMap(what="vda", path="/srv/vm/x.qcow2"), DiskMap(what="/srv/vm", path="/data")),
+        network_maps=(NetworkMap(here=Connection(kind="bridge", name="br0"),
+                                 there=Connection(kind="network", name="default")),),
+        flatten=True, eject_cdrom=True, trim=True),
     QCOW2,
     RAW,
+    LAYERED,
+    LAYER,
+    ISO,
+    NVRAM,
+    DiskMap(what="vda", path="/srv/vm/x.qcow2"),
+    Connection(kind="network", name="default"),
+    NetworkMap(here=Connection(kind="bridge", name="br0"), there=Connection(kind="network", name="default")),
     FACTS,
     DomainFacts(
         uuid="u", virtualization="qemu", architecture="aarch64", machine="virt-7.2", memory=1, autostart=False,
-        disks=(), emulator="/usr/bin/qemu-system-aarch64", kernel="/boot/vmlinuz", initrd="/boot/initrd.img",
+        disks=(), emulator="/usr/bin/qemu-system-aarch64", state=DomainState.PAUSED, persistent=False, files=(ISO,),
+        nvram=NVRAM, firmware="/usr/share/OVMF/OVMF_CODE.fd", has_tpm=True,
         vcpus=4, last_cpu=7, last_node=1, huge_page=2048,
         interfaces=(InterfaceFacts(kind="network", source="default", mac="", portgroup="lan"),),
         graphics=(GraphicsFacts(kind="vnc", port=5900, address="127.0.0.1"), GraphicsFacts(kind="spice", port=-1)),
-        media=(MediumFacts(target="sda", device="cdrom", path="/srv/iso/a.iso"),),
         serial_ports=(SerialFacts(path="/dev/ttyS0", must_exist=True),), secrets=("usage ceph x",),
         security_models=("apparmor",), libvirt_version=9_000_000, qemu_version=7_002_022),
     BRIDGED,
     InterfaceFacts(kind="network", source="default", mac="", portgroup="lan"),
     GraphicsFacts(kind="vnc", port=5900, address="127.0.0.1"),
-    MediumFacts(target="sda", device="cdrom", path="/srv/iso/a.iso"),
     SerialFacts(path="/dev/ttyS0", must_exist=True),
     STOPS,
     FINE,
@@ -115,6 +147,7 @@ EVERY_RECORD: tuple[object, ...] = (
     Obstacle(code=ErrorCode.PATH_TAKEN, facts={"path": "/srv/vm/node.img", "host": SOURCE}),
     HOST_FACTS,
     CheckReport(findings=()),
+    CheckReport(findings=(), directory="/srv/fast"),
     CheckReport(facts=FACTS, findings=(
         STOPS, Finding(check=Check.MEMORY, severity=Severity.WARNS, facts={"reason": "ü…"}, skipped=True,
                        code=ErrorCode.MEMORY_SHORT))),
@@ -123,6 +156,7 @@ EVERY_RECORD: tuple[object, ...] = (
         job_id="0badcafe", source=SOURCE, destination=DESTINATION, user="kvm", transport=Transport.TCP,
         destination_daemon=LibvirtDaemon.VIRTQEMUD, milliseconds=800, bandwidth=7),
     StepReport(summary="empty qcow2 of 8192 MiB"),
+    StepReport(summary="sent", bytes=7),
     MOVED,
     MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1),
     RollBackReport(state=DomainState.SHUT_OFF, removed=("/a/b", "/c/d")),
@@ -135,7 +169,7 @@ EVERY_RECORD: tuple[object, ...] = (
 )
 
 REQUEST_ID = "0123456789abcdef" * 2
-STEP = StepArguments(migration=MIGRATION, facts=FACTS, source_runs=True)
+STEP = StepArguments(migration=MIGRATION, facts=FACTS, source_keeps=True)
 DID = StepReport(summary="did it")
 PATH_TAKEN = Obstacle(code=ErrorCode.PATH_TAKEN, facts={"path": "/srv/vm/ü.img", "host": DESTINATION})
 # What each command is asked with, and what it may come to. STATUS comes to nothing of its own.

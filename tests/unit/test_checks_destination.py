@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from constant import DomainState, LibvirtDaemon, Severity, Transport
+from constant import DomainState, FilePurpose, LibvirtDaemon, Severity, Transport
 from tests.unit.looking import CAPABILITIES, FINE, FakeHypervisor, facts, found, said, stopping, warning
 from tests.unit.samples import DESTINATION, MIGRATION, QCOW2
 
@@ -22,7 +22,7 @@ from steps.checks import machine, neighbours, storage
 from steps.checks.machine import DestinationView, has_nbd_fix
 from steps.checks.storage import FilesView
 from wire.errors import ErrorCode
-from wire.facts import GraphicsFacts, InterfaceFacts, MediumFacts, SerialFacts
+from wire.facts import FileFacts, GraphicsFacts, InterfaceFacts, SerialFacts
 from wire.findings import Check
 
 MAC = "52:54:00:00:00:01"
@@ -366,24 +366,38 @@ def test_a_conf_file_among_libvirts_own_is_refused_unless_it_is_libvirts(tmp_pat
     assert said(storage.LOOKS, own, Check.CONF_FILE) == FINE
 
 
-def test_kernel_and_initrd_must_be_files_here(tmp_path: Path) -> None:
+def boot(path: Path | str, purpose: FilePurpose, length: int = 3) -> FileFacts:
+    """A file that the domain boots from, or has in a drive."""
+    return FileFacts(path=str(path), purpose=purpose, length=length, allocated=length, mode=0o644, target="sda")
+
+
+def test_a_kernel_that_is_not_here_is_sent_and_one_of_another_length_stops_the_move(tmp_path: Path) -> None:
     kernel, initrd = tmp_path / "vmlinuz", tmp_path / "initrd"
-    booted = files(tmp_path, kernel=str(kernel), initrd=str(initrd))
-    assert said(storage.LOOKS, booted, Check.BOOT_FILES) == stopping(*[ErrorCode.FILE_MISSING] * 2)
-    kernel.touch()
+    booted = files(tmp_path, files=(boot(kernel, FilePurpose.KERNEL), boot(initrd, FilePurpose.INITRD)))
+    assert said(storage.LOOKS, booted, Check.BOOT_FILES) == FINE
+    kernel.write_text("abc")
+    assert said(storage.LOOKS, booted, Check.BOOT_FILES) == FINE
+    kernel.write_text("abcd")
     initrd.mkdir()
+    assert said(storage.LOOKS, booted, Check.BOOT_FILES) == stopping(*[ErrorCode.PATH_TAKEN] * 2)
+
+
+def test_a_kernel_among_the_systems_own_has_to_be_here(tmp_path: Path) -> None:
+    booted = files(tmp_path, files=(boot("/boot/no-such-kernel", FilePurpose.KERNEL),))
     assert said(storage.LOOKS, booted, Check.BOOT_FILES) == stopping(ErrorCode.FILE_MISSING)
 
 
-def test_a_medium_must_be_here_and_its_drive_is_named(tmp_path: Path) -> None:
+def test_firmware_has_to_be_here(tmp_path: Path) -> None:
+    booted = files(tmp_path, firmware="/usr/share/OVMF/no-such.fd")
+    assert said(storage.LOOKS, booted, Check.BOOT_FILES) == stopping(ErrorCode.FILE_MISSING)
+
+
+def test_a_medium_that_is_not_here_is_sent_and_another_one_in_its_place_stops_the_move(tmp_path: Path) -> None:
     iso = tmp_path / "a.iso"
-    inserted = files(tmp_path, media=(MediumFacts(target="sda", device="cdrom", path=str(iso)),))
-    assert said(storage.LOOKS, inserted, Check.REMOVABLE_MEDIA) == stopping(ErrorCode.MEDIUM_MISSING)
-    (finding,) = found(storage.LOOKS, inserted, Check.REMOVABLE_MEDIA)
-    assert "CD-ROM sda" in finding.message
-    assert "change-media VM1 sda --eject" in finding.hint
-    iso.touch()
+    inserted = files(tmp_path, files=(boot(iso, FilePurpose.MEDIUM),))
     assert said(storage.LOOKS, inserted, Check.REMOVABLE_MEDIA) == FINE
+    iso.write_text("other")
+    assert said(storage.LOOKS, inserted, Check.REMOVABLE_MEDIA) == stopping(ErrorCode.PATH_TAKEN)
 
 
 @pytest.mark.parametrize(("path", "must_exist", "expected"), [

@@ -388,20 +388,20 @@ def test_an_agent_that_is_silent_right_before_the_move_has_not_begun_it_and_is_r
 # Rolling back.
 
 
-@pytest.mark.parametrize(("source", "source_runs"), [
+@pytest.mark.parametrize(("source", "source_keeps"), [
     (RollBackReport(state=DomainState.RUNNING, removed=()), True),
     *[(RollBackReport(state=state, removed=()), False) for state in DomainState if state is not DomainState.RUNNING],
     (Silence(), False), (FORGOTTEN, False), (FAILED, False), (Raw({}), False),
 ])
-def test_the_destination_is_told_that_the_source_runs_the_vm_only_if_the_source_has_said_so(
-    source: object, source_runs: bool,
+def test_the_destination_is_told_that_the_source_keeps_the_vm_only_if_the_source_has_said_so(
+    source: object, source_keeps: bool,
 ) -> None:
     _report, agents, _notes = run({
         **BEFORE, (Command.ROLL_BACK, SOURCE): source, (Command.LIVE_MIGRATION, SOURCE): FAILED})
     told = {
-        (asked.request.cmd, asked.request.agent_ip): asked.request.cmd_arguments.source_runs
+        (asked.request.cmd, asked.request.agent_ip): asked.request.cmd_arguments.source_keeps
         for asked in agents.asked_for_steps() if isinstance(asked.request.cmd_arguments, StepArguments)}
-    assert told.pop((Command.ROLL_BACK, DESTINATION)) is source_runs
+    assert told.pop((Command.ROLL_BACK, DESTINATION)) is source_keeps
     assert not any(told.values())
 
 

@@ -8,36 +8,45 @@ from pathlib import Path
 
 import pytest
 
-from host.domain_xml import DomainDescription, describe, hard_disks, inserted_media
+from constant import FilePurpose
+from host.domain_xml import DomainDescription, NvramElement, describe, hard_disks, inserted_media
 from tests.unit.samples import ROOT
 from wire.facts import GraphicsFacts, SerialFacts
 from wire.findings import Check
 
 DOCUMENTS = sorted((ROOT / "tests" / "unit" / "domains").glob("*.xml"))
+
+
+def nvram(name: str) -> NvramElement:
+    """The file that libvirt gives a domain of that name."""
+    return NvramElement(f"/var/lib/libvirt/qemu/nvram/{name}_VARS.fd", "raw")
+
+
 # By document, the checks that its devices are about; all others have none that stays behind.
 HELD_BACK: Mapping[str, list[Check]] = {
-    "arm-virt": [Check.FIRMWARE],
     "mediated-device": [Check.HOST_DEVICES],
     "network-passthrough": [Check.HOST_DEVICES],
     "pci-passthrough": [Check.HOST_DEVICES, Check.HOST_DEVICES],
     "persistent-memory": [Check.SPECIAL_DEVICES],
-    "rhel-9-uefi": [Check.FIRMWARE],
-    "sev": [Check.FIRMWARE, Check.SPECIAL_DEVICES],
+    "sev": [Check.SPECIAL_DEVICES],
     "shared-folder-9p": [Check.SHARED_FOLDERS],
     "shared-folder-virtiofs": [Check.SHARED_FOLDERS],
     "shmem": [Check.SPECIAL_DEVICES],
     "usb-passthrough": [Check.HOST_DEVICES, Check.HOST_DEVICES],
     "vhost-user": [Check.SPECIAL_DEVICES],
-    "windows-server-2022": [Check.TPM, Check.FIRMWARE],
 }
 # By document, what else is not as in an ordinary VM. Each field of an ordinary one is in ORDINARY.
 ORDINARY = {
     "graphics": (), "serial_ports": (), "secrets": (), "security_models": (), "huge_page": 0, "last_cpu": -1,
-    "last_node": -1, "cpu_features": (), "tsc_frequency_given": False, "has_own_arguments": False, "kernel": None,
+    "last_node": -1, "cpu_features": (), "tsc_frequency_given": False, "has_own_arguments": False, "boot_files": (),
+    "firmware": None, "nvram": None, "has_tpm": False,
 }
 SPECIAL: Mapping[str, Mapping[str, object]] = {
+    "arm-virt": {"firmware": "/usr/share/AAVMF/AAVMF_CODE.fd", "nvram": nvram("arm-virt")},
     "debian-12": {"graphics": (GraphicsFacts(kind="vnc", port=-1),)},
-    "debian-12-direct-kernel": {"kernel": "/var/lib/libvirt/boot/vmlinuz-6.1.0-18-amd64"},
+    "debian-12-direct-kernel": {"boot_files": (
+        (FilePurpose.KERNEL, "/var/lib/libvirt/boot/vmlinuz-6.1.0-18-amd64"),
+        (FilePurpose.INITRD, "/var/lib/libvirt/boot/initrd.img-6.1.0-18-amd64"))},
     "encrypted-disk-luks": {
         "secrets": ("f981dd17-143f-45bc-88e6-ed1fe20ce9da", "8b6e9ae0-3c0e-4d5b-8a17-6a1bd0f0e2c4")},
     "fixed-graphics-port": {"graphics": (GraphicsFacts(kind="vnc", port=5910, address="192.0.2.10"),)},
@@ -47,16 +56,18 @@ SPECIAL: Mapping[str, Mapping[str, object]] = {
     "network-disk-rbd": {"secrets": ("2ec115d7-3a88-3ceb-bc12-0ac909a6fd87",)},
     "pinned": {"last_cpu": 7, "last_node": 1},
     "qemu-command-line": {"has_own_arguments": True},
-    "rhel-9-uefi": {"graphics": (GraphicsFacts(kind="spice", port=-1),)},
+    "rhel-9-uefi": {"graphics": (GraphicsFacts(kind="spice", port=-1),), "nvram": nvram("rhel-9-uefi")},
     "running-debian-12": {
         "graphics": (GraphicsFacts(kind="vnc", port=-1, address="127.0.0.1"),), "security_models": ("apparmor",)},
     "running-with-chain": {"security_models": ("apparmor",)},
+    "sev": {"firmware": "/usr/share/OVMF/OVMF_CODE_4M.fd"},
     "serial-to-device": {"serial_ports": (SerialFacts(path="/dev/ttyS0", must_exist=True),)},
     "serial-to-file": {"serial_ports": (
         SerialFacts(path="/var/log/libvirt/qemu/serial-to-file-console.log", must_exist=False),)},
     "static-selinux-label": {"security_models": ("selinux",)},
     "windows-10-legacy-bios": {"graphics": (GraphicsFacts(kind="vnc", port=-1),)},
-    "windows-server-2022": {"graphics": (GraphicsFacts(kind="vnc", port=-1),)},
+    "windows-server-2022": {
+        "graphics": (GraphicsFacts(kind="vnc", port=-1),), "has_tpm": True, "nvram": nvram("windows-server-2022")},
 }
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 
@@ -125,7 +136,7 @@ def test_interfaces_are_read_with_what_they_are_connected_to(
         "/var/lib/libvirt/images/debian-12-genericcloud-amd64.qcow2")),
 ])
 def test_the_backing_chain_is_read_from_below_the_top_to_its_end(name: str, layers: tuple[str, ...]) -> None:
-    assert described(name).disks[0].layers == layers
+    assert tuple(path for path, _format in described(name).disks[0].layers) == layers
 
 
 @pytest.mark.parametrize(("name", "media"), [

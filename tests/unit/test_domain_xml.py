@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from host.domain_xml import DiskElement, DomainDescription, describe, mac_addresses
+from constant import FilePurpose
+from host.domain_xml import DiskElement, DomainDescription, NvramElement, describe, mac_addresses
 from wire.findings import Check
 
 DOCUMENTS = Path(__file__).parent / "documents"
@@ -41,7 +42,7 @@ def test_an_ordinary_debian_guest_is_read_in_full() -> None:
     assert (domain.virtualization, domain.architecture, domain.machine) == ("kvm", "x86_64", "pc-q35-7.2")
     assert domain.emulator == "/usr/bin/qemu-system-x86_64"
     assert domain.memory == 2 << 30
-    assert (domain.kernel, domain.initrd) == (None, None)
+    assert domain.boot_files == ()
     assert domain.devices == ()
     assert domain.dac_label == "+64055:+64055"
 
@@ -119,8 +120,25 @@ def test_a_network_disk_and_a_volume_have_no_path_here() -> None:
 
 def test_everything_that_cannot_be_moved_yet_is_named_at_once() -> None:
     assert {device.check for device in described("rhel").devices} == {
-        Check.HOST_DEVICES, Check.SHARED_FOLDERS, Check.FIRMWARE}
-    assert {device.check for device in described("windows").devices} == {Check.TPM, Check.FIRMWARE}
+        Check.HOST_DEVICES, Check.SHARED_FOLDERS}
+
+
+def test_firmware_with_nvram_and_an_emulated_tpm_are_no_obstacles_but_things_to_carry() -> None:
+    windows = described("windows")
+    assert windows.devices == ()
+    assert windows.has_tpm
+    assert windows.nvram is not None
+    assert windows.nvram.path.startswith("/var/lib/libvirt/qemu/nvram/")
+
+
+@pytest.mark.parametrize(("nvram", "found"), [
+    ("<nvram>/a_VARS.fd</nvram>", NvramElement("/a_VARS.fd", "raw")),
+    ("<nvram format='qcow2' template='/t'>/a.qcow2</nvram>", NvramElement("/a.qcow2", "qcow2")),
+    ("<nvram type='file'><source file='/a.fd'/></nvram>", NvramElement("/a.fd", "raw")),
+    ("<nvram template='/t'/>", None),
+])
+def test_nvram_is_read_in_the_form_of_libvirt_9_and_in_the_newer_one(nvram: str, found: NvramElement | None) -> None:
+    assert describe(f"<domain><os>{nvram}</os></domain>").nvram == found
 
 
 @pytest.mark.parametrize(("inside", "name"), [
@@ -135,7 +153,8 @@ def test_everything_that_cannot_be_moved_yet_is_named_at_once() -> None:
      "a network card of the host passed through (52:54:00:1:2:3)"),
     ("<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface>", "the vDPA device /dev/vhost-vdpa-0"),
     ("<interface type='vhostuser'><source path='/run/ovs'/></interface>", "a vhost-user interface (/run/ovs)"),
-    ("<tpm model='tpm-tis'/>", "a TPM (?)"), ("<tpm><backend type='emulator'/></tpm>", "a TPM (emulator)"),
+    ("<tpm model='tpm-tis'><backend type='passthrough'/></tpm>", "the host's own TPM"),
+    ("<tpm><backend type='external'/></tpm>", "a TPM that another program emulates"),
     ("<filesystem type='mount'><source dir='/srv'/></filesystem>", "the shared folder /srv"),
     ("<shmem name='s'/>", "memory shared with the host (s)"),
     ("<memory model='nvdimm'><source><path>/nv</path></source></memory>", "persistent memory in /nv of the host"),
@@ -169,7 +188,9 @@ def test_addresses_are_read_whatever_else_a_document_holds() -> None:
 
 def test_a_directly_booted_guest_names_its_kernel_and_initrd() -> None:
     domain = described("direct-kernel")
-    assert (domain.kernel, domain.initrd) == ("/var/lib/libvirt/boot/vmlinuz", "/var/lib/libvirt/boot/initrd.img")
+    assert domain.boot_files == (
+        (FilePurpose.KERNEL, "/var/lib/libvirt/boot/vmlinuz"),
+        (FilePurpose.INITRD, "/var/lib/libvirt/boot/initrd.img"))
     assert domain.virtualization == "qemu"
     assert domain.emulator is None
 

@@ -301,7 +301,7 @@ MIGRATION_ON_THE_WIRE = to_wire(MIGRATION)
         ({"migration": MIGRATION_ON_THE_WIRE, "shell": "id"}, ErrorCode.MESSAGE_INVALID),
         ({"migration": {**MIGRATION_ON_THE_WIRE, "shell": "id"}}, ErrorCode.MESSAGE_INVALID),
         ({"migration": {**MIGRATION_ON_THE_WIRE, "source": "node1"}}, ErrorCode.MESSAGE_INVALID),
-        ({"migration": MIGRATION_ON_THE_WIRE, "source_runs": 1}, ErrorCode.MESSAGE_INVALID),
+        ({"migration": MIGRATION_ON_THE_WIRE, "source_keeps": 1}, ErrorCode.MESSAGE_INVALID),
         ({"migration": MIGRATION_ON_THE_WIRE, "facts": None}, ErrorCode.MESSAGE_INVALID),
         ({"migration": {**MIGRATION_ON_THE_WIRE, "domain": "\ud800"}}, ErrorCode.MESSAGE_INVALID),
         ({"\udfff": MIGRATION_ON_THE_WIRE}, ErrorCode.MESSAGE_INVALID),

@@ -17,7 +17,6 @@ import pytest
 
 from constant import ImageFormat
 from host import image, process
-from host.domain_xml import DiskElement
 from host.job_files import (
     JobSockets,
     Ledger,
@@ -363,24 +362,6 @@ def test_an_empty_image_has_the_format_and_size_asked_for_and_is_its_owners_alon
     assert found.st_blocks * 512 < 1 << 20
 
 
-@needs_qemu_img
-@pytest.mark.parametrize(("cluster_size", "compat"), [(65536, "1.1"), (65536, "0.10"), (512, "1.1"), (2 << 20, "1.1")])
-def test_an_empty_qcow2_image_has_the_sources_version_and_clusters(
-    tmp_path: Path, cluster_size: int, compat: str,
-) -> None:
-    path = tmp_path / "image"
-    disk = dataclasses.replace(disk_at(path, ImageFormat.QCOW2), cluster_size=cluster_size, compat=compat)
-    image.create_empty(disk, ME, HOST)
-    element = DiskElement("vda", "disk", "file", str(path), "qcow2", False, False, False, False)
-    assert image.examine(element, ImageFormat.QCOW2, (10 << 20, disk.allocated), HOST, "VM1") == disk
-
-
-def test_a_raw_image_is_described_without_a_look_into_it() -> None:
-    element = DiskElement("vda", "disk", "file", "/nonexistent/image", "raw", False, False, False, False)
-    facts = image.examine(element, ImageFormat.RAW, (1024, 512), HOST, "VM1")
-    assert (facts.virtual_size, facts.allocated, facts.cluster_size, facts.compat) == (1024, 512, 0, "")
-
-
 @pytest.mark.parametrize("kind", list(ImageFormat))
 def test_an_existing_file_or_link_is_never_touched(tmp_path: Path, kind: ImageFormat) -> None:
     taken, dangling = tmp_path / "taken", tmp_path / "dangling"
@@ -451,32 +432,6 @@ def test_a_link_put_in_place_of_a_new_image_is_not_followed(
     assert len(written_to) == 1
     assert path.is_symlink()
     assert victim.read_text() == "somebody's"
-
-
-def qemu_img(*arguments: str, cwd: Path) -> None:
-    """Run qemu-img."""
-    subprocess.run(["qemu-img", *arguments], cwd=cwd, capture_output=True, check=True)  # noqa: S607
-
-
-@needs_qemu_img
-@pytest.mark.parametrize(("commands", "reason"), [
-    ([["create", "-f", "qcow2", "image", "10M"], ["snapshot", "-c", "before", "image"]],
-     "its image holds internal snapshots, see `qemu-img snapshot -l`"),
-    ([["create", "-f", "qcow2", "-o", "data_file=image.raw", "image", "10M"]],
-     "its image keeps its data in another file"),
-    ([["create", "-f", "qcow2", "-o", "extended_l2=on", "image", "10M"]], "its image has extended L2 entries"),
-])
-def test_an_image_of_which_a_copy_would_lose_something_is_refused(
-    tmp_path: Path, commands: list[list[str]], reason: str,
-) -> None:
-    for command in commands:
-        qemu_img(*command, cwd=tmp_path)
-    element = DiskElement("vda", "disk", "file", str(tmp_path / "image"), "qcow2", False, False, False, False)
-    with pytest.raises(MigrationError) as caught:
-        image.examine(element, ImageFormat.QCOW2, (10 << 20, 0), HOST, "VM1")
-    assert caught.value.code is ErrorCode.DISK_UNSUPPORTED
-    assert (caught.value.facts["target"], caught.value.facts["host"]) == ("vda", HOST)
-    assert caught.value.facts["reason"] == reason
 
 
 # Whether QEMU may enter a directory.

@@ -72,7 +72,7 @@ def test_a_journal_that_was_written_once_can_still_be_read() -> None:
               cmd_result=StepReport(summary="running here")),
         Seen(request_id=TWO.request_id, digest="cd", at=1_790_000_002))
     assert (contents.intact, contents.damaged) == (len(RECORDED), False)
-    assert lines(HEAD, *contents.entries) == RECORDED
+    assert read_lines(lines(HEAD, *contents.entries)).entries == contents.entries
 
 
 def test_what_was_answered_is_what_a_later_agent_answers_also_where_utf_8_cannot_hold_it() -> None:

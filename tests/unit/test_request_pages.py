@@ -138,9 +138,9 @@ def test_a_short_request_is_sent_byte_for_byte_as_before_and_a_longer_one_in_pag
 
 
 def test_the_last_request_that_fits_is_one_datagram_and_the_next_is_two_pages(pair: Pair) -> None:
-    short = changed(pair.request(), cmd_arguments=arguments())
-    # Quotation marks around the text come with its first letter.
-    room = DATAGRAM_LIMIT - len(sealed(short)) - 2
+    short = changed(pair.request(), cmd_arguments=arguments("x"))
+    # The field and its quotation marks come with the first letter.
+    room = DATAGRAM_LIMIT - len(sealed(short)) + 1
     last = changed(short, cmd_arguments=arguments("x" * room))
     assert seal_request(AGENT_KEY, last) == (sealed(last),)
     assert len(sealed(last)) == DATAGRAM_LIMIT

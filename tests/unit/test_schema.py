@@ -28,6 +28,7 @@ from tests.unit.samples import (
     EVERY_REQUEST,
     FACTS,
     HOST_FACTS,
+    ISO,
     MIGRATION,
     PROGRESS,
     QCOW2,
@@ -304,8 +305,8 @@ def test_a_path_is_absolute_and_plain(path: str) -> None:
     assert caught.value.code is ErrorCode.PATH_INVALID
     for make in (
         lambda: a_migration(disk=path), lambda: a_migration(conf_file=path),
-        lambda: dataclasses.replace(QCOW2, path=path), lambda: dataclasses.replace(FACTS, kernel=path),
-        lambda: dataclasses.replace(FACTS, initrd=path),
+        lambda: dataclasses.replace(QCOW2, path=path), lambda: dataclasses.replace(FACTS, firmware=path),
+        lambda: dataclasses.replace(ISO, path=path),
     ):
         with pytest.raises(MigrationError) as caught:
             make()

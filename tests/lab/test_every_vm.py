@@ -1,0 +1,358 @@
+"""VMs as admins really have them, end to end on real hosts: each arrives whole, with its disks, names and networks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import Host, Lab
+from .conftest import IMAGES, Admin, Guest, MakeGuest, job_leftovers, virsh
+from .obstacles import BRIDGE, NETWORK, make_networks, remove_networks
+from .test_refusals import assert_refused, unchanged
+
+DATA = "/srv/lab-data"
+THERE = "/srv/lab-there"
+FIRMWARE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+FIRMWARE_VARIABLES = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+
+
+@pytest.fixture(autouse=True)
+def directories(lab: Lab) -> Iterator[None]:
+    """A directory for images on the source and another one on the destination, empty before and gone after a test."""
+    for host, path in zip(lab.nodes, (DATA, THERE)):
+        host.run(["install", "-d", "-m", "711", path, f"{path}/layers"])
+    yield
+    for host, path in zip(lab.nodes, (DATA, THERE)):
+        host.run(["rm", "-rf", path])
+
+
+def shell(host: Host, *lines: str) -> str:
+    """Run lines of a shell in a host."""
+    return host.run(["sh", "-ec", "\n".join(lines)]).stdout
+
+
+def information(host: Host, path: str, image_format: str = "qcow2") -> dict[str, Any]:
+    """What qemu-img says of an image, as far as it has to be the same on both hosts."""
+    said = json.loads(host.run(["qemu-img", "info", "-U", "-f", image_format, "--output=json", path]).stdout)
+    data = dict(said.get("format-specific", {}).get("data", {}))
+    return {"size": said["virtual-size"], "clusters": said.get("cluster-size"), "data": data,
+            "snapshots": [each["name"] for each in said.get("snapshots", [])]}
+
+
+def digest(path: Path) -> str:
+    """A file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def chain(host: Host, path: str) -> list[tuple[str, str | None]]:
+    """The images of a chain: how each is named by the one above, and in which format."""
+    found: list[tuple[str, str | None]] = []
+    name: str | None = path
+    image_format: str | None = "qcow2"
+    while name is not None:
+        found.append((name, image_format))
+        if image_format != "qcow2":
+            break
+        place = name if name.startswith("/") else f"{path.rpartition('/')[0]}/{name}"
+        said = json.loads(host.run(
+            ["qemu-img", "info", "-U", "-f", "qcow2", "--output=json", place]).stdout)
+        path, name, image_format = place, said.get("backing-filename"), said.get("backing-filename-format")
+    return found
+
+
+def assert_same_content(lab: Lab, here: str, there: str, image_format: str = "qcow2") -> None:
+    """Both hosts' disks hold the same; no VM may use them now."""
+    node1, node2 = lab.nodes
+    flat = [f"{IMAGES}/compare-{number}.raw" for number in (1, 2)]
+    for host, path, raw in ((node1, here, flat[0]), (node2, there, flat[1])):
+        host.run(["qemu-img", "convert", "-f", image_format, "-O", "raw", path, raw])
+    try:
+        assert digest(node1.path(flat[0])) == digest(node2.path(flat[1]))
+    finally:
+        node1.path(flat[0]).unlink()
+        node2.path(flat[1]).unlink()
+
+
+def assert_records(guest: Guest, host: Host, disk: str, image_format: str = "qcow2") -> None:
+    """Every record that the guest has had acknowledged is on that disk, and it was in one place at a time."""
+    flat = f"{IMAGES}/records.raw"
+    host.run(["qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", disk, flat])
+    try:
+        report = guest.witness.report(image=flat, host=host)
+    finally:
+        host.path(flat).unlink()
+    assert report.sound, report.to_text()
+
+
+def document(host: Host, name: str, *options: str) -> ElementTree.Element:
+    """The domain's XML on a host."""
+    return ElementTree.fromstring(virsh(host, "dumpxml", name, *options))  # noqa: S314 - from our own libvirt
+
+
+RICH_DEVICES = f"""
+    <disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/>
+      <source file='{DATA}/second.qcow2'/><target dev='vdb' bus='virtio'/></disk>
+    <disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/>
+      <source file='{DATA}/reading.img'/><target dev='vdc' bus='virtio'/><readonly/></disk>
+    <disk type='file' device='cdrom'><driver name='qemu' type='raw'/>
+      <source file='{DATA}/seed.iso'/><target dev='sda' bus='sata'/><readonly/></disk>
+    <disk type='file' device='floppy'><driver name='qemu' type='raw'/>
+      <source file='{DATA}/floppy.img'/><target dev='fda' bus='fdc'/></disk>
+    <interface type='bridge'><source bridge='{BRIDGE}'/><model type='virtio'/></interface>
+"""
+
+
+def prepare_rich(host: Host) -> None:
+    """A chain of three layers, absolute and relative names, raw at its end; other disks and media."""
+    shell(
+        host, f"cd {DATA}", f"qemu-img convert -f qcow2 -O raw {IMAGES}/rich.qcow2 layers/base.img",
+        "qemu-img create -q -f qcow2 -o compat=0.10 -b layers/base.img -F raw middle.qcow2",
+        "qemu-io -f qcow2 -c 'write -P 5 400M 8M' middle.qcow2",
+        f"qemu-img create -q -f qcow2 -o cluster_size=32k,lazy_refcounts=on -b {DATA}/middle.qcow2 -F qcow2 rich.qcow2",
+        "qemu-img create -q -f qcow2 -o extended_l2=on,cluster_size=128k second.qcow2 1000001K",
+        "qemu-io -f qcow2 -c 'write -P 7 10M 40M' second.qcow2",
+        "head -c 5000001 /dev/urandom > reading.img", "head -c 300000 /dev/urandom > seed.iso",
+        "head -c 1474560 /dev/urandom > floppy.img")
+
+
+def rewrite_rich(domain: str) -> str:
+    """With metadata, a title, and its first disk on the chain."""
+    metadata = ("<title>Rich &amp; strange</title><metadata><own:note xmlns:own='urn:x-own' kind=\"a'b\">"
+                "kept <own:deep/></own:note></metadata><memory")
+    return domain.replace("<memory", metadata, 1).replace(f"{IMAGES}/rich.qcow2", f"{DATA}/rich.qcow2")
+
+
+def test_a_vm_with_a_chain_four_disks_media_and_a_bridge_arrives_elsewhere_under_another_name(
+    admin: Admin, make_guest: MakeGuest,
+) -> None:
+    node1, node2 = admin.lab.nodes
+    for node in admin.lab.nodes:
+        make_networks(node)
+    try:
+        guest = make_guest(
+            "rich", extra_devices=RICH_DEVICES, prepare=prepare_rich, rewrite=rewrite_rich, disk_mib=512, data_mib=32)
+        virsh(node1, "desc", "rich", "--config", "--live", "--title", "Rich & strange")
+        run = admin.migrate(
+            "rich", "--rename", "poor", "--disk-map", f"{DATA}={THERE}", "--disk-map", f"vda={THERE}/first.qcow2",
+            "--network-map", f"bridge:{BRIDGE}=network:{NETWORK}")
+        assert run.code == 0, run.text
+        assert "poor runs on" in run.stdout
+        guest.witness.wait_for_ticks(20)
+        for options in ([], ["--inactive"]):
+            arrived = document(node2, "poor", *options)
+            paths = [source.get("file") for source in arrived.findall("devices/disk/source")]
+            names = ("first.qcow2", "second.qcow2", "reading.img", "seed.iso", "floppy.img")
+            assert sorted(map(str, paths)) == sorted(f"{THERE}/{name}" for name in names)
+            interface = arrived.find("devices/interface/source")
+            assert interface is not None
+            assert interface.get("network") == NETWORK
+            assert arrived.findtext("title") == "Rich & strange"
+            note = arrived.find("metadata/{urn:x-own}note")
+            assert note is not None
+            assert note.get("kind") == "a'b"
+        virsh(node2, "destroy", "poor")
+        assert chain(node2, f"{THERE}/first.qcow2") == [
+            (f"{THERE}/first.qcow2", "qcow2"), (f"{THERE}/middle.qcow2", "qcow2"), ("layers/base.img", "raw")]
+        for name, there in (("rich.qcow2", "first.qcow2"), ("middle.qcow2", "middle.qcow2"),
+                            ("second.qcow2", "second.qcow2")):
+            assert information(node1, f"{DATA}/{name}") == information(node2, f"{THERE}/{there}")
+            here, copied = node1.path(f"{DATA}/{name}").stat(), node2.path(f"{THERE}/{there}").stat()
+            assert copied.st_blocks <= here.st_blocks * 1.05 + 1024
+        for name in ("layers/base.img", "reading.img", "seed.iso", "floppy.img"):
+            assert digest(node1.path(f"{DATA}/{name}")) == digest(node2.path(f"{THERE}/{name}"))
+        base = [host.path(f"{path}/layers/base.img").stat().st_blocks
+                for host, path in zip(admin.lab.nodes, (DATA, THERE))]
+        assert base[1] <= base[0] * 1.05
+        assert_same_content(admin.lab, f"{DATA}/second.qcow2", f"{THERE}/second.qcow2")
+        assert_records(guest, node2, f"{THERE}/first.qcow2")
+        assert job_leftovers(node1) == job_leftovers(node2) == []
+        assert not list(node2.path(THERE).rglob("*.part"))
+    finally:
+        node2.run(["virsh", "-q", "destroy", "poor"], check=False)
+        node2.run(["virsh", "-q", "undefine", "poor"], check=False)
+        virsh(node1, "undefine", "rich")
+        for node in admin.lab.nodes:
+            remove_networks(node)
+
+
+def with_firmware(domain: str) -> str:
+    """With UEFI, its NVRAM, and a TPM."""
+    firmware = (f"<loader readonly='yes' type='pflash'>{FIRMWARE}</loader>"
+                f"<nvram template='{FIRMWARE_VARIABLES}'>/var/lib/libvirt/qemu/nvram/firm_VARS.fd</nvram>")
+    return domain.replace("hvm</type>", f"hvm</type>{firmware}").replace(
+        "</devices>", "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm></devices>")
+
+
+def test_firmware_and_tpm_go_along_running_and_shut_off(admin: Admin, make_guest: MakeGuest) -> None:
+    node1, node2 = admin.lab.nodes
+    guest = make_guest("firm", data_mib=16, machine="q35", rewrite=with_firmware)
+    variables = "/var/lib/libvirt/qemu/nvram/firm_VARS.fd"
+    run = admin.migrate("firm")
+    assert run.code == 0, run.text
+    guest.witness.wait_for_ticks(20)
+    assert guest.witness.report().sound
+    assert digest(node1.path(variables)) == digest(node2.path(variables))
+    assert node1.path(variables).stat().st_size == node2.path(variables).stat().st_size
+    # And back, shut off. The stale copy has to go first.
+    virsh(node2, "destroy", "firm")
+    virsh(node1, "undefine", "firm", "--keep-nvram", "--keep-tpm")
+    uuid = guest.on(node2, "domuuid").strip()
+    shell(node1, f"rm -r {guest.disk} {variables} /var/lib/libvirt/swtpm/{uuid}")
+    state = f"/var/lib/libvirt/swtpm/{uuid}/tpm2/tpm2-00.permall"
+    run = admin.migrate("firm", back=True)
+    assert run.code == 0, run.text
+    assert f"firm is shut off on {node1.address} now." in run.stdout
+    for path in (variables, state, guest.disk):
+        assert digest(node1.path(path)) == digest(node2.path(path))
+    ticks = len(guest.witness.ticks())
+    virsh(node1, "start", "firm")
+    guest.witness.wait_for_ticks(ticks + 20)
+    assert guest.state(node1) == "running"
+    for host in (node1, node2):
+        host.run(["virsh", "-q", "destroy", "firm"], check=False)
+        host.run(["virsh", "-q", "undefine", "firm", "--nvram"], check=False)
+        host.run(["rm", "-rf", f"/var/lib/libvirt/swtpm/{uuid}", variables])
+
+
+def test_a_transient_vm_that_is_paused_arrives_transient_and_paused(admin: Admin, make_guest: MakeGuest) -> None:
+    node1, node2 = admin.lab.nodes
+    guest = make_guest("brief", data_mib=16)
+    virsh(node1, "undefine", "brief")
+    virsh(node1, "suspend", "brief")
+    run = admin.migrate("brief")
+    assert run.code == 0, run.text
+    assert f"brief is paused on {node2.address} now." in run.stdout
+    assert (guest.state(node1), guest.state(node2)) == ("absent", "paused")
+    assert "Persistent:     no" in guest.on(node2, "dominfo")
+    ticks = len(guest.witness.ticks())
+    virsh(node2, "resume", "brief")
+    guest.witness.wait_for_ticks(ticks + 20)
+    assert guest.witness.report().sound
+
+
+def prepare_snapshot(host: Host) -> None:
+    """An image with a snapshot inside, which libvirt knows nothing of."""
+    shell(host, f"qemu-img snapshot -c before {IMAGES}/off.qcow2")
+
+
+def test_a_vm_that_is_shut_off_goes_into_a_pool_with_its_snapshots_inside(admin: Admin, make_guest: MakeGuest) -> None:
+    node1, node2 = admin.lab.nodes
+    guest = make_guest("off", prepare=prepare_snapshot)
+    virsh(node1, "destroy", "off")
+    virsh(node1, "autostart", "off")
+    virsh(node2, "pool-create-as", "lab-pool", "dir", "--target", THERE)
+    try:
+        run = admin.migrate("off", "--pool", "lab-pool")
+        assert run.code == 0, run.text
+        assert "its disks cross as files" in run.stderr
+        assert information(node1, guest.disk) == information(node2, f"{THERE}/off.qcow2")
+        assert information(node2, f"{THERE}/off.qcow2")["snapshots"] == ["before"]
+        assert digest(node1.path(guest.disk)) == digest(node2.path(f"{THERE}/off.qcow2"))
+        assert virsh(node2, "list", "--autostart", "--all", "--name").split() == ["off"]
+        assert virsh(node1, "list", "--autostart", "--all", "--name").split() == []
+        ticks = len(guest.witness.ticks())
+        virsh(node2, "start", "off")
+        guest.witness.wait_for_ticks(ticks + 20)
+        assert_records(guest, node2, f"{THERE}/off.qcow2")
+    finally:
+        virsh(node2, "pool-destroy", "lab-pool")
+
+
+def test_a_copy_goes_on_after_the_link_was_down_and_the_vm_cannot_be_started_meanwhile(
+    admin: Admin, make_guest: MakeGuest,
+) -> None:
+    node1, node2 = admin.lab.nodes
+    guest = make_guest("slow", data_mib=128)
+    virsh(node1, "destroy", "slow")
+    running = admin.start("slow", "--bandwidth", "6")
+    part = node2.path(f"{guest.disk}.part")
+    node2.wait_for("the first MiB", lambda: part.exists() and part.stat().st_blocks > 4096)
+    started = node1.run(["virsh", "-q", "start", "slow"], check=False)
+    assert started.returncode != 0
+    assert 'Failed to get "write" lock' in started.stderr
+    before = part.stat().st_ino
+    node2.link(up=False)
+    running.poll()
+    node2.run(["sleep", "20"])
+    node2.link(up=True)
+    stdout, stderr = running.communicate(timeout=150)
+    assert running.returncode == 0, stdout + stderr
+    assert node2.path(guest.disk).stat().st_ino == before
+    assert not part.exists()
+    assert digest(node1.path(guest.disk)) == digest(node2.path(guest.disk))
+
+
+def prepare_layer(host: Host) -> None:
+    """A layer below its disk."""
+    shell(host, f"mv {IMAGES}/flat.qcow2 {DATA}/flat-base.qcow2",
+          f"qemu-img create -q -f qcow2 -b {DATA}/flat-base.qcow2 -F qcow2 {IMAGES}/flat.qcow2")
+
+
+FLAT_DEVICES = f"""
+    <disk type='file' device='cdrom'><driver name='qemu' type='raw'/>
+      <source file='{DATA}/seed.iso'/><target dev='sda' bus='sata'/><readonly/></disk>
+"""
+
+
+def test_a_chain_becomes_one_image_and_the_drive_empty_if_that_is_asked_for(
+    admin: Admin, make_guest: MakeGuest,
+) -> None:
+    node1, node2 = admin.lab.nodes
+    node1.path(f"{DATA}/seed.iso").write_bytes(b"seed" * 1000)
+    guest = make_guest("flat", prepare=prepare_layer, extra_devices=FLAT_DEVICES)
+    run = admin.migrate("flat", "--flatten", "--eject-cdrom")
+    assert run.code == 0, run.text
+    guest.witness.wait_for_ticks(20)
+    assert chain(node2, guest.disk) == [(guest.disk, "qcow2")]
+    assert not node2.path(DATA).exists()
+    for options in ([], ["--inactive"]):
+        assert [source.get("file") for source in document(node2, "flat", *options).findall("devices/disk/source")] == [
+            guest.disk]
+    assert document(node1, "flat").find("devices/disk[@device='cdrom']/source") is not None
+    assert guest.witness.report().sound
+
+
+def test_a_layer_that_is_there_is_used_if_it_is_the_same_and_in_the_way_if_not(
+    admin: Admin, make_guest: MakeGuest,
+) -> None:
+    node1, node2 = admin.lab.nodes
+    make_guest("flat", prepare=prepare_layer)
+    node2.run(["install", "-d", "-m", "711", DATA])
+    layer = node2.path(f"{DATA}/flat-base.qcow2")
+    try:
+        content = node1.path(f"{DATA}/flat-base.qcow2").read_bytes()
+        layer.write_bytes(content[:-1] + b"\1")
+        with unchanged(admin.lab):
+            different = admin.migrate("flat")
+        assert different.code == 5, different.text
+        assert f"{DATA}/flat-base.qcow2 exists already" in different.stderr
+        layer.write_bytes(content)
+        status = layer.stat()
+        same = admin.migrate("flat")
+        assert same.code == 0, same.text
+        assert "there already: flat-base.qcow2" in same.stderr
+        assert layer.stat().st_ino == status.st_ino
+    finally:
+        node2.run(["rm", "-rf", DATA])
+
+
+def test_what_cannot_be_moved_is_named_with_its_remedy(admin: Admin, make_guest: MakeGuest) -> None:
+    node1 = admin.lab.host("node1")
+    guest = make_guest("odd", data_mib=16)
+    with unchanged(admin.lab):
+        assert_refused(admin.migrate("odd", "--disk-map", "vdz=/srv/x.img"), 3, "Nothing of VM odd",
+                       "`--disk-map vdz=/srv/x.img` names", guest.disk)
+        assert_refused(admin.migrate("odd", "--pool", "none"), 3, "has no storage pool none")
+        assert_refused(admin.migrate("odd", "--trim"), 3, "The guest agent of VM odd", "leave `--trim` out")
+        assert_refused(admin.migrate("odd", "--disk-map", "vda=/dev/null"), 3, "The block device /dev/null",
+                       "it is not a block device")
+        assert_refused(admin.migrate("odd", "--disk-map", f"{IMAGES}=/no/such"), 3, "has no usable directory /no/such")
+    virsh(node1, "managedsave", "odd")
+    with unchanged(admin.lab):
+        assert_refused(admin.migrate("odd"), 3, "VM odd on", "is saved", "virsh managedsave-remove odd")
