@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from constant import DomainState, Transport
 from host.domain_xml import DomainDescription, describe
-from host.hypervisor import Hypervisor
+from host.hypervisor import Hypervisor, has_synchronous_writes
 from host.job_files import JobSockets
 from steps.checks.look import Looks, Saw, fine, stops, warns
 from wire.errors import ErrorCode, MigrationError, fill
@@ -104,6 +104,12 @@ def nested_virtualization(view: SourceView) -> Iterator[Saw]:
         yield warns(ErrorCode.NESTED_GUESTS, feature=", ".join(given))
 
 
+def synchronous_writes(view: SourceView) -> Iterator[Saw]:
+    """libvirt here can do it, if it is asked for."""
+    if view.migration.convergence.synchronous_writes and not has_synchronous_writes():
+        yield stops(ErrorCode.SYNCHRONOUS_WRITES_UNAVAILABLE)
+
+
 LOOKS: Looks[SourceView] = {
     Check.DOMAIN_STATE: state,
     Check.DOMAIN_JOB: job,
@@ -117,4 +123,5 @@ LOOKS: Looks[SourceView] = {
     Check.SPECIAL_DEVICES: special_devices,
     Check.INVARIANT_TSC: invariant_tsc,
     Check.NESTED_VIRTUALIZATION: nested_virtualization,
+    Check.SYNCHRONOUS_WRITES: synchronous_writes,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,14 @@ _QEMU_OVERHEAD = 64 * _MIB
 # counts; all later series have it.
 _NBD_FIXED = {(7, 2): 14, (8, 2): 7, (9, 0): 3}
 _NBD_FIXED_SINCE = (9, 1)
+# What QEMU takes page faults of the arriving guest with. Documentation/admin-guide/mm/userfaultfd.rst in Linux: the
+# sysctl lets everybody handle those of the kernel too, without it CAP_SYS_PTRACE or the device is needed. QEMU opens
+# the device from 8.1 on.
+_USERFAULTFD_SYSCTL = Path("/proc/sys/vm/unprivileged_userfaultfd")
+_USERFAULTFD = Path("/dev/userfaultfd")
+_USERFAULTFD_DEVICE_SINCE = 8_001_000
+_QEMU_CONFIGURATION = Path("/etc/libvirt/qemu.conf")
+_KEEPS_CAPABILITIES = re.compile(r"^\s*clear_emulator_capabilities\s*=\s*0\s*(#.*)?$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -159,6 +168,43 @@ def nbd_flaw(view: DestinationView) -> Iterator[Saw]:
     yield fine(version=version_text(version), why=why)
 
 
+def _may_open(path: Path, uid: int, gid: int) -> bool:
+    """Whether a user with that primary group may read and write it, as far as its mode says."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
+    return uid == 0 or status.st_mode >> shift & 0o6 == 0o6
+
+
+def _keeps_capabilities() -> bool:
+    """Whether libvirt leaves a QEMU that runs as root its capabilities."""
+    try:
+        return bool(_KEEPS_CAPABILITIES.search(_QEMU_CONFIGURATION.read_text(errors="replace")))
+    except OSError:
+        return False
+
+
+def post_copy(view: DestinationView) -> Iterator[Saw]:
+    """QEMU here may fetch the pages that the guest touches before they have come, if that is asked for."""
+    if not view.migration.convergence.may_post_copy:
+        yield fine(why="not asked for")
+        return
+    uid, gid = view.hypervisor.qemu_ids(view.facts.virtualization)
+    setting = _USERFAULTFD_SYSCTL.read_text().strip() if _USERFAULTFD_SYSCTL.exists() else "missing"
+    opens_device = view.hypervisor.qemu_version() >= _USERFAULTFD_DEVICE_SINCE
+    if setting == "1":
+        yield fine(why="vm.unprivileged_userfaultfd is 1")
+    elif opens_device and _may_open(_USERFAULTFD, uid, gid):
+        yield fine(why=f"QEMU may open {_USERFAULTFD}")
+    elif uid == 0 and _keeps_capabilities():
+        yield fine(why="QEMU runs as root with its capabilities")
+    else:
+        yield stops(ErrorCode.POST_COPY_UNAVAILABLE, reason=(
+            f"it runs as user {uid}, and vm.unprivileged_userfaultfd is {setting}"))
+
+
 LOOKS: Looks[DestinationView] = {
     Check.VERSIONS: versions,
     Check.VIRTUALIZATION: virtualization,
@@ -169,4 +215,5 @@ LOOKS: Looks[DestinationView] = {
     Check.CPUS: cpus,
     Check.SECURITY_MODEL: security_model,
     Check.NBD_FLAW: nbd_flaw,
+    Check.POST_COPY: post_copy,
 }

@@ -79,7 +79,8 @@ class GuestSpec:
 
     Sizes are in bytes but for `memory_mib` and `writer_mib`. `data_bytes` is how much of the disk holds pseudo-random
     content (from `seed`), behind the file system. `writer_mib` is how much of that a writer in the guest rewrites in
-    a circle; `memory_writer_mib` the same of its memory. `tick_seconds` is the witness's pause between two records. `image` is the image's path in the host, by
+    a circle; `memory_writer_mib` the same of its memory. `tick_seconds` is the witness's pause between two records.
+    `image` is the image's path in the host, by
     default below /var/lib/libvirt/images. `cache` is the disk's cache mode; "auto" is none, or writeback where the file
     system has no direct I/O. `extra_devices` is XML for the domain's <devices>.
     """
