@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from constant import Command, Transport, Verdict
+from constant import DOWNTIME_CAP, Command, OnTimeout, Transport, Verdict
 from wire.facts import DomainFacts
-from wire.records import LinkReport, Migration, libvirt_conf_path
+from wire.records import Convergence, LinkReport, Migration, libvirt_conf_path
 
 _MIB = 1024 * 1024
 # What a run takes beside the bytes: checks and measurement 1.8 s, connecting, libvirt's own phases, switchover and
@@ -24,8 +24,8 @@ _FAST_LINK = 150 * _MIB
 # Part of the guest's resident memory that has to cross: pages of zeroes cross as a few bytes, and without KVM the
 # translated code of the guest counts as resident as well (measured 0.55 then).
 _MEMORY_SHARE = (0.4, 1.05)
-# QEMU switches over once what is left fits into this pause (its default downtime-limit).
-_DOWNTIME_SECONDS = 0.3
+# What the guest writes is counted for a second: what it writes again and again in a longer one is not known.
+_COUNTED_SECONDS = 1.0
 # Above this part of the link's rate, writing outpaces copying sooner or later.
 _KEEPS_UP = 0.8
 # How far auto-converge can slow a guest down: to 1 % of its CPU time, but the pages that it hits first stay hot.
@@ -62,9 +62,11 @@ def make_plan(migration: Migration, facts: DomainFacts, link: LinkReport) -> Pla
     disk_bytes = sum(disk.allocated for disk in facts.disks)
     memory_bytes = min(facts.resident or facts.memory, facts.memory)
     rate = _limited(link.rate, migration.bandwidth)
-    found = verdict(rate, link.dirty_rate or 0, link.write_rate or 0, memory_bytes)
+    dirty_rate, write_rate, convergence = link.dirty_rate or 0, link.write_rate or 0, migration.convergence
+    by_itself = verdict(rate, dirty_rate, write_rate, memory_bytes, convergence.max_downtime / 1000)
+    found = Verdict.CONVERGES if by_itself in helped(convergence, rate, write_rate) else by_itself
     seconds = None
-    if rate and found is Verdict.CONVERGES:
+    if rate and by_itself is Verdict.CONVERGES:
         seconds = predict(disk_bytes, memory_bytes, rate, link.dirty_rate or 0, link.write_rate or 0)
     return Plan(
         steps=tuple(_steps(migration, facts, memory_bytes)), disk_bytes=disk_bytes, memory_bytes=memory_bytes,
@@ -76,15 +78,32 @@ def _limited(rate: int | None, bandwidth: int) -> int | None:
     return min(rate, bandwidth * _MIB) if rate and bandwidth else rate
 
 
-def verdict(rate: int | None, dirty_rate: int, write_rate: int, memory_bytes: int) -> Verdict:
-    """Whether copying at `rate` catches up with a guest that writes so much memory and disk. Bytes per second."""
+def helped(convergence: Convergence, rate: int | None, write_rate: int) -> tuple[Verdict, ...]:
+    """The verdicts that what the admin has asked for makes good: whichever they are, the migration then ends."""
+    if convergence.on_timeout is OnTimeout.SUSPEND:
+        return (Verdict.NEEDS_THROTTLING, Verdict.WILL_NOT_CONVERGE)
+    if write_rate >= (rate or 0) * _KEEPS_UP and not convergence.synchronous_writes:
+        # Neither a slower CPU nor post-copy does anything about the disks.
+        return ()
+    if convergence.may_post_copy:
+        return (Verdict.NEEDS_THROTTLING, Verdict.WILL_NOT_CONVERGE)
+    return (Verdict.NEEDS_THROTTLING,) if convergence.auto_converge else ()
+
+
+def verdict(
+    rate: int | None, dirty_rate: int, write_rate: int, memory_bytes: int, downtime: float = DOWNTIME_CAP / 1000,
+) -> Verdict:
+    """Whether copying at `rate` catches up with a guest that writes so much memory and disk. Bytes per second.
+
+    `downtime` is how many seconds it may stand still at the switchover.
+    """
     if not rate:
         return Verdict.NOT_MEASURED
     if write_rate >= rate * _KEEPS_UP:
         # Throttling slows the CPU; disks that are written without it go on.
         return Verdict.WILL_NOT_CONVERGE
     # What is dirtied again and again fits into the pause at the end, however fast.
-    fits = min(dirty_rate, memory_bytes) <= rate * _DOWNTIME_SECONDS
+    fits = dirty_rate <= rate * min(downtime, _COUNTED_SECONDS) or memory_bytes <= rate * downtime
     if fits or dirty_rate < rate * _KEEPS_UP:
         return Verdict.CONVERGES
     return Verdict.NEEDS_THROTTLING if dirty_rate * _THROTTLED_TO < rate * _KEEPS_UP else Verdict.WILL_NOT_CONVERGE

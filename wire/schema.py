@@ -223,8 +223,14 @@ def _absent(kind: Any) -> Mapping[str, object]:
     return absent
 
 
+@functools.cache
+def _usual_records(kind: Any) -> Mapping[str, object]:
+    """The fields of a record that are records and have a default: options that hardly anybody gives."""
+    return {name: content for name, content in _absent(kind).items() if dataclasses.is_dataclass(content)}
+
+
 def to_wire(value: object) -> Any:
-    """A record as JSON has it; fields that are None are left out."""
+    """A record as JSON has it; what is None, and a record in it that is as it is by default, is left out."""
     kind = type(value)
     if kind in _AS_THEY_ARE:
         return value
@@ -232,7 +238,9 @@ def to_wire(value: object) -> Any:
         return value.value
     if dataclasses.is_dataclass(kind):
         content = value.__dict__
-        return {name: to_wire(content[name]) for name in _fields(kind) if content[name] is not None}
+        usual = _usual_records(kind)
+        return {name: to_wire(content[name]) for name in _fields(kind)
+                if content[name] is not None and not (name in usual and content[name] == usual[name])}
     if isinstance(value, Mapping):
         return {str(name): to_wire(content) for name, content in value.items()}
     if isinstance(value, (tuple, list)):

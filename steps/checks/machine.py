@@ -28,12 +28,12 @@ _QEMU_OVERHEAD = 64 * _MIB
 # counts; all later series have it.
 _NBD_FIXED = {(7, 2): 14, (8, 2): 7, (9, 0): 3}
 _NBD_FIXED_SINCE = (9, 1)
-# What QEMU takes page faults of the arriving guest with. Documentation/admin-guide/mm/userfaultfd.rst in Linux: the
+# What QEMU takes the page faults of the arriving guest with. Documentation/admin-guide/mm/userfaultfd.rst in Linux: the
 # sysctl lets everybody handle those of the kernel too, without it CAP_SYS_PTRACE or the device is needed. QEMU opens
-# the device from 8.1 on.
+# the device from 8.1 on, and libvirt lets it from 10.1 on (its NEWS.rst).
 _USERFAULTFD_SYSCTL = Path("/proc/sys/vm/unprivileged_userfaultfd")
 _USERFAULTFD = Path("/dev/userfaultfd")
-_USERFAULTFD_DEVICE_SINCE = 8_001_000
+_USERFAULTFD_SINCE = (10_001_000, 8_001_000)
 _QEMU_CONFIGURATION = Path("/etc/libvirt/qemu.conf")
 _KEEPS_CAPABILITIES = re.compile(r"^\s*clear_emulator_capabilities\s*=\s*0\s*(#.*)?$", re.MULTILINE)
 
@@ -168,16 +168,6 @@ def nbd_flaw(view: DestinationView) -> Iterator[Saw]:
     yield fine(version=version_text(version), why=why)
 
 
-def _may_open(path: Path, uid: int, gid: int) -> bool:
-    """Whether a user with that primary group may read and write it, as far as its mode says."""
-    try:
-        status = path.stat()
-    except OSError:
-        return False
-    shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
-    return uid == 0 or status.st_mode >> shift & 0o6 == 0o6
-
-
 def _keeps_capabilities() -> bool:
     """Whether libvirt leaves a QEMU that runs as root its capabilities."""
     try:
@@ -191,13 +181,14 @@ def post_copy(view: DestinationView) -> Iterator[Saw]:
     if not view.migration.convergence.may_post_copy:
         yield fine(why="not asked for")
         return
-    uid, gid = view.hypervisor.qemu_ids(view.facts.virtualization)
+    uid, _gid = view.hypervisor.qemu_ids(view.facts.virtualization)
     setting = _USERFAULTFD_SYSCTL.read_text().strip() if _USERFAULTFD_SYSCTL.exists() else "missing"
-    opens_device = view.hypervisor.qemu_version() >= _USERFAULTFD_DEVICE_SINCE
+    versions = (view.hypervisor.version(), view.hypervisor.qemu_version())
+    new_enough = all(here >= since for here, since in zip(versions, _USERFAULTFD_SINCE))
     if setting == "1":
         yield fine(why="vm.unprivileged_userfaultfd is 1")
-    elif opens_device and _may_open(_USERFAULTFD, uid, gid):
-        yield fine(why=f"QEMU may open {_USERFAULTFD}")
+    elif new_enough and _USERFAULTFD.exists():
+        yield fine(why=f"libvirt there lets QEMU open {_USERFAULTFD}")
     elif uid == 0 and _keeps_capabilities():
         yield fine(why="QEMU runs as root with its capabilities")
     else:

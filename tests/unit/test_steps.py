@@ -14,24 +14,25 @@ libvirt = pytest.importorskip(
     "libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)", exc_type=ImportError)
 
 import steps.roll_back  # noqa: E402 - nothing below can be imported without libvirt
-from constant import Command, CopyStorage, DomainState, LibvirtDaemon, Transport  # noqa: E402
+from constant import DOWNTIME_FIRST, Command, CopyStorage, DomainState, LibvirtDaemon, Transport  # noqa: E402
 from host.domain_xml import DiskElement  # noqa: E402
 from host.hypervisor import (  # noqa: E402
     Hypervisor,
-    JobStatistics,
     MigrationTarget,
     MigrationThread,
     Network,
     libvirt_daemon,
 )
 from host.job_files import JobSockets, Ledger, MadeKind  # noqa: E402
+from host.job_statistics import JobStatistics  # noqa: E402
 from steps.checks.disks import why_not  # noqa: E402
 from steps.context import Cancellation, StepContext  # noqa: E402
+from steps.convergence import ConvergenceControl  # noqa: E402
 from steps.live_migration import _after_switchover, _forwards, _target, as_progress  # noqa: E402
 from steps.table import HELLO, STEPS  # noqa: E402
 from tests.unit.samples import AGENTS, DESTINATION, FACTS, MIGRATION, MOVED, SOURCE  # noqa: E402
 from wire.errors import ErrorCode, MigrationError  # noqa: E402
-from wire.records import MigrationReport, RollBackReport, StepArguments  # noqa: E402
+from wire.records import Convergence, MigrationReport, RollBackReport, StepArguments  # noqa: E402
 
 TEST_URI = "test:///default"
 SOCKETS = JobSockets.of(MIGRATION)
@@ -291,7 +292,9 @@ def test_the_storage_is_copied_as_asked_and_without_zeroing_by_default(asked: Co
 def test_progress_is_disk_and_memory_together_and_never_more_than_all(
     statistics: JobStatistics, phase: str, done: int, total: int,
 ) -> None:
-    progress = as_progress(statistics)
+    control = ConvergenceControl(Convergence(), 0)
+    control.look(statistics, 1.0)
+    progress = as_progress(statistics, control)
     assert (progress.phase, progress.done, progress.total) == (phase, done, total)
 
 
@@ -324,14 +327,17 @@ class FailingAfterwards:
 def test_what_goes_wrong_after_the_switchover_makes_no_failure_of_a_move(
     failing: str, error: Exception, caplog: pytest.LogCaptureFixture,
 ) -> None:
-    report = _after_switchover(cast("Hypervisor", FailingAfterwards(failing, error)), "VM1")
+    report = _after_switchover(
+        cast("Hypervisor", FailingAfterwards(failing, error)), "VM1", ConvergenceControl(Convergence(), 0))
     assert report == MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1)
     assert "VM VM1 has moved" in caplog.text
 
 
 def test_after_the_switchover_the_copy_left_behind_does_not_start_with_its_host() -> None:
     hypervisor = FailingAfterwards("nothing", ValueError())
-    assert _after_switchover(cast("Hypervisor", hypervisor), "VM1") == MOVED
+    control = ConvergenceControl(Convergence(), 0)
+    report = _after_switchover(cast("Hypervisor", hypervisor), "VM1", control)
+    assert report == dataclasses.replace(MOVED, downtime_limit=DOWNTIME_FIRST)
     assert hypervisor.autostart is False
 
 
