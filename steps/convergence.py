@@ -13,10 +13,14 @@ from host.job_statistics import JobStatistics
 from wire.records import Convergence, MemoryProgress
 
 _MIB = 1024 * 1024
-# A pass that begins with less than this part of the smallest one before it gets somewhere.
-_SHRINKS = 0.9
-# So many passes in a row have to get nowhere before anything is concluded: a guest's writing comes in bursts.
+# So many passes, of which none begins with less than this part of the smallest one before them, get nowhere. One alone
+# says nothing: a guest's writing comes in bursts.
 _PATIENCE = 2
+_SHRINKS = 0.9
+# What crosses, averaged over so long: QEMU's own figure is that of the last tenth of a second (measured 4 to 45 MB/s on
+# a link of 37).
+_RATE_SECONDS = 5.0
+_RATE_LEAST_SECONDS = 1.0
 # The pause is raised by this factor, or to what the smallest of the last passes would have needed and a margin.
 _STEP = 1.5
 _MARGIN = 1.1
@@ -69,14 +73,17 @@ class ConvergenceControl:
         self.downtime_limit = DOWNTIME_FIRST
         self.passes = 0
         self._statistics: JobStatistics | None = None
-        self._needed: deque[float] = deque(maxlen=_LAST_PASSES)
-        """What the last passes would have needed as a pause, in milliseconds."""
-        self._smallest: float | None = None
-        self._this_pass: float | None = None
-        self._getting_nowhere = 0
+        self._sizes: deque[int] = deque(maxlen=_LAST_PASSES)
+        """What the last passes began with, in bytes."""
+        self._judged: deque[int] = deque(maxlen=_PATIENCE)
+        """Those of them that are compared with the smallest one before, none of which was under another limit."""
+        self._smallest_before: int | None = None
+        self._this_pass = 0
         self._throttle = 0
         self._stuck = False
+        self._trouble = ""
         self._disks = _DiskWindow()
+        self._sent: deque[tuple[float, int]] = deque()
         self._timed_out = False
 
     # What is done.
@@ -95,7 +102,7 @@ class ConvergenceControl:
         """What was advised has been done."""
         if advice.remedy is Remedy.SET_DOWNTIME:
             self.downtime_limit = advice.downtime
-            self._getting_nowhere = 0
+            self._judge_anew()
         elif advice.remedy is Remedy.SUSPEND:
             self.stage = Stage.PAUSED
         elif advice.remedy is Remedy.START_POST_COPY:
@@ -106,27 +113,55 @@ class ConvergenceControl:
         if statistics.mirroring:
             self._disks.add(seconds, statistics)
             return False
-        ended = statistics.passes > self.passes and self.passes >= 1
+        self._sent.append((seconds, statistics.memory_done))
+        while seconds - self._sent[0][0] > _RATE_SECONDS:
+            self._sent.popleft()
+        ended = statistics.passes > self.passes >= 1
         if ended:
             self._end_pass(statistics)
-        if statistics.passes > self.passes:
-            self.passes, self._this_pass = statistics.passes, _crossing(statistics)
-        elif self.passes > 1 and statistics.downtime is not None:
-            # QEMU's own count, which is still that of the pass before at the first look; it is of the pass's beginning.
-            self._this_pass = max(_crossing(statistics) or 0, statistics.downtime)
+        self.passes = max(self.passes, statistics.passes)
+        # The downtime that QEMU expects is that of what the pass began with, part of which has crossed since.
+        expected = (statistics.downtime or 0) * (statistics.rate or 0) // 1000
+        self._this_pass = max(statistics.memory_left, expected)
         return ended
 
     def _end_pass(self, statistics: JobStatistics) -> None:
         """Judge the pass that has ended. The first one is all of the memory: it says nothing."""
-        needed, self._this_pass = self._this_pass, None
         slower, self._throttle = statistics.throttle > self._throttle, statistics.throttle
-        if self.passes < 2 or needed is None:
+        if self.passes < 2:
             return
-        shrank = self._smallest is None or needed < self._smallest * _SHRINKS
-        # A guest that is being slowed down more and more has not been slowed down enough yet.
-        self._getting_nowhere = 0 if shrank or slower else self._getting_nowhere + 1
-        self._smallest = min(needed, self._smallest if self._smallest is not None else needed)
-        self._needed.append(needed)
+        if slower:
+            # A guest that is being slowed down more and more has not been slowed down enough yet.
+            self._judge_anew()
+        if len(self._judged) == _PATIENCE:
+            self._smallest_before = self._smallest(self._judged[0])
+        self._judged.append(self._this_pass)
+        self._sizes.append(self._this_pass)
+
+    def _judge_anew(self) -> None:
+        if self._judged:
+            self._smallest_before = self._smallest(*self._judged)
+            self._judged.clear()
+
+    def _smallest(self, *sizes: int) -> int:
+        return min(*sizes, sizes[0] if self._smallest_before is None else self._smallest_before)
+
+    def _gets_nowhere(self) -> bool:
+        """Whether the passes do not become smaller any more."""
+        before = self._smallest_before
+        return before is not None and len(self._judged) == _PATIENCE and min(self._judged) >= before * _SHRINKS
+
+    def _rate(self) -> float:
+        """Bytes of memory per second that cross; 0 if that is not known."""
+        if self._sent and self._sent[-1][0] - self._sent[0][0] >= _RATE_LEAST_SECONDS:
+            (began, first), (ended, last) = self._sent[0], self._sent[-1]
+            return (last - first) / (ended - began)
+        return (self._statistics.rate if self._statistics is not None else None) or 0
+
+    def _needed(self) -> float:
+        """The pause that the smallest of the last passes would have taken, in milliseconds."""
+        rate = self._rate()
+        return min(self._sizes, default=0) * 1000 / rate if rate else 0
 
     def _at_timeout(self) -> Advice:
         if not self._timed_out or self.stage is not Stage.COPYING:
@@ -154,9 +189,9 @@ class ConvergenceControl:
 
     def _raise(self, new_pass: bool) -> Advice:
         cap = self._wanted.max_downtime
-        if not new_pass or self.stage is not Stage.COPYING or self._getting_nowhere < _PATIENCE:
+        if not new_pass or self.stage is not Stage.COPYING or not self._gets_nowhere():
             return Advice()
-        limit = min(cap, round(max(self.downtime_limit * _STEP, min(self._needed) * _MARGIN)))
+        limit = min(cap, round(max(self.downtime_limit * _STEP, self._needed() * _MARGIN)))
         if limit <= self.downtime_limit:
             return Advice()
         return Advice(Remedy.SET_DOWNTIME, limit, news=(
@@ -175,8 +210,10 @@ class ConvergenceControl:
     def _news(self, new_pass: bool) -> str | None:
         """Once when it turns out that it will not end, and once when it gets on again after all."""
         was, self._stuck = self._stuck, self._will_not_end(new_pass)
+        if self._stuck and (new_pass or not was):
+            self._trouble = self._name_trouble()
         if self._stuck and not was:
-            return f"it {self._trouble()}. {self._remedies()}"
+            return f"it {self._trouble}. {self._remedies()}"
         return "it gets on again" if was and not self._stuck and self.stage is Stage.COPYING else None
 
     def _will_not_end(self, new_pass: bool) -> bool:
@@ -186,18 +223,17 @@ class ConvergenceControl:
             return self._disks.stuck
         if not new_pass:
             return self._stuck and self.passes > 1
-        return self.downtime_limit >= self._wanted.max_downtime and self._getting_nowhere >= _PATIENCE
+        return self.downtime_limit >= self._wanted.max_downtime and self._gets_nowhere()
 
-    def _trouble(self) -> str:
+    def _name_trouble(self) -> str:
         """What is wrong, in less than a hundred characters."""
         found = self._statistics
         if found is None or found.mirroring:
             return f"does not converge: the guest writes its disks as fast as they cross, {self._disks.rate()}"
-        rate, dirty_rate = found.rate or 0, found.dirty_rate or 0
+        rate, dirty_rate = self._rate(), found.dirty_rate or 0
         if dirty_rate > rate:
-            return f"does not converge: the guest writes {_rate(dirty_rate)}, the link carries {_rate(rate)}"
-        needed = min(self._needed, default=0)
-        return (f"does not converge: what each pass leaves takes {needed:.0f} ms, "
+            return f"does not converge: the guest writes {_text(dirty_rate)}, the link carries {_text(rate)}"
+        return (f"does not converge: what each pass leaves takes {self._needed():.0f} ms, "
                 f"{self._wanted.max_downtime} ms are allowed")
 
     def _remedies(self) -> str:
@@ -210,7 +246,7 @@ class ConvergenceControl:
             ("--timeout S --on-timeout suspend", wanted.on_timeout is not OnTimeout.SUSPEND),
         )
         needed = "" if mirroring else (
-            f"The guest would have to stand still for about {min(self._needed, default=0) * _MARGIN:.0f} ms, "
+            f"The guest would have to stand still for about {self._needed() * _MARGIN:.0f} ms, "
             f"--max-downtime allows {wanted.max_downtime} ms. ")
         helps = ["a faster link or more --bandwidth", "a quieter hour", *(option for option, fits in options if fits)]
         return f"{needed}What helps: {', '.join(helps)}"
@@ -225,7 +261,7 @@ class ConvergenceControl:
         if statistics is None or not (statistics.disk_done or statistics.memory_done or statistics.disk_left):
             return "connecting to the destination"
         if self._stuck:
-            return self._trouble()
+            return self._trouble
         if statistics.mirroring:
             waits = self._timed_out and self._wanted.on_timeout is not OnTimeout.ABORT
             return "copying the disk" + (
@@ -243,16 +279,11 @@ class ConvergenceControl:
         if found is None or not found.passes:
             return None
         return MemoryProgress(
-            passes=found.passes, left=found.memory_left, rate=found.rate, dirty_rate=found.dirty_rate,
+            passes=found.passes, left=found.memory_left, rate=round(self._rate()), dirty_rate=found.dirty_rate,
             downtime_limit=self.downtime_limit)
 
 
-def _crossing(statistics: JobStatistics) -> float | None:
-    """How long what is left of this pass takes to cross, in milliseconds."""
-    return statistics.memory_left * 1000 / statistics.rate if statistics.rate else None
-
-
-def _rate(rate: float) -> str:
+def _text(rate: float) -> str:
     return f"{rate / _MIB:.0f} MiB/s"
 
 
@@ -280,7 +311,7 @@ class _DiskWindow:
 
     def rate(self) -> str:
         """What the link carries."""
-        return _rate(self._carried)
+        return _text(self._carried)
 
     def seconds_left(self) -> float:
         """How long the rest takes as things are; endless while that is not known."""

@@ -57,12 +57,12 @@ fi
 
 # A guest that rewrites so many MiB of its memory in a circle, without a pause.
 if [ "$memory" -gt 0 ]; then
-    head -c 1048576 /dev/urandom >/run/page
+    head -c 4194304 /dev/urandom >/run/page
     (while :; do
         i=0
         while [ "$i" -lt "$memory" ]; do
-            dd if=/run/page of=/run/memory bs=1M count=1 seek="$i" conv=notrunc 2>/dev/null
-            i=$((i + 1))
+            dd if=/run/page of=/run/memory bs=1M count=4 seek="$i" conv=notrunc 2>/dev/null
+            i=$((i + 4))
         done
     done) &
 fi
