@@ -64,7 +64,7 @@ def make_plan(migration: Migration, facts: DomainFacts, link: LinkReport) -> Pla
     rate = _limited(link.rate, migration.bandwidth)
     dirty_rate, write_rate, convergence = link.dirty_rate or 0, link.write_rate or 0, migration.convergence
     by_itself = verdict(rate, dirty_rate, write_rate, memory_bytes, convergence.max_downtime / 1000)
-    found = Verdict.CONVERGES if by_itself in helped(convergence, rate, write_rate) else by_itself
+    found = with_help(convergence, rate, dirty_rate, write_rate, memory_bytes)
     seconds = None
     if rate and by_itself is Verdict.CONVERGES:
         seconds = predict(disk_bytes, memory_bytes, rate, link.dirty_rate or 0, link.write_rate or 0)
@@ -78,16 +78,20 @@ def _limited(rate: int | None, bandwidth: int) -> int | None:
     return min(rate, bandwidth * _MIB) if rate and bandwidth else rate
 
 
-def helped(convergence: Convergence, rate: int | None, write_rate: int) -> tuple[Verdict, ...]:
-    """The verdicts that what the admin has asked for makes good: whichever they are, the migration then ends."""
-    if convergence.on_timeout is OnTimeout.SUSPEND:
-        return (Verdict.NEEDS_THROTTLING, Verdict.WILL_NOT_CONVERGE)
-    if write_rate >= (rate or 0) * _KEEPS_UP and not convergence.synchronous_writes:
-        # Neither a slower CPU nor post-copy does anything about the disks.
-        return ()
-    if convergence.may_post_copy:
-        return (Verdict.NEEDS_THROTTLING, Verdict.WILL_NOT_CONVERGE)
-    return (Verdict.NEEDS_THROTTLING,) if convergence.auto_converge else ()
+def with_help(
+    convergence: Convergence, rate: int | None, dirty_rate: int, write_rate: int, memory_bytes: int,
+) -> Verdict:
+    """The verdict, given what the admin has asked for against too much writing. Bytes per second."""
+    # Writes that wait for the destination are never more than the link carries.
+    disk_rate = 0 if convergence.synchronous_writes else write_rate
+    found = verdict(rate, dirty_rate, disk_rate, memory_bytes, convergence.max_downtime / 1000)
+    if found in (Verdict.CONVERGES, Verdict.NOT_MEASURED):
+        return found
+    # Neither a slower CPU nor post-copy does anything about the disks.
+    disks_catch_up = disk_rate < (rate or 0) * _KEEPS_UP
+    ends = convergence.on_timeout is OnTimeout.SUSPEND or (disks_catch_up and (
+        convergence.may_post_copy or (convergence.auto_converge and found is Verdict.NEEDS_THROTTLING)))
+    return Verdict.CONVERGES if ends else found
 
 
 def verdict(
