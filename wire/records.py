@@ -308,7 +308,8 @@ class Progress:
 
     def __post_init__(self) -> None:
         # It has to fit a datagram, whatever a step calls what it does.
-        if len(self.phase) > 100 or self.done < 0 or self.total < 0:
+        counts = [self.done, self.total, *(count for disk in self.disks for count in disk[1:])]
+        if len(self.phase) > 100 or min(counts) < 0:
             raise ValueError("the phase is too long, or a count negative")
         if fitting(self.disks) != self.disks or (self.disks and self.memory):
             raise ValueError("more than a datagram holds")
