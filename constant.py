@@ -158,6 +158,24 @@ class CopyStorage(str, Enum):
     INC = "inc"
 
 
+class OnTimeout(str, Enum):
+    """What happens to a live migration that takes longer than `--timeout`."""
+
+    ABORT = "abort"
+    """It is ended, the VM stays where it is."""
+    SUSPEND = "suspend"
+    """The guest is paused until it has arrived."""
+    POST_COPY = "post-copy"
+    """The guest goes on at the destination at once, and its memory follows."""
+
+
+# How long a guest may stand still at the switchover, in milliseconds: what QEMU begins with (its own default), how far
+# that is raised if the admin says nothing, and the most that can be asked for.
+DOWNTIME_FIRST = 300
+DOWNTIME_CAP = 2_000
+DOWNTIME_LARGEST = 600_000
+
+
 class ImageFormat(str, Enum):
     """The image formats that are moved; always named, never probed."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
-from constant import Command, DomainState, ExitCode, Outcome, Severity
+from constant import DOWNTIME_FIRST, Command, DomainState, ExitCode, Outcome, Severity
 from control.checks import Checked, check
 from control.conversation import (
     ControllerSettings,
@@ -214,11 +214,18 @@ class Controller:
         if here in (DomainState.SHUT_OFF, DomainState.ABSENT) and there is facts.state:
             return self._complete(migration, facts, None, (error,))
         found = [f"It is {state.value} on {host}." for host, state in states.items()]
+        if error.code is ErrorCode.POST_COPY_FAILED:
+            # Its own hint is the one to go by.
+            state = _state_unknown(migration, " ".join([*silent, *found]) or error.message)
+            return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(error, state))
         return self._unknown(migration, facts, " ".join([error.message, *silent, *found]))
 
     @staticmethod
     def _unknown(migration: Migration, facts: DomainFacts, reason: str) -> RunReport:
         state = _state_unknown(migration, reason)
+        if migration.convergence.may_post_copy:
+            # The guest may have run there: its image is not to be removed, even if it is seen there no more.
+            return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(state,))
         left = MigrationError(ErrorCode.LEFT_BEHIND, {
             "host": migration.destination, "domain": migration.domain,
             "paths": ", ".join(migration.placement(facts).paths.values())})
@@ -245,7 +252,14 @@ def _summary(report: StepReport) -> str:
 
 
 def _moved(report: MigrationReport) -> str:
-    return f"downtime {report.downtime} ms" if report.downtime >= 0 else "done"
+    words = [f"downtime {report.downtime} ms"] if report.downtime >= 0 else []
+    if report.downtime_limit > DOWNTIME_FIRST:
+        words.append(f"{report.downtime_limit} ms allowed")
+    if report.passes > 2:
+        words.append(f"{report.passes} passes over the memory")
+    if report.post_copy:
+        words.append("post-copy")
+    return ", ".join(words) or "done"
 
 
 def _rolled_back(report: RollBackReport) -> str:

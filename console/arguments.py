@@ -7,12 +7,21 @@ import ipaddress
 from collections.abc import Sequence
 from typing import NoReturn
 
-from constant import CONTROLLER_KEY_FILE, VERSION, CopyStorage, Transport
+from constant import (
+    CONTROLLER_KEY_FILE,
+    DOWNTIME_CAP,
+    DOWNTIME_FIRST,
+    DOWNTIME_LARGEST,
+    VERSION,
+    CopyStorage,
+    OnTimeout,
+    Transport,
+)
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import parse_skipped, skippable
 from wire.forms import USER_PATTERN
 from wire.placement import parse_disk_map, parse_network_map
-from wire.records import Migration
+from wire.records import Convergence, Migration
 
 PROGRAM = "vmmigration.py"
 _LARGEST_NUMBER = 1_000_000
@@ -73,10 +82,14 @@ class _Parser(argparse.ArgumentParser):
         raise arguments_invalid(message.rstrip("."))
 
 
-def _whole_number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) <= _LARGEST_NUMBER):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_LARGEST_NUMBER}")
+def _whole_number(text: str, largest: int = _LARGEST_NUMBER) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= largest):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {largest}")
     return int(text)
+
+
+def _downtime(text: str) -> int:
+    return _whole_number(text, DOWNTIME_LARGEST)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -95,7 +108,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "because the target is new and empty)")
     add("--bandwidth", metavar="MiB/s", type=_whole_number, default=0, help="limit for disk and for memory, each")
     add("--timeout", metavar="S", type=_whole_number, default=0,
-        help="cancel the live migration after that many seconds, the VM stays on SRC (default: no limit)")
+        help="the longest that the live migration may take in seconds, see --on-timeout (default: no limit)")
+    _add_convergence(parser)
     _add_places(parser)
     add("-n", "--dry-run", action="store_true", help="check everything, print the plan, change nothing")
     add("--skip-check", metavar="NAME", action="append", default=[], type=parse_skipped,
@@ -123,6 +137,32 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     add("--flatten", action="store_true", help="make one image of each chain of images")
     add("--eject-cdrom", action="store_true", help="leave its CD-ROM and floppy drives empty on DST")
     add("--trim", action="store_true", help="have the guest agent trim the file systems after the arrival")
+
+
+def _add_convergence(parser: argparse.ArgumentParser) -> None:
+    """What may be done to a guest that writes faster than it is copied."""
+    add = parser.add_argument
+    add("--on-timeout", choices=[each.value for each in OnTimeout],
+        help="abort: the VM stays on SRC (default); suspend: pause it until it is on DST; post-copy: let it go on "
+        "there at once, its memory follows")
+    add("--max-downtime", metavar="MS", type=_downtime, default=DOWNTIME_CAP,
+        help=f"how long the guest may stand still at the switchover: begins with {DOWNTIME_FIRST} ms, is raised step "
+        f"by step up to this if the copying does not catch up (default: {DOWNTIME_CAP})")
+    add("--auto-converge", action="store_true", help="slow the guest down until the copying catches up")
+    add("--post-copy", action="store_true",
+        help="let it go on at DST once one pass over its memory was not enough; if the link breaks then, its memory is "
+        "lost")
+    add("--synchronous-writes", action="store_true",
+        help="the guest's disk writes wait until DST has them too, so that the disk catches up")
+
+
+def convergence_of(options: argparse.Namespace) -> Convergence:
+    """What the admin allows so that a guest that writes hard gets across. Raises MigrationError ARGUMENTS_INVALID."""
+    if options.on_timeout is not None and not options.timeout:
+        raise arguments_invalid("--on-timeout needs --timeout")
+    return Convergence(
+        auto_converge=options.auto_converge, max_downtime=options.max_downtime, post_copy=options.post_copy,
+        on_timeout=OnTimeout(options.on_timeout or OnTimeout.ABORT), synchronous_writes=options.synchronous_writes)
 
 
 def address_of(what: str, text: str) -> str:
@@ -162,7 +202,8 @@ def migration_of(options: argparse.Namespace, job_id: str) -> Migration:
         transport=Transport(options.transport), copy_storage=CopyStorage(options.copy_storage),
         bandwidth=options.bandwidth, timeout=options.timeout, new_name=_new_name(options.rename, words[3]),
         disk_maps=tuple(options.disk_map), pool=options.pool, network_maps=tuple(options.network_map),
-        flatten=options.flatten, eject_cdrom=options.eject_cdrom, trim=options.trim)
+        flatten=options.flatten, eject_cdrom=options.eject_cdrom, trim=options.trim,
+        convergence=convergence_of(options))
 
 
 def _new_name(name: str | None, domain: str) -> str | None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from console.figures import RateMeter, percent, progress_text
+from console.figures import DiskMeters, RateMeter, disk_percent, percent, progress_text
 from console.terminal import printable, write
 from constant import Command
 from control.conversation import StepResult
@@ -32,6 +32,7 @@ class Display:
 
     def _new_step(self) -> None:
         self._meter = RateMeter()
+        self._disks = DiskMeters()
         self._percent = 0
         # A plain line is worth writing once a step takes longer than the interval; a bar at once.
         self._shown_at = self._clock() if self._mode == "plain" else float("-inf")
@@ -48,6 +49,7 @@ class Display:
         """Draw the bar, or write a line if the last one is old enough."""
         now = self._clock()
         self._meter.add(now, progress.done)
+        self._disks.add(now, progress.disks)
         self._percent = percent(progress, self._percent)
         interval = _PLAIN_INTERVAL_SECONDS if self._mode == "plain" else _BAR_INTERVAL_SECONDS
         if now - self._shown_at < interval:
@@ -57,14 +59,24 @@ class Display:
             self._json({
                 "event": "progress", "command": command.value, "host": host, "phase": progress.phase,
                 "done": progress.done, "total": progress.total, "percent": self._percent,
-                "rate": round(self._meter.rate())})
+                "rate": round(self._meter.rate()), **self._details(progress)})
             return
-        text = progress_text(progress, self._percent, self._meter)
+        text = progress_text(progress, self._percent, self._meter, self._disks)
         if self._bar:
             filled = self._percent * 20 // 100
             self._draw(f"{command.value:<23} [{'#' * filled}{'.' * (20 - filled)}] {text}")
         elif self._mode == "plain":
             self._line(f"{command.value:<23} {host:<16} {text}")
+
+    def _details(self, progress: Progress) -> dict[str, object]:
+        """What --progress json also tells: each disk while they are mirrored, and the passes over the memory."""
+        memory = progress.memory
+        return {
+            "disks": [{"target": disk.target, "done": disk.done, "total": disk.total, "percent": disk_percent(disk),
+                       "rate": round(self._disks.rate(disk))} for disk in progress.disks],
+            "memory": {
+                "pass": memory.passes, "left": memory.left, "rate": memory.rate, "dirty_rate": memory.dirty_rate,
+                "downtime_limit_ms": memory.downtime_limit} if memory is not None else None}
 
     def step_ended(self, step: StepResult) -> None:
         """One line: step, host, result, seconds."""

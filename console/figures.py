@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
-from wire.records import Progress
+from wire.records import DiskProgress, Progress
 
 _RATE_WINDOW_SECONDS = 5.0
 # Before that the rate says more about the start than about what is to come.
@@ -58,8 +59,36 @@ class RateMeter:
         return done == begun and last - first >= _RATE_WINDOW_SECONDS - 1
 
 
-def progress_text(progress: Progress, shown_percent: int, meter: RateMeter) -> str:
-    """One line: phase, percent, bytes, rate and time left, as far as they are known."""
+class DiskMeters:
+    """The rate of each disk's mirror."""
+
+    def __init__(self) -> None:
+        self._meters: dict[str, RateMeter] = {}
+
+    def add(self, now: float, disks: Sequence[DiskProgress]) -> None:
+        """Take one count of each."""
+        for disk in disks:
+            self._meters.setdefault(disk.target, RateMeter()).add(now, disk.done)
+
+    def rate(self, disk: DiskProgress) -> float:
+        """Bytes per second; 0 while there is too little to tell."""
+        meter = self._meters.get(disk.target)
+        return meter.rate() if meter is not None else 0.0
+
+    def text(self, disks: Sequence[DiskProgress]) -> str:
+        """Each disk with percent and rate, such as `vda 45 % 120 MiB/s`."""
+        return ", ".join(
+            f"{disk.target} {disk_percent(disk)} %" + (f" {size(rate)}/s" if (rate := self.rate(disk)) else "")
+            for disk in disks)
+
+
+def disk_percent(disk: DiskProgress) -> int:
+    """How much of it is there; what the guest goes on writing is never all there."""
+    return min(99, 100 * disk.done // disk.total) if disk.total else 0
+
+
+def progress_text(progress: Progress, shown_percent: int, meter: RateMeter, disks: DiskMeters | None = None) -> str:
+    """One line: phase, percent, bytes, rate and time left, as far as they are known; several disks each."""
     if not progress.total:
         return progress.phase
     parts = [f"{progress.phase} {shown_percent}%", f"{size(progress.done)} of {size(progress.total)}"]
@@ -68,4 +97,6 @@ def progress_text(progress: Progress, shown_percent: int, meter: RateMeter) -> s
         parts += [f"{size(rate)}/s", f"{duration((progress.total - progress.done) / rate)} left"]
     elif meter.stalled():
         parts.append("nothing is moving")
+    if disks is not None and len(progress.disks) > 1:
+        parts.append(disks.text(progress.disks))
     return ", ".join(parts)

@@ -62,6 +62,9 @@ def result_json(report: RunReport) -> dict[str, object]:
         "disk_bytes": moved.disk_bytes if moved else None,
         "memory_bytes": moved.memory_bytes if moved else None,
         "downtime_ms": moved.downtime if moved and moved.downtime >= 0 else None,
+        "downtime_limit_ms": (moved.downtime_limit or None) if moved else None,
+        "memory_passes": (moved.passes or None) if moved else None,
+        "post_copy": moved.post_copy if moved else None,
         "steps": [
             {"command": step.command.value, "host": step.host, "seconds": round(step.seconds, 3),
              "summary": step.summary, "obstacles": step.obstacles,

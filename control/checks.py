@@ -24,6 +24,17 @@ _MEASURE_MILLISECONDS = 800
 SKEW_SECONDS = 2.0
 
 
+# What there is against too much writing, for the admin who reads that it is too much.
+_HELPS = {
+    Check.DIRTY_RATE:
+        "`--auto-converge` slows the guest down, `--post-copy` lets it go on at the destination before its memory is "
+        "there, `--max-downtime` allows a longer pause, `--timeout S --on-timeout suspend` pauses it after that time",
+    Check.DISK_WRITE_RATE:
+        "`--synchronous-writes` has its writes wait for the destination, `--timeout S --on-timeout suspend` pauses it "
+        "after that time",
+}
+
+
 @dataclass
 class Checked:
     """What was found out about a migration before it began."""
@@ -230,7 +241,7 @@ def _convergence(migration: Migration, plan: Plan) -> Iterator[Finding]:
             continue
         facts = {"host": migration.source, "domain": migration.domain, "destination": migration.destination,
                  "written": f"{written / _MIB:.1f}", "what": what, "rate": f"{(rate or 0) / _MIB:.1f}",
-                 "verdict": plan.verdict.value}
+                 "verdict": plan.verdict.value, "helps": _HELPS[check]}
         bad = plan.verdict in (Verdict.NEEDS_THROTTLING, Verdict.WILL_NOT_CONVERGE) and written * 2 >= (rate or 0)
         if bad:
             yield not_fine(check, Severity.WARNS, MigrationError(ErrorCode.NOT_CONVERGING, facts))

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Optional
 
-from constant import Command, DomainState, Transport, Verdict
+from constant import DOWNTIME_CAP, Command, DomainState, OnTimeout, Transport, Verdict
 from wire.facts import DomainFacts
 from wire.placement import Placement, is_device
-from wire.records import LinkReport, Migration, libvirt_conf_path
+from wire.records import Convergence, LinkReport, Migration, libvirt_conf_path
 
 _MIB = 1024 * 1024
 # What a run takes beside the bytes: checks and measurement 1.8 s, connecting, libvirt's own phases, switchover and
@@ -26,8 +26,8 @@ _FAST_LINK = 150 * _MIB
 # Part of the guest's resident memory that has to cross: pages of zeroes cross as a few bytes, and without KVM the
 # translated code of the guest counts as resident as well (measured 0.55 then).
 _MEMORY_SHARE = (0.4, 1.05)
-# QEMU switches over once what is left fits into this pause (its default downtime-limit).
-_DOWNTIME_SECONDS = 0.3
+# What the guest writes is counted for a second: what it writes again and again in a longer one is not known.
+_COUNTED_SECONDS = 1.0
 # Above this part of the link's rate, writing outpaces copying sooner or later.
 _KEEPS_UP = 0.8
 # How far auto-converge can slow a guest down: to 1 % of its CPU time, but the pages that it hits first stay hot.
@@ -65,9 +65,11 @@ def make_plan(migration: Migration, facts: DomainFacts, link: LinkReport) -> Pla
     shut_off = facts.state is DomainState.SHUT_OFF
     memory_bytes = 0 if shut_off else min(facts.resident or facts.memory, facts.memory)
     rate = _limited(link.rate, migration.bandwidth)
-    found = verdict(rate, link.dirty_rate or 0, link.write_rate or 0, memory_bytes)
+    dirty_rate, write_rate, convergence = link.dirty_rate or 0, link.write_rate or 0, migration.convergence
+    by_itself = verdict(rate, dirty_rate, write_rate, memory_bytes, convergence.max_downtime / 1000)
+    found = with_help(convergence, rate, dirty_rate, write_rate, memory_bytes)
     seconds = None
-    if rate and found is Verdict.CONVERGES:
+    if rate and by_itself is Verdict.CONVERGES:
         seconds = predict(disk_bytes, memory_bytes, rate, link.dirty_rate or 0, link.write_rate or 0)
     return Plan(
         steps=tuple(_steps(migration, facts, memory_bytes)), disk_bytes=disk_bytes, memory_bytes=memory_bytes,
@@ -79,15 +81,36 @@ def _limited(rate: int | None, bandwidth: int) -> int | None:
     return min(rate, bandwidth * _MIB) if rate and bandwidth else rate
 
 
-def verdict(rate: int | None, dirty_rate: int, write_rate: int, memory_bytes: int) -> Verdict:
-    """Whether copying at `rate` catches up with a guest that writes so much memory and disk. Bytes per second."""
+def with_help(
+    convergence: Convergence, rate: int | None, dirty_rate: int, write_rate: int, memory_bytes: int,
+) -> Verdict:
+    """The verdict, given what the admin has asked for against too much writing. Bytes per second."""
+    # Writes that wait for the destination are never more than the link carries.
+    disk_rate = 0 if convergence.synchronous_writes else write_rate
+    found = verdict(rate, dirty_rate, disk_rate, memory_bytes, convergence.max_downtime / 1000)
+    if found in (Verdict.CONVERGES, Verdict.NOT_MEASURED):
+        return found
+    # Neither a slower CPU nor post-copy does anything about the disks.
+    disks_catch_up = disk_rate < (rate or 0) * _KEEPS_UP
+    ends = convergence.on_timeout is OnTimeout.SUSPEND or (disks_catch_up and (
+        convergence.may_post_copy or (convergence.auto_converge and found is Verdict.NEEDS_THROTTLING)))
+    return Verdict.CONVERGES if ends else found
+
+
+def verdict(
+    rate: int | None, dirty_rate: int, write_rate: int, memory_bytes: int, downtime: float = DOWNTIME_CAP / 1000,
+) -> Verdict:
+    """Whether copying at `rate` catches up with a guest that writes so much memory and disk. Bytes per second.
+
+    `downtime` is how many seconds it may stand still at the switchover.
+    """
     if not rate:
         return Verdict.NOT_MEASURED
     if write_rate >= rate * _KEEPS_UP:
         # Throttling slows the CPU; disks that are written without it go on.
         return Verdict.WILL_NOT_CONVERGE
     # What is dirtied again and again fits into the pause at the end, however fast.
-    fits = min(dirty_rate, memory_bytes) <= rate * _DOWNTIME_SECONDS
+    fits = dirty_rate <= rate * min(downtime, _COUNTED_SECONDS) or memory_bytes <= rate * downtime
     if fits or dirty_rate < rate * _KEEPS_UP:
         return Verdict.CONVERGES
     return Verdict.NEEDS_THROTTLING if dirty_rate * _THROTTLED_TO < rate * _KEEPS_UP else Verdict.WILL_NOT_CONVERGE

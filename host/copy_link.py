@@ -30,6 +30,10 @@ _PROGRESS_BYTES = 1 << 20
 _HEADER = struct.Struct("!BIQQ")
 # What is read ahead: the headers and contents of some small ranges at once.
 _AHEAD_BYTES = 64 << 10
+# What the kernel holds between this end and ssh: with its own 208 KiB the two wait for each other all the time on a
+# busy host. socket(7), asm-generic/socket.h: root may have more than the system's limit.
+_STREAM_BYTES = 4 << 20
+_SO_SNDBUFFORCE = 32
 _ERROR_LIMIT = 64 << 10
 
 
@@ -120,6 +124,7 @@ class Link:
 
     def __init__(self, connection: socket.socket, watch: Watch, host: str) -> None:
         connection.setblocking(False)
+        _widen(connection)
         self.host = host
         """This end's."""
         self._connection = connection
@@ -296,3 +301,9 @@ class Link:
             self._connection.shutdown(socket.SHUT_WR)
             while self._connection.recv_into(self._ahead) and time.monotonic() < deadline:
                 pass
+
+
+def _widen(connection: socket.socket) -> None:
+    """Let the kernel hold more of what is sent, if this process may ask for it."""
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _STREAM_BYTES)

@@ -5,6 +5,7 @@ The other end is host/file_receiving.py.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from host.copy_link import BLOCK_LIMIT, LOOK_SECONDS, FrameKind, Link, Progress, Standing, Watch
+from host.copy_link import BLOCK_LIMIT, LOOK_SECONDS, Frame, FrameKind, Link, Progress, Standing, Watch
 from host.file_ranges import Follower, data_ranges
 from wire.errors import ErrorCode, MigrationError
 
@@ -56,12 +57,10 @@ def send_files(connection: socket.socket, files: Sequence[Outgoing], host: str, 
     with link.conversation():
         sent = [
             _Sending(link, index, file.path, progress, pace).run() for index, file in enumerate(files)]
-        link.send(FrameKind.GOODBYE)
-        try:
+        # All files are complete: whether the other end hears that we know changes nothing.
+        with contextlib.suppress(ConnectionError):
+            link.send(FrameKind.GOODBYE)
             link.expect(FrameKind.GOODBYE)
-        except ConnectionError:
-            # All files were complete before: nothing is left to be said.
-            return sent
     return sent
 
 
@@ -103,7 +102,9 @@ class _Sending:
             length = os.lseek(descriptor, 0, os.SEEK_END)
             self._link.send(FrameKind.OFFER, self._index, _time_of(before), length)
             frame = self._link.expect(FrameKind.STANDING, self._index)
-            standing, reach = self._standing(frame.length), frame.offset
+            standing, reach = self._standing(frame, length), frame.offset
+            if standing is Standing.CHANGED:
+                raise self._changed()
             if standing in (Standing.COMPLETE, Standing.KEPT):
                 self._progress.add(reach)
             else:
@@ -112,11 +113,14 @@ class _Sending:
             self._progress.tell()
             return Sent(self._path, length, self._sent, standing in (Standing.EXISTING, Standing.KEPT))
 
-    def _standing(self, number: int) -> Standing:
+    def _standing(self, frame: Frame, length: int) -> Standing:
         try:
-            return Standing(number)
+            standing = Standing(frame.length)
         except ValueError:
-            raise self._link.malformed(f"an unknown standing {number} of file {self._index}") from None
+            raise self._link.malformed(f"an unknown standing {frame.length} of file {self._index}") from None
+        if frame.offset > length:
+            raise self._link.malformed(f"{frame.offset} bytes of file {self._index}, which has {length}")
+        return standing
 
     def _send_ranges(self, descriptor: int, before: os.stat_result, length: int, reach: int) -> None:
         """Send the ranges, without their data below `reach`, and the digest of them all."""

@@ -11,8 +11,9 @@ from typing import Any
 from constant import CopyStorage, DomainState, LibvirtDaemon
 from host import capabilities
 from host.domain_xml import DomainDescription, describe, mac_addresses
+from host.job_statistics import JobStatistics
 from wire.errors import ErrorCode, MigrationError
-from wire.records import MigrationReport
+from wire.records import DiskProgress, MigrationReport
 
 try:
     import libvirt
@@ -36,6 +37,8 @@ _LIVE_FLAGS = (
     | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
 )
 _OFFLINE_FLAGS = libvirt.VIR_MIGRATE_OFFLINE | libvirt.VIR_MIGRATE_PEER2PEER
+# libvirt has it from 8.0 on.
+_SYNCHRONOUS_WRITES = "VIR_MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES"
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
     libvirt.VIR_DOMAIN_BLOCKED: DomainState.RUNNING,
@@ -97,16 +100,23 @@ class MigrationTarget:
     document: str | None = None
     lasting: str | None = None
     """Its XML over there, of the running domain and of its definition; None as it is here."""
+    auto_converge: bool = False
+    post_copy: bool = False
+    synchronous_writes: bool = False
 
-
-@dataclass(frozen=True)
-class JobStatistics:
-    """How far a running migration is, in bytes."""
-
-    disk_done: int
-    disk_total: int
-    memory_done: int
-    memory_total: int
+    def flags(self) -> int:
+        """libvirt's VIR_MIGRATE_* for all that. One that this libvirt lacks is refused by CHECK_SOURCE."""
+        flags: int = _OFFLINE_FLAGS if self.offline else _LIVE_FLAGS
+        wanted = {
+            "VIR_MIGRATE_PERSIST_DEST": self.persistent,
+            "VIR_MIGRATE_AUTO_CONVERGE": self.auto_converge and not self.offline,
+            "VIR_MIGRATE_POSTCOPY": self.post_copy and not self.offline,
+            _SYNCHRONOUS_WRITES: self.synchronous_writes and self.mirrored and not self.offline}
+        for name, is_wanted in wanted.items():
+            flags |= getattr(libvirt, name) if is_wanted else 0
+        if self.mirrored and not self.offline:
+            flags |= _COPY_FLAGS[self.copy_storage]
+        return flags
 
 
 def _silent(_context: object, _error: object) -> None:
@@ -373,13 +383,8 @@ class Hypervisor:
 
     def migrate(self, domain: str, target: MigrationTarget) -> None:
         """Move the running domain; returns when it runs over there. Raises MigrationError MIGRATION_FAILED."""
-        flags = _OFFLINE_FLAGS if target.offline else _LIVE_FLAGS
-        if target.persistent:
-            flags |= libvirt.VIR_MIGRATE_PERSIST_DEST
-        if target.mirrored and not target.offline:
-            flags |= _COPY_FLAGS[target.copy_storage]
         try:
-            self._find(domain).migrateToURI3(target.connection, _parameters(target), flags)
+            self._find(domain).migrateToURI3(target.connection, _parameters(target), target.flags())
         except libvirt.libvirtError as error:
             facts = {"domain": domain, "host": self._host, "reason": _reason(error)}
             raise MigrationError(ErrorCode.MIGRATION_FAILED, facts) from error
@@ -390,9 +395,43 @@ class Hypervisor:
             values = self._find(domain).jobStats()
         except (libvirt.libvirtError, MigrationError):
             return None
-        return JobStatistics(
-            disk_done=int(values.get("disk_processed", 0)), disk_total=int(values.get("disk_total", 0)),
-            memory_done=int(values.get("memory_processed", 0)), memory_total=int(values.get("memory_total", 0)))
+        return JobStatistics.of(values)
+
+    def mirrors(self, domain: str, targets: tuple[str, ...]) -> tuple[DiskProgress, ...]:
+        """How far the mirror of each of these disks is; without those that have none now."""
+        found = []
+        try:
+            for target in targets:
+                job = self._find(domain).blockJobInfo(target, 0)
+                if job:
+                    found.append(DiskProgress(target, int(job["cur"]), int(job["end"])))
+        except (libvirt.libvirtError, MigrationError):
+            return ()
+        return tuple(found)
+
+    def set_downtime_limit(self, domain: str, milliseconds: int) -> None:
+        """Have a running migration switch over once the rest crosses in so long."""
+        with libvirt_errors(self._host):
+            self._find(domain).migrateSetMaxDowntime(milliseconds)
+
+    def start_post_copy(self, domain: str) -> None:
+        """Switch a migration that copies memory to post-copy. From then on nothing can be taken back."""
+        with libvirt_errors(self._host):
+            self._find(domain).migrateStartPostCopy()
+
+    def suspend(self, domain: str) -> None:
+        """Pause the guest. If it is being migrated, libvirt lets it go on where it ends up, here or there."""
+        with libvirt_errors(self._host):
+            self._find(domain).suspend()
+
+    def resume_if_suspended(self, domain: str) -> None:
+        """Let the guest go on if it was paused by suspend() alone, not by a migration."""
+        try:
+            found = self._find(domain)
+            if tuple(found.state()) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER):
+                found.resume()
+        except (libvirt.libvirtError, MigrationError):
+            return
 
     def abort_job(self, domain: str) -> None:
         """Ask libvirt to end the domain's job; after switchover, or without a job, nothing happens."""
@@ -418,6 +457,7 @@ def _parameters(target: MigrationTarget) -> dict[str, Any]:
         libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: list(target.mirrored) or None,
         libvirt.VIR_MIGRATE_PARAM_LISTEN_ADDRESS: target.listen_address,
         libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: target.bandwidth or None,
+        libvirt.VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY: target.bandwidth or None if target.post_copy else None,
     }
     always = {
         libvirt.VIR_MIGRATE_PARAM_DEST_NAME: target.name,
@@ -431,6 +471,11 @@ def _parameters(target: MigrationTarget) -> dict[str, Any]:
 def _reason(error: Any) -> str:
     """libvirt's message, without the full stop that a sentence around it would double."""
     return str(error.get_error_message() or error).rstrip(".")
+
+
+def has_synchronous_writes() -> bool:
+    """Whether libvirt can have the guest's writes wait for the destination."""
+    return hasattr(libvirt, _SYNCHRONOUS_WRITES)
 
 
 def libvirt_daemon(sockets: dict[LibvirtDaemon, bool]) -> LibvirtDaemon:

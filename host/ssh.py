@@ -94,6 +94,16 @@ class Tunnel:
         self._login = login
         self._process = process
         self._messages = messages
+        self._kept = False
+
+    def keep(self) -> None:
+        """Leave the child running should this process have to leave: what goes through it must not be cut off."""
+        self._kept = True
+
+    def close_at_exit(self) -> None:
+        """End the child as the process leaves, unless it is to be kept."""
+        if not self._kept:
+            self.close()
 
     def messages(self) -> str:
         """What OpenSSH printed on stderr."""
@@ -147,11 +157,11 @@ def tunnel(login: Login, forwards: Mapping[str, str]) -> Iterator[Tunnel]:
             start_new_session=True)
         opened = Tunnel(login, process, messages)
         # Also when the agent has to leave before this thread gets to its end.
-        atexit.register(opened.close)
+        atexit.register(opened.close_at_exit)
         try:
             opened.wait_until_open(list(forwards))
             log.info("SSH tunnel to %s@%s is open (pid %d)", login.user, login.destination, process.pid)
             yield opened
         finally:
             opened.close()
-            atexit.unregister(opened.close)
+            atexit.unregister(opened.close_at_exit)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import logging
 import time
 import urllib.parse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Optional
 
 from constant import LIBVIRT_SOCKETS, CopyStorage, DomainState, Transport
 from host.domain_edit import Changes, edit
 from host.domain_xml import describe, inserted_media
-from host.hypervisor import Hypervisor, JobStatistics, MigrationTarget, MigrationThread
+from host.hypervisor import Hypervisor, MigrationTarget, MigrationThread
 from host.job_files import JobSockets, socket_directory
+from host.job_statistics import JobStatistics
 from host.ssh import Login, Tunnel, tunnel
 from steps.context import StepContext
+from steps.convergence import Advice, ConvergenceControl, Remedy, Stage
 from steps.domain_changes import changes_for
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
 from wire.placement import is_device
-from wire.records import Migration, MigrationReport, Progress, StepArguments
+from wire.records import Migration, MigrationReport, Progress, StepArguments, fitting
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def run(context: StepContext, arguments: StepArguments) -> MigrationReport:
             watch.follow(target)
             if target.offline:
                 return MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1)
-            return _after_switchover(hypervisor, migration.domain, watch.last)
+            return _after_switchover(hypervisor, migration.domain, watch.control, watch.last)
 
 
 def _documents(
@@ -75,7 +77,7 @@ def _documents(
 
 
 def _after_switchover(
-    hypervisor: Hypervisor, domain: str, last: Optional[JobStatistics],
+    hypervisor: Hypervisor, domain: str, control: ConvergenceControl, last: Optional[JobStatistics] = None,
 ) -> MigrationReport:
     """libvirt's figures. Nothing that goes wrong here makes a failure of a migration that has succeeded."""
     try:
@@ -86,7 +88,9 @@ def _after_switchover(
         # At once, not only in FINISH: the copy left behind must not start with this host, whatever dies now.
         if hypervisor.autostart(domain):
             hypervisor.set_autostart(domain, False)
-        return hypervisor.finished_job(domain)
+        return replace(
+            hypervisor.finished_job(domain), downtime_limit=control.downtime_limit, passes=control.passes,
+            post_copy=control.stage is Stage.POST_COPY)
     except Exception as error:
         log.warning("VM %s has moved; its figures or its autostart here: %s", domain, error)
         return MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1)
@@ -118,6 +122,9 @@ def _target(
         name=migration.new_name,
         document=document,
         lasting=lasting,
+        auto_converge=migration.convergence.auto_converge,
+        post_copy=migration.convergence.may_post_copy,
+        synchronous_writes=migration.convergence.synchronous_writes,
     )
 
 
@@ -133,57 +140,111 @@ def _copy_storage(migration: Migration, facts: DomainFacts) -> CopyStorage:
 
 @dataclass
 class _Watch:
-    """Follows one migration: reports how far it is, and ends it on cancel, time-out or a lost tunnel."""
+    """Follows one migration: reports how far it is, helps it to converge, ends it on cancel or a lost tunnel.
+
+    Once post-copy has begun the guest is on neither host alone: nothing is ended any more, whatever happens.
+    """
 
     context: StepContext
     migration: Migration
     hypervisor: Hypervisor
     tunnel: Tunnel
+    control: ConvergenceControl = field(init=False)
     last: Optional[JobStatistics] = None
+    _stopped_by: MigrationError | None = None
+    _abort_at: float = 0.0
+    _failed: frozenset[Remedy] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.control = ConvergenceControl(self.migration.convergence, self.migration.timeout)
 
     def follow(self, target: MigrationTarget) -> None:
         """Migrate to `target` and return when it is done. Raises MigrationError with the reason that came first."""
-        began = time.monotonic()
+        began = statistics_at = time.monotonic()
         thread = MigrationThread(self.context.host, self.migration.domain, target)
         thread.start()
-        stopped_by: MigrationError | None = None
-        abort_at, statistics_at = began, began
         while thread.is_alive():
             thread.join(_LOOK_SECONDS)
             now = time.monotonic()
-            stopped_by = stopped_by or self._reason_to_stop(now - began)
-            if stopped_by is not None and now >= abort_at and thread.is_alive():
-                log.warning("asking libvirt to end the migration: %s", stopped_by.message)
-                self.hypervisor.abort_job(self.migration.domain)
-                abort_at = now + _ABORT_AGAIN_SECONDS
-            if now >= statistics_at:
-                self._report()
+            if now >= statistics_at and thread.is_alive():
+                self._look(now - began, target.mirrored)
                 statistics_at = now + _STATISTICS_SECONDS
-        if thread.error is not None and self.tunnel.ended():
-            # libvirt noticed first and names a closed socket; the admin needs the reason behind it.
-            stopped_by = stopped_by or self.tunnel.lost()
+            self._stop_if_asked(now)
         if thread.error is not None:
-            raise stopped_by or thread.error
+            raise self._reason(thread.error)
 
-    def _reason_to_stop(self, seconds: float) -> MigrationError | None:
+    # What ends it.
+
+    def _stop_if_asked(self, now: float) -> None:
+        self._stopped_by = self._stopped_by or self._reason_to_stop()
+        if self._stopped_by is None or now < self._abort_at or self.control.stage is Stage.POST_COPY:
+            return
+        log.warning("asking libvirt to end the migration: %s", self._stopped_by.message)
+        self.hypervisor.abort_job(self.migration.domain)
+        self._abort_at = now + _ABORT_AGAIN_SECONDS
+
+    def _reason_to_stop(self) -> MigrationError | None:
         if self.context.cancellation.reason is not None:
             facts = {"domain": self.migration.domain, "reason": self.context.cancellation.reason}
             return MigrationError(ErrorCode.MIGRATION_CANCELLED, facts)
-        if self.migration.timeout and seconds > self.migration.timeout:
-            facts = {"domain": self.migration.domain, "seconds": str(self.migration.timeout)}
-            return MigrationError(ErrorCode.MIGRATION_TIMEOUT, facts)
         return self.tunnel.lost() if self.tunnel.ended() else None
 
-    def _report(self) -> None:
+    def _reason(self, error: Exception) -> Exception:
+        """Why it failed: libvirt may notice first and name a closed socket; the admin needs the reason behind it."""
+        if self.control.stage is Stage.PAUSED:
+            # libvirt has let it go on already, unless the pause came after the end of the migration.
+            self.hypervisor.resume_if_suspended(self.migration.domain)
+        lost = self.tunnel.lost() if self.tunnel.ended() else None
+        if self.control.stage is not Stage.POST_COPY:
+            return self._stopped_by or lost or error
+        told = lost or error
+        reason = told.facts.get("reason", told.message) if isinstance(told, MigrationError) else str(told)
+        return MigrationError(ErrorCode.POST_COPY_FAILED, {
+            "domain": self.migration.domain, "host": self.context.host, "destination": self.migration.destination,
+            "reason": reason.rstrip(".")})
+
+    # What helps it.
+
+    def _look(self, seconds: float, mirrored: tuple[str, ...]) -> None:
+        """Take libvirt's figures, do what they call for, and report."""
         statistics = self.hypervisor.job_statistics(self.migration.domain)
+        advice = self.control.look(statistics, seconds)
+        if self._stopped_by is None:
+            self._do(advice)
         if statistics is not None:
             self.last = statistics
-            self.context.progress(as_progress(statistics))
+            progress = as_progress(statistics, self.control)
+            disks = self.hypervisor.mirrors(self.migration.domain, mirrored) if statistics.mirroring else ()
+            self.context.progress(replace(progress, disks=fitting(disks)))
+
+    def _do(self, advice: Advice) -> None:
+        domain = self.migration.domain
+        try:
+            if advice.remedy is Remedy.ABORT:
+                facts = {"domain": domain, "seconds": str(self.migration.timeout)}
+                self._stopped_by = MigrationError(ErrorCode.MIGRATION_TIMEOUT, facts)
+            elif advice.remedy is Remedy.SET_DOWNTIME:
+                self.hypervisor.set_downtime_limit(domain, advice.downtime)
+            elif advice.remedy is Remedy.SUSPEND:
+                self.hypervisor.suspend(domain)
+            elif advice.remedy is Remedy.START_POST_COPY:
+                self.hypervisor.start_post_copy(domain)
+                # Without its way between the hosts the guest would be lost.
+                self.tunnel.keep()
+        except MigrationError as error:
+            # It may just have ended. Otherwise it is advised, and tried, again.
+            if advice.remedy not in self._failed:
+                log.warning("VM %s: cannot %s: %s", domain, advice.remedy.value, error.message)
+                self._failed |= {advice.remedy}
+            return
+        self.control.did(advice)
+        if advice.news:
+            log.warning("VM %s: %s", domain, advice.news)
 
 
-def as_progress(statistics: JobStatistics) -> Progress:
+def as_progress(statistics: JobStatistics, control: ConvergenceControl) -> Progress:
     """libvirt's counts as one figure: disk and memory together, since both cross the same link."""
-    disk_left = statistics.disk_total - statistics.disk_done
     done = statistics.disk_done + statistics.memory_done
-    phase = "copying the disk" if disk_left > 0 else "copying memory" if done else "connecting to the destination"
-    return Progress(phase=phase, done=done, total=max(done, statistics.disk_total + statistics.memory_total))
+    return Progress(
+        phase=control.phase(), done=done, total=max(done, statistics.disk_total + statistics.memory_total),
+        memory=control.memory())

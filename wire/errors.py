@@ -141,10 +141,13 @@ class ErrorCode(str, Enum):
     WAY_BACK_CLOSED = "way-back-closed"
     CLOCK_SKEWED = "clock-skewed"
     PORTS_CLOSED = "ports-closed"
+    POST_COPY_UNAVAILABLE = "post-copy-unavailable"
+    SYNCHRONOUS_WRITES_UNAVAILABLE = "synchronous-writes-unavailable"
     TUNNEL_LOST = "tunnel-lost"
     MIGRATION_FAILED = "migration-failed"
     MIGRATION_TIMEOUT = "migration-timeout"
     MIGRATION_CANCELLED = "migration-cancelled"
+    POST_COPY_FAILED = "post-copy-failed"
     NOT_AS_EXPECTED = "not-as-expected"
     TRIM_FAILED = "trim-failed"
     GUEST_AGENT_SILENT = "guest-agent-silent"
@@ -359,8 +362,8 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "The migration may work all the same; the times of the plan are missing."),
     ErrorCode.NOT_CONVERGING: ErrorText(
         _REFUSED, "VM {domain} writes {written} MiB/s of {what}, the link to {destination} carries {rate} MiB/s: "
-        "{verdict}.", "Move it at a quieter hour or over a faster link, give more `--bandwidth` if you gave one, and a "
-        "`--timeout` after which it stays where it is."),
+        "{verdict}.", "Move it at a quieter hour or over a faster link, give more `--bandwidth` if you gave one, or "
+        "help it: {helps}. A `--timeout` alone leaves it where it is."),
     ErrorCode.DOMAIN_EXISTS: ErrorText(
         _REFUSED, "{host} has a VM with the same {what} already: {domain} ({state}).",
         "If it is a stale copy, remove it on {host}: `virsh undefine {domain}`."),
@@ -473,6 +476,13 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.SAME_LIBVIRT_HOST: ErrorText(
         _REFUSED, "{host} and {destination} have the same libvirt host UUID, so libvirt takes them for one host.",
         "Set a different host_uuid in /etc/libvirt/libvirtd.conf on one of them and restart libvirtd."),
+    ErrorCode.POST_COPY_UNAVAILABLE: ErrorText(
+        _REFUSED, "QEMU on {host} cannot take VM {domain} in by post-copy: {reason}.",
+        "Run `sysctl vm.unprivileged_userfaultfd=1` on {host} (a file in /etc/sysctl.d keeps it), install libvirt 10.1 "
+        "and QEMU 8.1 there, or leave post-copy out."),
+    ErrorCode.SYNCHRONOUS_WRITES_UNAVAILABLE: ErrorText(
+        _REFUSED, "libvirt on {host} cannot make the writes of VM {domain} synchronous: it has that from 8.0 on.",
+        "Leave `--synchronous-writes` out, or install a newer libvirt and python3-libvirt on {host}."),
     # What can go wrong while something is being done.
     ErrorCode.TUNNEL_LOST: ErrorText(
         _FAILED, "The SSH tunnel from {host} to {destination} ended: {reason}.",
@@ -482,9 +492,17 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "See `journalctl -u libvirtd` and /var/log/libvirt/qemu/{domain}.log on both hosts."),
     ErrorCode.MIGRATION_TIMEOUT: ErrorText(
         _FAILED, "VM {domain} was not moved within {seconds} s.",
-        "Give more `--timeout`, more `--bandwidth`, or a quieter hour."),
+        "Give more `--timeout`, more `--bandwidth`, a quieter hour, or `--on-timeout suspend`, which pauses the guest "
+        "for the rest."),
     ErrorCode.MIGRATION_CANCELLED: ErrorText(
         _FAILED, "The migration of VM {domain} was cancelled: {reason}.", "Repeat the command when you want it moved."),
+    ErrorCode.POST_COPY_FAILED: ErrorText(
+        ErrorKind.UNKNOWN, "The post-copy migration of VM {domain} from {host} broke off: {reason}. Each host has a "
+        "part of its memory, so neither can run it alone.",
+        "Destroy nothing and remove no image. See `virsh domstate {domain} --reason` on both hosts. If it says "
+        "post-copy failed, mend the link and let it go on: `virsh migrate --live --p2p --persistent --postcopy "
+        "--postcopy-resume {domain} DESTINATION-URI` on {host} (libvirt 8.5, QEMU 3.0). Otherwise its memory is lost, "
+        "and the image on {destination} is the newest."),
     ErrorCode.NOT_AS_EXPECTED: ErrorText(
         _FAILED, "On {host}: {problem}.", "See `virsh list --all` and `virsh dumpxml {domain}` on both hosts."),
     ErrorCode.FILE_CHANGED: ErrorText(

@@ -42,6 +42,7 @@ class Check(str, Enum):
     INVARIANT_TSC = "invariant-tsc"
     NESTED_VIRTUALIZATION = "nested-virtualization"
     GUEST_AGENT = "guest-agent"
+    SYNCHRONOUS_WRITES = "synchronous-writes"
     # From the source to the destination.
     ALLOWED_DESTINATION = "allowed-destination"
     SSH = "ssh"
@@ -77,6 +78,7 @@ class Check(str, Enum):
     SECURITY_MODEL = "security-model"
     SSH_USER = "ssh-user"
     NBD_FLAW = "nbd-flaw"
+    POST_COPY = "post-copy"
     # In the controller, from what both hosts told.
     CLOCK = "clock"
     LINK_RATE = "link-rate"
@@ -116,6 +118,7 @@ CHECKS: Mapping[Check, CheckText] = MappingProxyType({
     Check.INVARIANT_TSC: CheckText("its CPU has no invariant TSC"),
     Check.NESTED_VIRTUALIZATION: CheckText("it was not made to run VMs of its own"),
     Check.GUEST_AGENT: CheckText("its guest agent answers, or is not needed", skippable=True),
+    Check.SYNCHRONOUS_WRITES: CheckText("its writes are not to be synchronous, or can be"),
     Check.ALLOWED_DESTINATION: CheckText("{host} may migrate to {destination}"),
     Check.SSH: CheckText("root on {host} logs in as {user}@{destination}, whose host key is known"),
     Check.REMOTE_LIBVIRT: CheckText("libvirt {version} on {destination} serves {user}"),
@@ -149,6 +152,7 @@ CHECKS: Mapping[Check, CheckText] = MappingProxyType({
     Check.SECURITY_MODEL: CheckText("confinement there: {models}"),
     Check.SSH_USER: CheckText("{user} may use libvirt there", skippable=True),
     Check.NBD_FLAW: CheckText("QEMU {version} there: {why}", skippable=True),
+    Check.POST_COPY: CheckText("post-copy: {why}", skippable=True),
     Check.CLOCK: CheckText("the clocks are less than {seconds} s apart", skippable=True),
     Check.LINK_RATE: CheckText("the link carries {rate} MiB/s", skippable=True),
     Check.DIRTY_RATE: CheckText("the guest writes {written} MiB/s of memory", skippable=True),

@@ -7,9 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Optional
+from typing import NamedTuple, Optional
 
-from constant import PAGES_LIMIT, CopyStorage, DomainState, LibvirtDaemon, Transport
+from constant import (
+    DOWNTIME_CAP,
+    DOWNTIME_LARGEST,
+    PAGES_LIMIT,
+    CopyStorage,
+    DomainState,
+    LibvirtDaemon,
+    OnTimeout,
+    Transport,
+)
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
 from wire.forms import (
@@ -24,6 +33,30 @@ from wire.forms import (
 )
 from wire.placement import DiskMap, NetworkMap, Placement
 from wire.schema import LONGEST_TEXT, record
+
+
+@record
+class Convergence:
+    """What may be done to a guest that writes faster than it can be copied, so that its migration ends."""
+
+    auto_converge: bool = False
+    """Slow the guest's CPUs down."""
+    max_downtime: int = DOWNTIME_CAP
+    """How long the guest may stand still at the switchover, in milliseconds."""
+    post_copy: bool = False
+    """Let it go on at the destination once one pass over its memory was not enough."""
+    on_timeout: OnTimeout = OnTimeout.ABORT
+    synchronous_writes: bool = False
+    """Have each write of the guest wait until the destination has it too."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_downtime <= DOWNTIME_LARGEST:
+            raise ValueError("downtime out of range")
+
+    @property
+    def may_post_copy(self) -> bool:
+        """Whether the guest may come to run at the destination before all of its memory is there."""
+        return self.post_copy or self.on_timeout is OnTimeout.POST_COPY
 
 
 @record
@@ -58,13 +91,14 @@ class Migration:
     """Whether drives are empty over there."""
     trim: bool = False
     """Whether the guest's file systems are trimmed after the arrival."""
+    convergence: Convergence = Convergence()
 
     def __post_init__(self) -> None:
         for what, pattern, value in (
             ("job id", JOB_ID_PATTERN, self.job_id),
             ("user name", USER_PATTERN, self.user),
             ("VM name", DOMAIN_PATTERN, self.domain),
-            ("VM name", DOMAIN_PATTERN, self.name_there),
+            ("VM name", DOMAIN_PATTERN, self.domain if self.new_name is None else self.new_name),
             ("pool name", DOMAIN_PATTERN, self.pool or "none"),
         ):
             if not pattern.fullmatch(value):
@@ -79,6 +113,8 @@ class Migration:
             check_directory("Pool directory", self.directory)
         if self.bandwidth < 0 or self.timeout < 0:
             raise ValueError("bandwidth and timeout must not be negative")
+        if self.convergence.on_timeout is not OnTimeout.ABORT and not self.timeout:
+            raise ValueError("there is no time-out at which anything could be done")
 
     @property
     def name_there(self) -> str:
@@ -235,6 +271,12 @@ class MigrationReport:
     memory_bytes: int
     downtime: int
     """-1 if libvirt did not say."""
+    downtime_limit: int = 0
+    """What was allowed in the end; 0 if nobody looked."""
+    passes: int = 0
+    """How often the memory was gone over; 0 if that is not known."""
+    post_copy: bool = False
+    """Whether the guest ran on the destination before all of its memory was there."""
 
 
 @record
@@ -252,6 +294,46 @@ class CancelReport:
     known: bool
 
 
+class DiskProgress(NamedTuple):
+    """How far the mirror of one disk is, in bytes; what the guest writes meanwhile is added to the total."""
+
+    target: str
+    done: int
+    total: int
+
+
+# Progress has to fit a datagram of 1200 bytes: about 490 are the header, the reply's other fields at their longest and
+# the phase. 16 disks of 10 TB with targets such as vda take 608 bytes.
+_DISKS_BYTES = 700
+
+
+def fitting(disks: tuple[DiskProgress, ...]) -> tuple[DiskProgress, ...]:
+    """As many of the disks, from the first, as one Progress holds."""
+    shown = disks
+    while _length(shown) > _DISKS_BYTES:
+        shown = shown[:-1]
+    return shown
+
+
+def _length(disks: tuple[DiskProgress, ...]) -> int:
+    """How many bytes they take as JSON: `["vda",1,2],` each."""
+    return sum(len(disk.target) + len(f"{disk.done}{disk.total}") + 7 for disk in disks)
+
+
+@record
+class MemoryProgress:
+    """How the copying of memory goes. Bytes, bytes per second, milliseconds."""
+
+    passes: int
+    left: int
+    """Of this pass."""
+    rate: Optional[int]
+    dirty_rate: Optional[int]
+    """What the guest writes."""
+    downtime_limit: int
+    """How long the guest may stand still at the switchover, as of now."""
+
+
 @record
 class Progress:
     """How far a step is: cumulative, so that any of them may be lost. Bytes; `total` 0 while it is not known."""
@@ -259,11 +341,17 @@ class Progress:
     phase: str
     done: int
     total: int
+    disks: tuple[DiskProgress, ...] = ()
+    """While disks are mirrored: each of them."""
+    memory: Optional[MemoryProgress] = None
 
     def __post_init__(self) -> None:
         # It has to fit a datagram, whatever a step calls what it does.
-        if len(self.phase) > 100 or self.done < 0 or self.total < 0:
+        counts = [self.done, self.total, *(count for disk in self.disks for count in disk[1:])]
+        if len(self.phase) > 100 or min(counts) < 0:
             raise ValueError("the phase is too long, or a count negative")
+        if fitting(self.disks) != self.disks or (self.disks and self.memory):
+            raise ValueError("more than a datagram holds")
 
 
 @record

@@ -134,6 +134,8 @@ def _hint(hint: Any) -> _Hint:
         return _tuple_of(_hint(arguments[0]))
     if origin is not None and issubclass(origin, Mapping):
         return _mapping_of(_hint(arguments[1]))
+    if isinstance(hint, type) and issubclass(hint, tuple):
+        return _named_tuple(hint)
     if dataclasses.is_dataclass(hint):
         read: Callable[[object], Any] = functools.partial(from_wire, typing.cast("type[Any]", hint))
     else:
@@ -146,6 +148,19 @@ def _tuple_of(inner: _Hint) -> _Hint:
         return tuple(inner.read(each) for each in value) if isinstance(value, list) else _refuse(value)
 
     return _Hint(read, lambda value: type(value) is tuple and all(inner.holds(each) for each in value))
+
+
+def _named_tuple(kind: Any) -> _Hint:
+    """A NamedTuple: a list in JSON, in the order of its fields, for what comes too often to carry their names."""
+    inner = [_hint(hint) for hint in typing.get_type_hints(kind).values()]
+
+    def read(value: object) -> object:
+        if not isinstance(value, list) or len(value) != len(inner):
+            return _refuse(value)
+        return kind(*(hint.read(each) for hint, each in zip(inner, value)))
+
+    return _Hint(read, lambda value: type(value) is kind and all(
+        hint.holds(each) for hint, each in zip(inner, typing.cast("tuple[object, ...]", value))))
 
 
 def _mapping_of(inner: _Hint) -> _Hint:

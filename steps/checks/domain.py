@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from constant import DomainState, Transport
 from host.domain_files import nvram_facts
 from host.domain_xml import DiskElement, DomainDescription, describe
-from host.hypervisor import Hypervisor
+from host.hypervisor import Hypervisor, has_synchronous_writes
 from host.image import flattened
 from host.job_files import JobSockets
 from steps.checks.look import Looks, Saw, fine, stops, warns
@@ -178,6 +178,12 @@ def guest_agent(view: SourceView) -> Iterator[Saw]:
             yield stops(ErrorCode.GUEST_AGENT_SILENT, reason=problem)
 
 
+def synchronous_writes(view: SourceView) -> Iterator[Saw]:
+    """libvirt here can do it, if it is asked for."""
+    if view.migration.convergence.synchronous_writes and not has_synchronous_writes():
+        yield stops(ErrorCode.SYNCHRONOUS_WRITES_UNAVAILABLE)
+
+
 LOOKS: Looks[SourceView] = {
     Check.DOMAIN_STATE: state,
     Check.DOMAIN_JOB: job,
@@ -193,4 +199,5 @@ LOOKS: Looks[SourceView] = {
     Check.INVARIANT_TSC: invariant_tsc,
     Check.NESTED_VIRTUALIZATION: nested_virtualization,
     Check.GUEST_AGENT: guest_agent,
+    Check.SYNCHRONOUS_WRITES: synchronous_writes,
 }

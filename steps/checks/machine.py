@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,14 @@ _QEMU_OVERHEAD = 64 * _MIB
 # counts; all later series have it.
 _NBD_FIXED = {(7, 2): 14, (8, 2): 7, (9, 0): 3}
 _NBD_FIXED_SINCE = (9, 1)
+# What QEMU takes the page faults of the arriving guest with. Documentation/admin-guide/mm/userfaultfd.rst in Linux: the
+# sysctl lets everybody handle those of the kernel too, without it CAP_SYS_PTRACE or the device is needed. QEMU opens
+# the device from 8.1 on, and libvirt lets it from 10.1 on (its NEWS.rst).
+_USERFAULTFD_SYSCTL = Path("/proc/sys/vm/unprivileged_userfaultfd")
+_USERFAULTFD = Path("/dev/userfaultfd")
+_USERFAULTFD_SINCE = (10_001_000, 8_001_000)
+_QEMU_CONFIGURATION = Path("/etc/libvirt/qemu.conf")
+_KEEPS_CAPABILITIES = re.compile(r"^\s*clear_emulator_capabilities\s*=\s*0\s*(#.*)?$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,34 @@ def nbd_flaw(view: DestinationView) -> Iterator[Saw]:
     yield fine(version=version_text(version), why=why)
 
 
+def _keeps_capabilities() -> bool:
+    """Whether libvirt leaves a QEMU that runs as root its capabilities."""
+    try:
+        return bool(_KEEPS_CAPABILITIES.search(_QEMU_CONFIGURATION.read_text(errors="replace")))
+    except OSError:
+        return False
+
+
+def post_copy(view: DestinationView) -> Iterator[Saw]:
+    """QEMU here may fetch the pages that the guest touches before they have come, if that is asked for."""
+    if not view.migration.convergence.may_post_copy:
+        yield fine(why="not asked for")
+        return
+    uid, _gid = view.hypervisor.qemu_ids(view.facts.virtualization)
+    setting = _USERFAULTFD_SYSCTL.read_text().strip() if _USERFAULTFD_SYSCTL.exists() else "missing"
+    versions = (view.hypervisor.version(), view.hypervisor.qemu_version())
+    new_enough = all(here >= since for here, since in zip(versions, _USERFAULTFD_SINCE))
+    if setting == "1":
+        yield fine(why="vm.unprivileged_userfaultfd is 1")
+    elif new_enough and _USERFAULTFD.exists():
+        yield fine(why=f"libvirt there lets QEMU open {_USERFAULTFD}")
+    elif uid == 0 and _keeps_capabilities():
+        yield fine(why="QEMU runs as root with its capabilities")
+    else:
+        yield stops(ErrorCode.POST_COPY_UNAVAILABLE, reason=(
+            f"it runs as user {uid}, and vm.unprivileged_userfaultfd is {setting}"))
+
+
 LOOKS: Looks[DestinationView] = {
     Check.VERSIONS: versions,
     Check.VIRTUALIZATION: virtualization,
@@ -175,4 +212,5 @@ LOOKS: Looks[DestinationView] = {
     Check.CPUS: cpus,
     Check.SECURITY_MODEL: security_model,
     Check.NBD_FLAW: nbd_flaw,
+    Check.POST_COPY: post_copy,
 }

@@ -12,13 +12,14 @@ for module in /modules/*.ko; do
 done
 
 read -r arguments </proc/cmdline
-ring=0 writer=0 writer_start=0 tick=0.005
+ring=0 writer=0 writer_start=0 tick=0.005 memory=0
 for argument in $arguments; do
     case $argument in
     witness.ring=*) ring=${argument#*=} ;;
     witness.tick=*) tick=${argument#*=} ;;
     witness.writer=*) writer=${argument#*=} ;;
     witness.writer_start=*) writer_start=${argument#*=} ;;
+    witness.memory=*) memory=${argument#*=} ;;
     esac
 done
 
@@ -52,6 +53,18 @@ if [ "$writer" -gt 0 ]; then
             round=$((round + 1))
         done
     ) &
+fi
+
+# A guest that rewrites so many MiB of its memory in a circle, without a pause.
+if [ "$memory" -gt 0 ]; then
+    head -c 4194304 /dev/urandom >/run/page
+    (while :; do
+        i=0
+        while [ "$i" -lt "$memory" ]; do
+            dd if=/run/page of=/run/memory bs=1M count=4 seek="$i" conv=notrunc 2>/dev/null
+            i=$((i + 4))
+        done
+    done) &
 fi
 
 # The file is a ring of records of 32 bytes each, all there from the start: its size never changes.

@@ -79,7 +79,8 @@ class GuestSpec:
 
     Sizes are in bytes but for `memory_mib` and `writer_mib`. `data_bytes` is how much of the disk holds pseudo-random
     content (from `seed`), behind the file system. `writer_mib` is how much of that a writer in the guest rewrites in
-    a circle. `tick_seconds` is the witness's pause between two records. `image` is the image's path in the host, by
+    a circle; `memory_writer_mib` the same of its memory. `tick_seconds` is the witness's pause between two records.
+    `image` is the image's path in the host, by
     default below /var/lib/libvirt/images. `cache` is the disk's cache mode; "auto" is none, or writeback where the file
     system has no direct I/O. `extra_devices` is XML for the domain's <devices>. `prepare` is called with the host once
     the image is made, `rewrite` with the domain's XML before it is defined.
@@ -91,6 +92,7 @@ class GuestSpec:
     data_bytes: int = 2 * 1024 * MEBIBYTE
     memory_mib: int = 192
     writer_mib: int = 0
+    memory_writer_mib: int = 0
     tick_seconds: float = 0.005
     seed: int = 1
     machine: str = "pc"
@@ -122,7 +124,8 @@ class GuestSpec:
         """Return the domain's XML, with that cache mode for the disk."""
         arguments = (
             f"console=ttyS0 quiet loglevel=3 panic=-1 witness.ring={RING_RECORDS} witness.tick={self.tick_seconds} "
-            f"witness.writer={self.writer_mib} witness.writer_start={FILE_SYSTEM_BYTES // MEBIBYTE}"
+            f"witness.writer={self.writer_mib} witness.writer_start={FILE_SYSTEM_BYTES // MEBIBYTE} "
+            f"witness.memory={self.memory_writer_mib}"
         )
         return DOMAIN_XML.format(
             name=self.name,

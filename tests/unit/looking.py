@@ -40,6 +40,7 @@ class FakeHypervisor:
     checkpoint_count: int = 0
     libvirt: int = 9_000_000
     qemu: int = 7_002_022
+    ids: tuple[int, int] = (64055, 64055)
     machine: str | None = None
     cpu: str | None = None
     model: str | None = "<cpu><model>EPYC</model></cpu>"
@@ -113,6 +114,10 @@ class FakeHypervisor:
     def qemu_version(self) -> int:
         """QEMU's."""
         return self.qemu
+
+    def qemu_ids(self, _virtualization: str) -> tuple[int, int]:
+        """As which user QEMU runs."""
+        return self.ids
 
     def machine_problem(self, *_machine: str) -> str | None:
         """Why the machine cannot run."""

@@ -17,6 +17,7 @@ from constant import (
     ImageFormat,
     LibvirtDaemon,
     MessageType,
+    OnTimeout,
     Severity,
     Transport,
 )
@@ -40,9 +41,12 @@ from wire.placement import Connection, DiskMap, NetworkMap
 from wire.records import (
     CancelArguments,
     CancelReport,
+    Convergence,
+    DiskProgress,
     HelloArguments,
     LinkArguments,
     LinkReport,
+    MemoryProgress,
     Migration,
     MigrationReport,
     Obstacle,
@@ -67,6 +71,9 @@ MIGRATION = Migration(
     job_id="0badcafe", domain="VM1", source=SOURCE, destination=DESTINATION, user="kvm",
     disk="/var/lib/libvirt/images/node.qcow2", conf_file="/etc/libvirt/qemu/VM1.xml", transport=Transport.SSH,
     copy_storage=CopyStorage.AUTO, bandwidth=0, timeout=0)
+HARD = Convergence(
+    auto_converge=True, max_downtime=600_000, post_copy=True, on_timeout=OnTimeout.SUSPEND, synchronous_writes=True)
+PASS = MemoryProgress(passes=5, left=40 << 20, rate=60 << 20, dirty_rate=120 << 20, downtime_limit=675)
 QCOW2 = DiskFacts(
     target="vda", path="/var/lib/libvirt/images/node.qcow2", format=ImageFormat.QCOW2, virtual_size=8 << 30,
     allocated=2 << 30, cluster_size=65536, compat="1.1")
@@ -115,7 +122,8 @@ EVERY_RECORD: tuple[object, ...] = (
         disk_maps=(DiskMap(what="vda", path="/srv/vm/x.qcow2"), DiskMap(what="/srv/vm", path="/data")),
         network_maps=(NetworkMap(here=Connection(kind="bridge", name="br0"),
                                  there=Connection(kind="network", name="default")),),
-        flatten=True, eject_cdrom=True, trim=True),
+        flatten=True, eject_cdrom=True, trim=True, convergence=HARD),
+    HARD,
     QCOW2,
     RAW,
     LAYERED,
@@ -160,7 +168,12 @@ EVERY_RECORD: tuple[object, ...] = (
     MOVED,
     MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1),
     RollBackReport(state=DomainState.SHUT_OFF, removed=("/a/b", "/c/d")),
+    MigrationReport(disk_bytes=1, memory_bytes=1, downtime=8, downtime_limit=675, passes=9, post_copy=True),
+    PASS,
+    MemoryProgress(passes=1, left=0, rate=None, dirty_rate=None, downtime_limit=300),
     Progress(phase="copying the disk", done=1, total=0),
+    Progress(phase="x", done=1, total=2, disks=(DiskProgress("vda", 1, 2), DiskProgress("vdb", 0, 0))),
+    Progress(phase="x", done=1, total=2, memory=PASS),
     HelloArguments(),
     StatusArguments(of="0" * 32),
     StatusArguments(of="f" * 32, page=63),

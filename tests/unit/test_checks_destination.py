@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from constant import DomainState, FilePurpose, LibvirtDaemon, Severity, Transport
+from constant import DomainState, FilePurpose, LibvirtDaemon, OnTimeout, Severity, Transport
 from tests.unit.looking import CAPABILITIES, FINE, FakeHypervisor, facts, found, said, stopping, warning
 from tests.unit.samples import DESTINATION, MIGRATION, QCOW2
 
@@ -24,6 +24,7 @@ from steps.checks.storage import FilesView
 from wire.errors import ErrorCode
 from wire.facts import FileFacts, GraphicsFacts, InterfaceFacts, SerialFacts
 from wire.findings import Check
+from wire.records import Convergence
 
 MAC = "52:54:00:00:00:01"
 LOOKS = {**machine.LOOKS, **neighbours.LOOKS}
@@ -55,6 +56,60 @@ def test_every_check_is_fine_on_a_host_that_has_all_that_is_needed(check: Check)
 
 
 # The machine.
+
+
+@pytest.fixture
+def userfaultfd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A host whose files about userfaultfd are in this directory: forbidden to users, and without the device."""
+    for name, file in (
+        ("_USERFAULTFD_SYSCTL", "sysctl"), ("_USERFAULTFD", "device"), ("_QEMU_CONFIGURATION", "qemu.conf"),
+    ):
+        monkeypatch.setattr(machine, name, tmp_path / file)
+    (tmp_path / "sysctl").write_text("0\n")
+    (tmp_path / "qemu.conf").write_text("# clear_emulator_capabilities = 0\n#user = root\n")
+    return tmp_path
+
+
+def post_copy(**libvirt: Any) -> list[tuple[Severity, ErrorCode | None]]:
+    """What the check says where post-copy is asked for."""
+    wanted = {"convergence": Convergence(post_copy=True)}
+    return said(LOOKS, view(libvirt, wanted), Check.POST_COPY)
+
+
+NEW = {"libvirt": 10_001_000, "qemu": 8_001_000}
+
+
+def test_post_copy_needs_userfaultfd_and_only_if_it_is_asked_for(userfaultfd: Path) -> None:
+    stops = stopping(ErrorCode.POST_COPY_UNAVAILABLE)
+    assert post_copy() == stops
+    assert said(LOOKS, view(), Check.POST_COPY) == FINE
+    late = {"convergence": Convergence(on_timeout=OnTimeout.POST_COPY), "timeout": 5}
+    assert said(LOOKS, view({}, late), Check.POST_COPY) == stops
+    (userfaultfd / "sysctl").write_text("1\n")
+    assert post_copy() == FINE
+    (userfaultfd / "sysctl").unlink()
+    assert post_copy() == stops
+
+
+@pytest.mark.parametrize(("versions", "expected"), [
+    (NEW, FINE), ({**NEW, "libvirt": 10_000_000}, stopping(ErrorCode.POST_COPY_UNAVAILABLE)),
+    ({**NEW, "qemu": 8_000_005}, stopping(ErrorCode.POST_COPY_UNAVAILABLE)),
+])
+def test_post_copy_goes_by_the_device_where_libvirt_and_qemu_know_it(
+    userfaultfd: Path, versions: dict[str, Any], expected: list[tuple[Severity, ErrorCode | None]],
+) -> None:
+    assert post_copy(**versions) == stopping(ErrorCode.POST_COPY_UNAVAILABLE)
+    (userfaultfd / "device").touch()
+    assert post_copy(**versions) == expected
+
+
+def test_post_copy_goes_where_qemu_is_root_and_keeps_its_capabilities(userfaultfd: Path) -> None:
+    assert post_copy(ids=(0, 0)) == stopping(ErrorCode.POST_COPY_UNAVAILABLE)
+    (userfaultfd / "qemu.conf").write_text("user = 'root'\n  clear_emulator_capabilities=0  # for post-copy\n")
+    assert post_copy(ids=(0, 0)) == FINE
+    assert post_copy() == stopping(ErrorCode.POST_COPY_UNAVAILABLE)
+    (userfaultfd / "qemu.conf").unlink()
+    assert post_copy(ids=(0, 0)) == stopping(ErrorCode.POST_COPY_UNAVAILABLE)
 
 
 @pytest.mark.parametrize(("here", "there", "severities"), [

@@ -18,6 +18,7 @@ from steps.checks.look import Saw, fine, look, stops, warns
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import Check
 from wire.placement import Connection, DiskMap, NetworkMap
+from wire.records import Convergence
 
 PLAIN = (ROOT / "tests" / "unit" / "domains" / "debian-12.xml").read_text(encoding="utf-8")
 LOOKS = {**domain.LOOKS, **disks.LOOKS}
@@ -95,6 +96,17 @@ def test_snapshots_and_checkpoints_stop_the_move() -> None:
     assert said(LOOKS, held, Check.SNAPSHOTS) == stopping(ErrorCode.DOMAIN_HAS_SNAPSHOTS)
     assert said(LOOKS, held, Check.CHECKPOINTS) == stopping(ErrorCode.DOMAIN_HAS_CHECKPOINTS)
     assert found(LOOKS, held, Check.SNAPSHOTS)[0].facts["count"] == "2"
+
+
+@pytest.mark.parametrize(("wanted", "has_it", "stopped"), [
+    (True, False, True), (True, True, False), (False, False, False)])
+def test_synchronous_writes_stop_the_move_only_where_libvirt_lacks_them(
+    monkeypatch: pytest.MonkeyPatch, wanted: bool, has_it: bool, stopped: bool,
+) -> None:
+    monkeypatch.setattr(domain, "has_synchronous_writes", lambda: has_it)
+    asked = dataclasses.replace(MIGRATION, disk=None, convergence=Convergence(synchronous_writes=wanted))
+    expected = stopping(ErrorCode.SYNCHRONOUS_WRITES_UNAVAILABLE) if stopped else FINE
+    assert said(LOOKS, view(migration=asked), Check.SYNCHRONOUS_WRITES) == expected
 
 
 @pytest.mark.parametrize(("name", "check"), [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -20,7 +21,7 @@ import vmmigration
 from console.display import Display
 from console.result import result_json, result_text
 from console.terminal import printable, write
-from constant import Command, CopyStorage, DomainState, ExitCode, Outcome, Transport
+from constant import Command, CopyStorage, DomainState, ExitCode, OnTimeout, Outcome, Transport
 from control.conversation import StepResult
 from controller import RunReport
 from tests.unit.samples import (
@@ -50,7 +51,7 @@ from tests.unit.scripted import (
 from vmmigration import _Interrupt, main
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import CheckReport
-from wire.records import Migration, Progress, StepArguments, StepReport
+from wire.records import Convergence, Migration, Progress, StepArguments, StepReport
 
 WORDS = [SOURCE, DESTINATION, "kvm", "VM1", "/var/lib/libvirt/images/node.qcow2", "/etc/libvirt/qemu/VM1.xml"]
 FAILED = MigrationError(ErrorCode.MIGRATION_FAILED, {"domain": "VM1", "host": SOURCE, "reason": "no route"})
@@ -119,6 +120,11 @@ def scripted(monkeypatch: pytest.MonkeyPatch, script: Mapping[Call, object]) -> 
     (["--bandwidth", "0", *WORDS], "--bandwidth"),
     (["--bandwidth", "fast", *WORDS], "--bandwidth"),
     (["--timeout", "-1", *WORDS], "--timeout"),
+    (["--on-timeout", "suspend", *WORDS], "--on-timeout needs --timeout"),
+    (["--on-timeout", "abort", *WORDS], "--on-timeout needs --timeout"),
+    (["--timeout", "5", "--on-timeout", "hope", *WORDS], "hope"),
+    (["--max-downtime", "0", *WORDS], "'0' is not a whole number from 1 to 600000"),
+    (["--max-downtime", "600001", *WORDS], "'600001' is not a whole number from 1 to 600000"),
     (["--progress", "dance", *WORDS], "dance"),
     (["--bandwidth", "9" * 5000, *WORDS], "--bandwidth"),
     (["--js", *WORDS], "--js"),
@@ -339,8 +345,24 @@ def test_the_options_reach_the_agents(run: Run, monkeypatch: pytest.MonkeyPatch)
     sent = sent_migration(agents)
     assert (sent.transport, sent.copy_storage) == (Transport.TCP, CopyStorage.ALL)
     assert (sent.bandwidth, sent.timeout) == (50, 600)
-    assert (sent.disk, sent.conf_file) == (None, None)
+    assert (sent.disk, sent.conf_file, sent.convergence) == (None, None, Convergence())
     assert (sent.source, sent.destination, sent.user, sent.domain) == tuple(WORDS[:4])
+
+
+@pytest.mark.parametrize(("options", "convergence"), [
+    (["--max-downtime", "1"], Convergence(max_downtime=1)),
+    (["--max-downtime", "600000", "--auto-converge"], Convergence(max_downtime=600_000, auto_converge=True)),
+    (["--post-copy", "--timeout", "5", "--on-timeout", "post-copy"],
+     Convergence(post_copy=True, on_timeout=OnTimeout.POST_COPY)),
+    (["--timeout", "5", "--on-timeout", "suspend", "--synchronous-writes"],
+     Convergence(on_timeout=OnTimeout.SUSPEND, synchronous_writes=True)),
+])
+def test_what_helps_a_vm_that_writes_hard_reaches_the_agents(
+    run: Run, monkeypatch: pytest.MonkeyPatch, options: Sequence[str], convergence: Convergence,
+) -> None:
+    agents = scripted(monkeypatch, {})
+    assert run(*options, *WORDS)[0] == 0
+    assert sent_migration(agents).convergence == convergence
 
 
 def test_options_may_stand_anywhere_between_the_arguments(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -523,6 +545,18 @@ def test_a_downtime_that_libvirt_did_not_tell_is_not_invented() -> None:
     report = RunReport(MIGRATION, Outcome.MOVED, DESTINATION, 1.0, moved=moved)
     assert "downtime not told by libvirt" in result_text(report)
     assert result_json(report)["downtime_ms"] is None
+
+
+def test_what_it_took_to_move_a_vm_that_writes_hard_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = dataclasses.replace(MOVED, downtime_limit=675, passes=9, post_copy=True)
+    scripted(monkeypatch, {(Command.LIVE_MIGRATION, SOURCE): moved})
+    code, out, err = run("--json", *WORDS)
+    assert code == 0
+    assert "downtime 87 ms, 675 ms allowed, 9 passes over the memory, post-copy" in err
+    told = json.loads(out)
+    assert (told["downtime_limit_ms"], told["memory_passes"], told["post_copy"]) == (675, 9, True)
+    told = result_json(RunReport(MIGRATION, Outcome.MOVED, DESTINATION, 1.0, moved=MOVED))
+    assert (told["downtime_limit_ms"], told["memory_passes"], told["post_copy"]) == (None, None, False)
 
 
 def test_a_check_that_found_obstacles_is_not_told_as_ok(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

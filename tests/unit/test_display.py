@@ -10,11 +10,11 @@ import pytest
 
 from console.arguments import parse
 from console.display import Display, display_mode
-from console.figures import RateMeter, duration, percent, progress_text, size
+from console.figures import DiskMeters, RateMeter, duration, percent, progress_text, size
 from constant import Command
 from control.conversation import StepResult
-from tests.unit.samples import DESTINATION, SOURCE, FakeClock
-from wire.records import Progress
+from tests.unit.samples import DESTINATION, PASS, SOURCE, FakeClock
+from wire.records import DiskProgress, Progress
 
 WORDS = [SOURCE, DESTINATION, "kvm", "VM1"]
 
@@ -51,6 +51,45 @@ def test_json_progress_is_one_object_a_line() -> None:
     events = [json.loads(line) for line in shown("json", [(0.0, 0), (5.0, 500)]).splitlines()]
     assert [event["event"] for event in events] == ["step-began", "progress", "progress", "step-ended"]
     assert (events[2]["percent"], events[2]["done"], events[2]["total"], events[2]["rate"]) == (50, 500, 1000, 100)
+
+
+def mirrored(mode: str) -> str:
+    """What a Display writes of two disks, of which one is written to, and of a pass over the memory."""
+    stream, clock = io.StringIO(), FakeClock(0.0)
+    display = Display(mode, stream, clock)
+    display.step_began(Command.LIVE_MIGRATION, SOURCE)
+    for second in (0, 3, 6):
+        clock.now = float(second)
+        disks = (DiskProgress("vda", 120 * second << 20, 1600 << 20), DiskProgress("vdb", 60 * second << 20, 360 << 20))
+        display.step_progress(Command.LIVE_MIGRATION, SOURCE, Progress(
+            phase="copying the disk", done=180 * second << 20, total=2000 << 20, disks=disks))
+    clock.now = 12.0
+    display.step_progress(Command.LIVE_MIGRATION, SOURCE, Progress(
+        phase="copying memory, pass 5", done=1980 << 20, total=2000 << 20, memory=PASS))
+    return stream.getvalue()
+
+
+def test_several_disks_are_told_each_with_percent_and_rate() -> None:
+    first, second = mirrored("plain").splitlines()
+    assert first.endswith(", vda 45 % 120 MiB/s, vdb 99 % 60 MiB/s")
+    assert "copying the disk 54%, 1.05 GiB of 1.95 GiB, 180 MiB/s, " in first
+    assert "vda" not in second
+    one = Progress(phase="x", done=1, total=2, disks=(DiskProgress("vda", 1, 2),))
+    assert "vda" not in progress_text(one, 50, metered((0.0, 0)), DiskMeters())
+
+
+def test_json_progress_tells_each_disk_and_each_pass() -> None:
+    events = [json.loads(line) for line in mirrored("json").splitlines()]
+    assert events[3]["disks"] == [
+        {"target": "vda", "done": 720 << 20, "total": 1600 << 20, "percent": 45, "rate": 120 << 20},
+        {"target": "vdb", "done": 360 << 20, "total": 360 << 20, "percent": 99, "rate": 60 << 20}]
+    assert (events[3]["memory"], events[4]["disks"]) == (None, [])
+    assert events[4]["memory"] == {
+        "pass": 5, "left": 40 << 20, "rate": 60 << 20, "dirty_rate": 120 << 20, "downtime_limit_ms": 675}
+
+
+def test_a_disk_of_which_nothing_is_known_yet_has_no_rate() -> None:
+    assert DiskMeters().text((DiskProgress("vda", 0, 0),)) == "vda 0 %"
 
 
 def test_nothing_is_shown_when_nothing_is_asked_for() -> None:

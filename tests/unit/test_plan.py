@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from constant import CLEARING, Command, Transport, Verdict
+from constant import CLEARING, Command, OnTimeout, Transport, Verdict
 from control.plan import make_plan, predict, verdict
 from tests.unit.samples import DESTINATION, FACTS, MIGRATION, QCOW2, SOURCE
-from wire.records import LinkReport, libvirt_conf_path
+from wire.records import Convergence, LinkReport, libvirt_conf_path
 
 MIB = 1 << 20
 SIZES = st.integers(0, 1 << 42)
@@ -21,7 +21,11 @@ RATES = st.integers(1 << 16, 1 << 32)
 @pytest.mark.parametrize(("rate", "dirty", "written", "memory", "expected"), [
     (100, 0, 0, 1000, Verdict.CONVERGES),
     (100, 79, 0, 1000, Verdict.CONVERGES),
-    (100, 81, 0, 1000, Verdict.NEEDS_THROTTLING),
+    (100, 99, 0, 1000, Verdict.CONVERGES),
+    (100, 101, 0, 1000, Verdict.NEEDS_THROTTLING),
+    # It takes two seconds, for which it may stand still.
+    (100, 500, 0, 200, Verdict.CONVERGES),
+    (100, 500, 0, 201, Verdict.NEEDS_THROTTLING),
     (100, 799, 0, 4000, Verdict.NEEDS_THROTTLING),
     (100, 801, 0, 4000, Verdict.WILL_NOT_CONVERGE),
     # All of it crosses within the pause at the end, however often it is written.
@@ -65,6 +69,37 @@ def test_more_bytes_never_take_less_time(
         assert other[1] >= most
     assert predict(disk, memory, rate, dirty + more, written)[1] >= most
     assert predict(disk, memory, rate, dirty, written + more)[1] >= most
+
+
+@pytest.mark.parametrize(("downtime", "expected"), [
+    (0.1, Verdict.NEEDS_THROTTLING), (0.91, Verdict.CONVERGES), (60.0, Verdict.CONVERGES)])
+def test_how_long_the_guest_may_stand_still_decides_whether_what_it_rewrites_fits(
+    downtime: float, expected: Verdict,
+) -> None:
+    assert verdict(100 * MIB, 90 * MIB, 0, 4000 * MIB, downtime) is expected
+
+
+SUSPEND, FOLLOWS = Convergence(on_timeout=OnTimeout.SUSPEND), Convergence(on_timeout=OnTimeout.POST_COPY)
+THROTTLED = Convergence(auto_converge=True)
+
+
+@pytest.mark.parametrize(("convergence", "dirty", "written", "expected"), [
+    (Convergence(), 300, 0, Verdict.NEEDS_THROTTLING), (THROTTLED, 300, 0, Verdict.CONVERGES),
+    (THROTTLED, 3000, 0, Verdict.WILL_NOT_CONVERGE), (Convergence(post_copy=True), 3000, 0, Verdict.CONVERGES),
+    (FOLLOWS, 3000, 0, Verdict.CONVERGES), (SUSPEND, 3000, 300, Verdict.CONVERGES),
+    (FOLLOWS, 0, 300, Verdict.WILL_NOT_CONVERGE), (THROTTLED, 0, 300, Verdict.WILL_NOT_CONVERGE),
+    (Convergence(synchronous_writes=True), 0, 300, Verdict.CONVERGES),
+    (Convergence(synchronous_writes=True), 300, 300, Verdict.NEEDS_THROTTLING),
+    (Convergence(synchronous_writes=True, post_copy=True), 300, 300, Verdict.CONVERGES),
+])
+def test_the_verdict_counts_what_the_admin_has_asked_for_and_promises_no_time_then(
+    convergence: Convergence, dirty: int, written: int, expected: Verdict,
+) -> None:
+    migration = dataclasses.replace(MIGRATION, convergence=convergence, timeout=60)
+    link = LinkReport(rate=100 * MIB, dirty_rate=dirty * MIB, write_rate=written * MIB)
+    plan = make_plan(migration, FACTS, link)
+    assert plan.verdict is expected
+    assert plan.seconds is None
 
 
 def test_what_is_planned_to_be_sent_is_what_is_allocated_and_what_the_guest_has_touched() -> None:

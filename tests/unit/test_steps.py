@@ -14,24 +14,25 @@ libvirt = pytest.importorskip(
     "libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)", exc_type=ImportError)
 
 import steps.roll_back  # noqa: E402 - nothing below can be imported without libvirt
-from constant import Command, CopyStorage, DomainState, LibvirtDaemon, Transport  # noqa: E402
+from constant import DOWNTIME_FIRST, Command, CopyStorage, DomainState, LibvirtDaemon, OnTimeout, Transport  # noqa: E402
 from host.domain_xml import DiskElement  # noqa: E402
 from host.hypervisor import (  # noqa: E402
     Hypervisor,
-    JobStatistics,
     MigrationTarget,
     MigrationThread,
     Network,
     libvirt_daemon,
 )
 from host.job_files import JobSockets, Ledger, MadeKind  # noqa: E402
+from host.job_statistics import JobStatistics  # noqa: E402
 from steps.checks.disks import why_not  # noqa: E402
 from steps.context import Cancellation, StepContext  # noqa: E402
+from steps.convergence import ConvergenceControl  # noqa: E402
 from steps.live_migration import _after_switchover, _forwards, _target, as_progress  # noqa: E402
 from steps.table import HELLO, STEPS  # noqa: E402
-from tests.unit.samples import AGENTS, DESTINATION, FACTS, MIGRATION, MOVED, SOURCE  # noqa: E402
+from tests.unit.samples import AGENTS, DESTINATION, FACTS, HARD, MIGRATION, MOVED, SOURCE  # noqa: E402
 from wire.errors import ErrorCode, MigrationError  # noqa: E402
-from wire.records import MigrationReport, RollBackReport, StepArguments  # noqa: E402
+from wire.records import Convergence, DiskProgress, MigrationReport, RollBackReport, StepArguments  # noqa: E402
 
 TEST_URI = "test:///default"
 SOCKETS = JobSockets.of(MIGRATION)
@@ -185,12 +186,29 @@ def test_a_migration_is_live_peer_to_peer_with_storage_and_never_unsafe(copy_sto
 
 
 def test_every_address_of_a_migration_is_given_and_limits_only_where_asked() -> None:
-    uri, parameters, _flags = migrated(CopyStorage.INC)
+    uri, parameters, _flags = migrated(CopyStorage.INC, post_copy=True)
     assert (uri, parameters["migrate_uri"], parameters["disks_uri"]) == ("qemu+unix:///x", "unix:///m", "unix:///d")
     assert parameters["migrate_disks"] == ["vda"]
-    assert not {"bandwidth", "listen_address"} & parameters.keys()
+    assert not {"bandwidth", "bandwidth.postcopy", "listen_address"} & parameters.keys()
     _uri, parameters, _flags = migrated(CopyStorage.INC, bandwidth=50, listen_address="192.0.2.12")
+    assert "bandwidth.postcopy" not in parameters
     assert (parameters["bandwidth"], parameters["listen_address"]) == (50, "192.0.2.12")
+
+
+def test_a_limit_of_the_admins_holds_in_post_copy_too() -> None:
+    _uri, parameters, _flags = migrated(CopyStorage.INC, bandwidth=50, post_copy=True)
+    assert (parameters["bandwidth"], parameters["bandwidth.postcopy"]) == (50, 50)
+
+
+@pytest.mark.parametrize(("wanted", "flag"), [
+    ("auto_converge", "AUTO_CONVERGE"), ("post_copy", "POSTCOPY"),
+    ("synchronous_writes", "NON_SHARED_SYNCHRONOUS_WRITES"),
+])
+def test_what_helps_a_guest_that_writes_is_asked_of_libvirt_only_if_the_admin_asked(wanted: str, flag: str) -> None:
+    bit = getattr(libvirt, f"VIR_MIGRATE_{flag}")
+    _uri, _parameters, without = migrated(CopyStorage.INC)
+    _uri, _parameters, flags = migrated(CopyStorage.INC, **{wanted: True})
+    assert (without & bit, flags) == (0, without | bit)
 
 
 def test_a_migration_that_fails_in_its_thread_keeps_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +258,75 @@ def test_a_disk_that_cannot_be_moved_says_why(changes: dict[str, Any], reason: s
     assert why_not(dataclasses.replace(PLAIN_DISK, **changes)) == reason
 
 
+# LIVE_MIGRATION: what helps it.
+
+
+class MigratingDomain:
+    """A domain in a migration, of which `answers` says what each call returns or raises."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def answer(*arguments: Any) -> Any:
+            self.asked.append(" ".join([name, *map(str, arguments)]))
+            found = self.answers.get(f"{name} {arguments[0]}" if arguments else name, self.answers.get(name))
+            if isinstance(found, Exception):
+                raise found
+            return found
+        return answer
+
+
+def hypervisor_of(domain: MigratingDomain) -> Hypervisor:
+    """The hypervisor with that domain alone."""
+    return Hypervisor(FakeConnection(cast(FakeDomain, domain)), "node1")
+
+
+GONE = libvirt.libvirtError("domain is not running")
+
+
+def test_each_disks_mirror_is_told_and_one_that_has_not_begun_is_left_out() -> None:
+    domain = MigratingDomain(**{
+        "blockJobInfo vda": {"type": 2, "cur": 5, "end": 9}, "blockJobInfo vdb": {},
+        "blockJobInfo vdc": {"type": 2, "cur": 0, "end": 7}})
+    found = hypervisor_of(domain).mirrors("VM1", ("vda", "vdb", "vdc"))
+    assert found == (DiskProgress("vda", 5, 9), DiskProgress("vdc", 0, 7))
+    assert hypervisor_of(MigratingDomain(blockJobInfo=GONE)).mirrors("VM1", ("vda",)) == ()
+
+
+def test_what_is_asked_of_a_migration_reaches_libvirt_and_its_refusal_comes_back() -> None:
+    domain = MigratingDomain()
+    hypervisor = hypervisor_of(domain)
+    hypervisor.set_downtime_limit("VM1", 675)
+    hypervisor.start_post_copy("VM1")
+    hypervisor.suspend("VM1")
+    assert domain.asked == ["migrateSetMaxDowntime 675", "migrateStartPostCopy", "suspend"]
+    refusing = hypervisor_of(MigratingDomain(migrateSetMaxDowntime=GONE, migrateStartPostCopy=GONE, suspend=GONE))
+    asks: list[Callable[[], None]] = [
+        lambda: refusing.set_downtime_limit("VM1", 1), lambda: refusing.start_post_copy("VM1"),
+        lambda: refusing.suspend("VM1")]
+    for ask in asks:
+        with pytest.raises(MigrationError) as caught:
+            ask()
+        assert caught.value.code is ErrorCode.LIBVIRT_ERROR
+
+
+@pytest.mark.parametrize(("state", "reason", "resumed"), [
+    ("PAUSED", "PAUSED_USER", True), ("PAUSED", "PAUSED_MIGRATION", False), ("PAUSED", "PAUSED_POSTCOPY", False),
+    ("PAUSED", "PAUSED_POSTCOPY_FAILED", False), ("RUNNING", "RUNNING_BOOTED", False),
+])
+def test_only_a_guest_that_was_paused_like_an_ordinary_one_is_let_go_on(
+    state: str, reason: str, resumed: bool,
+) -> None:
+    pair = [getattr(libvirt, f"VIR_DOMAIN_{name}") for name in (state, reason)]
+    domain = MigratingDomain(state=pair)
+    hypervisor_of(domain).resume_if_suspended("VM1")
+    assert ("resume" in domain.asked) is resumed
+    hypervisor_of(MigratingDomain(state=pair, resume=GONE)).resume_if_suspended("VM1")
+    hypervisor_of(MigratingDomain(state=GONE)).resume_if_suspended("VM1")
+
+
 # LIVE_MIGRATION: where to, and how far.
 
 
@@ -266,6 +353,14 @@ def test_over_tcp_the_address_is_the_one_the_admin_gave(destination: str, uri: s
     assert target.connection == f"qemu+unix:///system?socket={SOCKETS.libvirt}"
 
 
+def test_what_the_admin_allows_for_a_guest_that_writes_is_part_of_the_target() -> None:
+    plain, hard = target_of(), target_of(convergence=HARD, timeout=5)
+    assert (plain.auto_converge, plain.post_copy, plain.synchronous_writes) == (False, False, False)
+    assert (hard.auto_converge, hard.post_copy, hard.synchronous_writes) == (True, True, True)
+    late = target_of(convergence=Convergence(on_timeout=OnTimeout.POST_COPY), timeout=5)
+    assert late.post_copy is True
+
+
 def test_only_what_the_transport_needs_is_forwarded() -> None:
     assert _forwards(MIGRATION, SOCKETS) == {
         SOCKETS.libvirt: "/run/libvirt/libvirt-sock", SOCKETS.memory: SOCKETS.memory, SOCKETS.disks: SOCKETS.disks}
@@ -284,14 +379,16 @@ def test_the_storage_is_copied_as_asked_and_without_zeroing_by_default(asked: Co
 
 @pytest.mark.parametrize(("statistics", "phase", "done", "total"), [
     (JobStatistics(0, 0, 0, 0), "connecting to the destination", 0, 0),
-    (JobStatistics(10, 100, 0, 50), "copying the disk", 10, 150),
+    (JobStatistics(10, 100, 0, 0), "copying the disk", 10, 100),
     (JobStatistics(100, 100, 20, 50), "copying memory", 120, 150),
     (JobStatistics(100, 100, 90, 50), "copying memory", 190, 190),
 ])
 def test_progress_is_disk_and_memory_together_and_never_more_than_all(
     statistics: JobStatistics, phase: str, done: int, total: int,
 ) -> None:
-    progress = as_progress(statistics)
+    control = ConvergenceControl(Convergence(), 0)
+    control.look(statistics, 1.0)
+    progress = as_progress(statistics, control)
     assert (progress.phase, progress.done, progress.total) == (phase, done, total)
 
 
@@ -332,14 +429,17 @@ class FailingAfterwards:
 def test_what_goes_wrong_after_the_switchover_makes_no_failure_of_a_move(
     failing: str, error: Exception, caplog: pytest.LogCaptureFixture,
 ) -> None:
-    report = _after_switchover(cast("Hypervisor", FailingAfterwards(failing, error)), "VM1", None)
+    report = _after_switchover(
+        cast("Hypervisor", FailingAfterwards(failing, error)), "VM1", ConvergenceControl(Convergence(), 0))
     assert report == MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1)
     assert "VM VM1 has moved" in caplog.text
 
 
 def test_after_the_switchover_the_copy_left_behind_does_not_start_with_its_host() -> None:
     hypervisor = FailingAfterwards("nothing", ValueError())
-    assert _after_switchover(cast("Hypervisor", hypervisor), "VM1", None) == MOVED
+    control = ConvergenceControl(Convergence(), 0)
+    report = _after_switchover(cast("Hypervisor", hypervisor), "VM1", control)
+    assert report == dataclasses.replace(MOVED, downtime_limit=DOWNTIME_FIRST)
     assert hypervisor.starts is False
 
 

@@ -1,0 +1,145 @@
+"""Guests that write faster than they are copied: what moves them all the same, and what they and the admin notice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import GuestSpec, Host, Lab, start_guest
+from .conftest import IMAGES, MEBIBYTE, Admin, Guest, Run, virsh
+from .hostfiles import QEMU_USER
+from .test_interrupted import assert_as_before
+
+MakeWriter = Callable[..., Guest]
+# A pass over what the guest rewrites takes 1.7 s on that link, in megabits per second.
+NEVER_FITS = {"mbit": 160, "memory_mib": 32}
+WATCHED = ("--json", "--progress", "json")
+
+
+@pytest.fixture
+def make_writer(lab: Lab) -> Iterator[MakeWriter]:
+    """Starts guests on node1 that write, and removes them and the limit of the link after the test."""
+    made: list[Guest] = []
+
+    def make(name: str, *, mbit: float, memory_mib: int = 0, disk_mib: int = 0) -> Guest:
+        spec = GuestSpec(
+            name, disk_bytes=256 * MEBIBYTE, data_bytes=16 * MEBIBYTE, memory_mib=128, memory_writer_mib=memory_mib,
+            writer_mib=disk_mib)
+        made.append(Guest(lab, name, spec.image_path, start_guest(lab, lab.host("node1"), spec)))
+        lab.host("node2").rate(mbit)
+        return made[-1]
+
+    yield make
+    for host in lab.nodes:
+        host.rate(None)
+        for guest in made:
+            for command in ("destroy", "undefine"):
+                host.run(["virsh", "-q", "-c", "qemu:///system", command, guest.name], check=False)
+            host.path(f"{IMAGES}/{guest.name}.qcow2").unlink(missing_ok=True)
+
+
+def phases(run: Run) -> list[str]:
+    """What the progress of the live migration said, each once, in order."""
+    events = [json.loads(line) for line in run.stderr.splitlines() if line.startswith("{")]
+    return list(dict.fromkeys(event["phase"] for event in events if event["event"] == "progress"))
+
+
+def assert_moved(guest: Guest, run: Run) -> Any:
+    """The guest runs on node2 alone, has lost nothing, and the result says so; returns the result."""
+    assert run.code == 0, run.text
+    node1, node2 = guest.lab.nodes
+    guest.witness.wait_for_ticks(20)
+    report = guest.witness.report()
+    assert report.sound, report.to_text()
+    assert (report.host, guest.state(node1), guest.state(node2)) == ("node2", "shut off", "running")
+    return run.result()
+
+
+def test_the_downtime_is_raised_until_a_writing_guest_fits_and_never_above_the_cap(
+    admin: Admin, make_writer: MakeWriter,
+) -> None:
+    guest = make_writer("raised", **NEVER_FITS)
+    run = admin.migrate(guest.name, *WATCHED, "--max-downtime", "6000")
+    result = assert_moved(guest, run)
+    assert 300 < result["downtime_limit_ms"] <= 6000
+    assert result["memory_passes"] >= 4
+    assert any("downtime raised to" in phase for phase in phases(run)), phases(run)
+
+
+def test_a_guest_that_never_fits_is_told_of_and_stays_where_it_is_at_the_timeout(
+    admin: Admin, make_writer: MakeWriter,
+) -> None:
+    guest = make_writer("never", **NEVER_FITS)
+    run = admin.migrate(guest.name, *WATCHED, "--max-downtime", "300", "--timeout", "22")
+    assert run.code == 5, run.text
+    assert any("does not converge: " in phase for phase in phases(run)), phases(run)
+    assert "was not moved within 22 s" in run.stderr
+    assert_as_before(guest)
+
+
+def test_a_guest_that_never_fits_is_paused_at_the_timeout_and_goes_on_where_it_arrives(
+    admin: Admin, make_writer: MakeWriter,
+) -> None:
+    guest = make_writer("paused", **NEVER_FITS)
+    run = admin.migrate(
+        guest.name, *WATCHED, "--max-downtime", "300", "--timeout", "5", "--on-timeout", "suspend")
+    assert_moved(guest, run)
+    assert "guest paused after 5 s, copying the rest" in phases(run)
+
+
+def test_a_disk_that_is_written_faster_than_it_crosses_catches_up_with_synchronous_writes(
+    admin: Admin, make_writer: MakeWriter,
+) -> None:
+    guest = make_writer("synchronous", mbit=100, disk_mib=64)
+    assert_moved(guest, admin.migrate(guest.name, *WATCHED, "--synchronous-writes"))
+
+
+def test_cancelled_while_it_is_paused_a_guest_runs_on_where_it_was(admin: Admin, make_writer: MakeWriter) -> None:
+    guest = make_writer("woken", mbit=60, memory_mib=32)
+    process = admin.start(guest.name, *WATCHED, "--timeout", "6", "--on-timeout", "suspend")
+    node1 = guest.lab.host("node1")
+    node1.wait_for("pause", lambda: guest.state(node1) == "paused")
+    process.send_signal(2)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 5, stdout + stderr
+    assert_as_before(guest)
+
+
+AS_ROOT = {
+    "user": 'user = "root"', "group": 'group = "root"',
+    "clear_emulator_capabilities": "clear_emulator_capabilities = 0"}
+AS_DEBIAN = {name: f'{name} = "{QEMU_USER}"' for name in ("user", "group")}
+
+
+def qemu_as_root(host: Host, *, on: bool) -> None:
+    """Have QEMU run as root with root's capabilities in a host, or as Debian has it."""
+    path = host.path("/etc/libvirt/qemu.conf")
+    lines = [line for line in path.read_text().splitlines() if line.partition(" ")[0] not in AS_ROOT]
+    path.write_text("\n".join([*lines, *(AS_ROOT if on else AS_DEBIAN).values()]) + "\n")
+    host.stop_libvirt()
+    host.start_libvirt()
+
+
+def test_post_copy_is_refused_where_qemu_may_not_and_moves_a_guest_that_never_fits_where_it_may(
+    admin: Admin, make_writer: MakeWriter,
+) -> None:
+    guest = make_writer("postcopy", **NEVER_FITS)
+    node2 = admin.lab.host("node2")
+    if Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip() != "1":
+        refused = admin.migrate(guest.name, "--post-copy")
+        assert refused.code == 3, refused.text
+        assert "cannot take VM postcopy in by post-copy" in refused.stderr
+        assert "--skip-check post-copy" in refused.stderr
+    qemu_as_root(node2, on=True)
+    try:
+        run = admin.migrate(guest.name, *WATCHED, "--post-copy")
+        result = assert_moved(guest, run)
+        assert result["post_copy"] is True
+        assert any(phase.startswith("post-copy: ") for phase in phases(run)), phases(run)
+        virsh(node2, "destroy", guest.name)
+    finally:
+        qemu_as_root(node2, on=False)

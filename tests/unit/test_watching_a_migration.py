@@ -1,0 +1,347 @@
+"""How a running migration is followed: what is done when, what ends it, and what may not be ended any more."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)",
+                    exc_type=ImportError)
+
+from constant import DomainState, OnTimeout
+from host.hypervisor import Hypervisor, MigrationTarget
+from host.job_statistics import JobStatistics
+from host.ssh import Login, Tunnel
+from steps import live_migration
+from steps.context import Cancellation, StepContext
+from steps.convergence import Stage
+from steps.live_migration import _after_switchover, _Watch
+from tests.unit.samples import AGENTS, MIGRATION, MOVED, SOURCE, FakeClock
+from wire.errors import ErrorCode, MigrationError
+from wire.records import Convergence, DiskProgress, Progress
+
+MIB = 1 << 20
+CLOSED = MigrationError(ErrorCode.MIGRATION_FAILED, {"domain": "VM1", "host": SOURCE, "reason": "a socket was closed"})
+REFUSED = MigrationError(ErrorCode.LIBVIRT_ERROR, {"host": SOURCE, "reason": "not now"})
+TARGET = cast(MigrationTarget, dataclasses.make_dataclass("Target", ["mirrored"])(("vda", "vdb")))
+
+
+def mirroring(seconds: float) -> JobStatistics:
+    """Disks of which much is left."""
+    return JobStatistics(int(seconds * MIB), 1000 * MIB, 0, 0)
+
+
+def copying(seconds: float) -> JobStatistics:
+    """A guest that writes 60 MiB again in each pass of a second, of which the first has ten."""
+    passes = max(1, int(seconds) - 8)
+    return JobStatistics(
+        MIB, MIB, int(seconds * 50 * MIB), 500 * MIB, passes=passes, memory_left=60 * MIB, rate=50 * MIB,
+        dirty_rate=80 * MIB)
+
+
+@dataclass
+class Site:
+    """A source host: its clock, its libvirt, its tunnel and the thread in which libvirt migrates."""
+
+    statistics: Callable[[float], JobStatistics | None] = copying
+    ends_at: float = 1000.0
+    """Seconds after which libvirt's call returns."""
+    error: Exception | None = None
+    aborting_ends: bool = True
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """How often libvirt refuses each call at first."""
+    tunnel_ends_at: float = 1e9
+    clock: FakeClock = field(default_factory=lambda: FakeClock(0.0))
+    asked: list[str] = field(default_factory=list)
+    told: list[Progress] = field(default_factory=list)
+    cancellation: Cancellation = field(default_factory=Cancellation)
+    cancel_at: float = 1e9
+    kept: bool = False
+
+    # The thread.
+
+    def thread(self, *_what: object) -> Site:
+        """libvirt's call, which has not begun."""
+        return self
+
+    def start(self) -> None:
+        """Begin it."""
+
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        return self.clock.now < self.ends_at
+
+    def join(self, seconds: float) -> None:
+        """Time passes."""
+        self.clock.now = round(self.clock.now + seconds, 3)
+        if self.clock.now >= self.cancel_at:
+            self.cancellation.reason = "Ctrl-C"
+        assert self.clock.now < 500.0, "it never ends"
+
+    # libvirt.
+
+    def _ask(self, call: str) -> None:
+        self.asked.append(f"{self.clock.now:.1f} {call}")
+        left = dict(self.refused)
+        if left.get(call.split()[0], 0) > 0:
+            left[call.split()[0]] -= 1
+            self.refused = left
+            raise REFUSED
+
+    def job_statistics(self, _domain: str) -> JobStatistics | None:
+        """How far it is."""
+        return self.statistics(self.clock.now)
+
+    def mirrors(self, _domain: str, targets: tuple[str, ...]) -> tuple[DiskProgress, ...]:
+        """Of each disk."""
+        return tuple(DiskProgress(target, 1, 2) for target in targets)
+
+    def abort_job(self, _domain: str) -> None:
+        """The migration ends a little later."""
+        self._ask("abort")
+        if self.aborting_ends:
+            self.ends_at, self.error = self.clock.now + 0.5, CLOSED
+
+    def set_downtime_limit(self, _domain: str, milliseconds: int) -> None:
+        """That is enough, at the end of the pass."""
+        self._ask(f"downtime {milliseconds}")
+        self.ends_at = min(self.ends_at, self.clock.now + 1.5)
+
+    def start_post_copy(self, _domain: str) -> None:
+        """Write it down."""
+        self._ask("post-copy")
+
+    def suspend(self, _domain: str) -> None:
+        """Write it down."""
+        self._ask("suspend")
+
+    def resume_if_suspended(self, _domain: str) -> None:
+        """Write it down."""
+        self._ask("resume")
+
+    def state(self, _domain: str) -> DomainState:
+        """How it is here after the move."""
+        return DomainState.SHUT_OFF
+
+    def autostart(self, _domain: str) -> bool:
+        """It does not start with its host."""
+        return False
+
+    def finished_job(self, _domain: str) -> object:
+        """libvirt's figures."""
+        return MOVED
+
+    # The tunnel.
+
+    def ended(self) -> bool:
+        """Whether it is gone."""
+        return self.clock.now >= self.tunnel_ends_at
+
+    def lost(self) -> MigrationError:
+        """Why."""
+        return MigrationError(ErrorCode.TUNNEL_LOST, {
+            "host": SOURCE, "destination": "x", "user": "kvm", "reason": "the link is cut"})
+
+    def keep(self) -> None:
+        """It stays open whatever becomes of the agent."""
+        self.kept = True
+
+
+Follow = Callable[..., _Watch]
+
+
+@pytest.fixture
+def follow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Follow:
+    """Follow a migration on a site to its end."""
+    def run(site: Site, *, timeout: int = 0, **wanted: Any) -> _Watch:
+        monkeypatch.setattr(live_migration, "MigrationThread", site.thread)
+        monkeypatch.setattr("steps.live_migration.time.monotonic", site.clock)
+        context = StepContext(
+            host=SOURCE, epoch="", challenge="", destinations=AGENTS, state_directory=tmp_path,
+            cancellation=site.cancellation, progress=site.told.append)
+        migration = dataclasses.replace(MIGRATION, timeout=timeout, convergence=Convergence(**wanted))
+        watch = _Watch(context, migration, cast(Hypervisor, site), cast(Tunnel, site))
+        watch.follow(TARGET)
+        return watch
+    return run
+
+
+def failing(follow: Follow, site: Site, **how: Any) -> MigrationError:
+    """The error that a migration ends with."""
+    with pytest.raises(MigrationError) as caught:
+        follow(site, **how)
+    return caught.value
+
+
+def phases(site: Site) -> list[str]:
+    """Each phase once, in order."""
+    return list(dict.fromkeys(progress.phase for progress in site.told))
+
+
+def test_the_downtime_is_raised_and_the_admin_and_the_log_are_told_once(
+    follow: Follow, caplog: pytest.LogCaptureFixture,
+) -> None:
+    site = Site()
+    watch = follow(site)
+    assert [call.split(" ", 1)[1] for call in site.asked] == ["downtime 1320"]
+    assert any("downtime raised to 1320 ms" in phase for phase in phases(site))
+    assert len([each for each in caplog.records if "may stand still for 1320 ms" in each.message]) == 1
+    report = _after_switchover(cast(Hypervisor, site), "VM1", watch.control)
+    assert report == dataclasses.replace(MOVED, downtime_limit=1320, passes=6)
+
+
+def test_what_libvirt_refuses_is_tried_again_and_logged_once(
+    follow: Follow, caplog: pytest.LogCaptureFixture,
+) -> None:
+    site = Site(ends_at=30.0, refused={"post-copy": 3})
+    assert follow(site, post_copy=True).control.stage is Stage.POST_COPY
+    assert len(site.asked) == 4
+    assert site.kept
+    assert len([each for each in caplog.records if "cannot start post-copy" in each.message]) == 1
+
+
+def test_each_disk_is_told_only_while_disks_are_mirrored_and_the_pass_only_while_memory_is_copied(
+    follow: Follow,
+) -> None:
+    site = Site(lambda seconds: mirroring(seconds) if seconds < 5 else copying(seconds), ends_at=12.0)
+    follow(site)
+    assert site.told[0].disks == (DiskProgress("vda", 1, 2), DiskProgress("vdb", 1, 2))
+    assert site.told[0].memory is None
+    assert site.told[-1].disks == ()
+    assert site.told[-1].memory is not None
+
+
+def test_a_job_that_tells_nothing_is_followed_to_its_end_without_a_word(follow: Follow) -> None:
+    site = Site(lambda _seconds: None, ends_at=5.0)
+    follow(site)
+    assert (site.told, site.asked) == ([], [])
+
+
+# What ends it.
+
+
+@pytest.mark.parametrize(("changes", "timeout", "code"), [
+    ({"cancel_at": 3.0}, 0, ErrorCode.MIGRATION_CANCELLED), ({}, 3, ErrorCode.MIGRATION_TIMEOUT),
+    ({"tunnel_ends_at": 3.0}, 0, ErrorCode.TUNNEL_LOST),
+])
+def test_a_migration_that_is_cancelled_overdue_or_cut_off_is_ended_for_that_reason(
+    follow: Follow, changes: dict[str, Any], timeout: int, code: ErrorCode,
+) -> None:
+    site = Site(**changes)
+    assert failing(follow, site, timeout=timeout).code is code
+    assert all(call.endswith("abort") for call in site.asked)
+    assert 3.0 <= float(site.asked[0].split()[0]) <= 3.7
+
+
+def test_libvirt_is_asked_again_to_end_a_migration_that_goes_on(follow: Follow) -> None:
+    site = Site(cancel_at=1.0, aborting_ends=False, ends_at=8.0, error=CLOSED)
+    assert failing(follow, site).code is ErrorCode.MIGRATION_CANCELLED
+    assert [call.split()[1] for call in site.asked] == ["abort"] * 4
+
+
+def test_a_tunnel_that_is_gone_is_the_reason_behind_a_closed_socket(follow: Follow) -> None:
+    site = Site(ends_at=3.0, error=CLOSED, tunnel_ends_at=3.0)
+    assert failing(follow, site).code is ErrorCode.TUNNEL_LOST
+    assert failing(follow, Site(ends_at=3.0, error=CLOSED)).code is ErrorCode.MIGRATION_FAILED
+
+
+def test_a_migration_that_succeeds_in_spite_of_a_late_cancel_has_succeeded(follow: Follow) -> None:
+    follow(Site(ends_at=3.0, cancel_at=2.9, aborting_ends=False))
+
+
+def test_once_it_is_to_end_nothing_else_is_done_to_it(follow: Follow) -> None:
+    site = Site(cancel_at=1.0, aborting_ends=False, ends_at=40.0, error=CLOSED)
+    failing(follow, site, post_copy=True)
+    assert {call.split()[1] for call in site.asked} == {"abort"}
+
+
+# The pause.
+
+
+def test_at_the_timeout_the_guest_is_paused_once_and_not_ended(follow: Follow) -> None:
+    site = Site(ends_at=20.0)
+    assert follow(site, timeout=3, on_timeout=OnTimeout.SUSPEND).control.stage is Stage.PAUSED
+    assert site.asked == ["3.1 suspend"]
+
+
+def test_a_paused_guest_whose_migration_fails_is_seen_to_run_again(follow: Follow) -> None:
+    site = Site(cancel_at=6.0)
+    assert failing(follow, site, timeout=3, on_timeout=OnTimeout.SUSPEND).code is ErrorCode.MIGRATION_CANCELLED
+    assert site.asked[-1].endswith("resume")
+    site = Site(cancel_at=2.0)
+    failing(follow, site, timeout=3, on_timeout=OnTimeout.SUSPEND)
+    assert not any(call.endswith("resume") for call in site.asked)
+
+
+# Post-copy: the point of no return.
+
+
+@pytest.mark.parametrize("changes", [{"cancel_at": 15.0}, {"tunnel_ends_at": 15.0}])
+def test_in_post_copy_nothing_is_ended_and_what_succeeds_has_succeeded(
+    follow: Follow, changes: dict[str, Any],
+) -> None:
+    site = Site(ends_at=30.0, **changes)
+    watch = follow(site, timeout=12, post_copy=True)
+    assert [call.split()[1] for call in site.asked] == ["post-copy"]
+    report = _after_switchover(cast(Hypervisor, site), "VM1", watch.control)
+    assert report.post_copy is True
+    assert phases(site)[-1].startswith("post-copy: ")
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({}, "a socket was closed"), ({"tunnel_ends_at": 15.0}, "the link is cut"),
+    ({"cancel_at": 15.0}, "a socket was closed"),
+])
+def test_a_failure_in_post_copy_is_one_of_its_own_with_the_reason_behind_it(
+    follow: Follow, changes: dict[str, Any], reason: str,
+) -> None:
+    error = failing(follow, Site(ends_at=30.0, error=CLOSED, **changes), post_copy=True)
+    assert error.code is ErrorCode.POST_COPY_FAILED
+    assert error.facts["reason"] == reason
+    assert "?" not in error.message + error.hint
+    error = failing(follow, Site(ends_at=30.0, error=ValueError("odd.")), post_copy=True)
+    assert (error.code, error.facts["reason"]) == (ErrorCode.POST_COPY_FAILED, "odd")
+
+
+def test_a_failure_before_post_copy_began_is_an_ordinary_one(follow: Follow) -> None:
+    site = Site(ends_at=5.0, error=CLOSED)
+    assert failing(follow, site, post_copy=True).code is ErrorCode.MIGRATION_FAILED
+    assert not site.kept
+
+
+class Child:
+    """An ssh child."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def terminate(self) -> None:
+        """End it."""
+        self.ended = True
+
+    def wait(self, _seconds: float) -> None:
+        """It ends at once."""
+
+
+def test_a_tunnel_that_is_kept_outlives_the_agent_and_any_other_ends_with_it() -> None:
+    for kept in (False, True):
+        child = Child()
+        opened = Tunnel(Login(SOURCE, "kvm", "x"), cast(Any, child), cast(Any, None))
+        if kept:
+            opened.keep()
+        opened.close_at_exit()
+        assert child.ended is not kept
+        opened.close()
+        assert child.ended
+
+
+def test_the_log_says_what_is_done_as_a_warning(follow: Follow, caplog: pytest.LogCaptureFixture) -> None:
+    follow(Site(ends_at=30.0), timeout=12, on_timeout=OnTimeout.POST_COPY)
+    told = [each for each in caplog.records if "switching to post-copy after 12 s" in each.message]
+    assert [each.levelno for each in told] == [logging.WARNING]
