@@ -9,6 +9,7 @@ from .conftest import Admin
 from .obstacles import DIRECTORY, IMAGE, MAC, NAME, NETWORK, VNC_PORT, Obstacle, Scene, domain_xml, placed, to_json
 
 ALLOWED, REFUSED = 0, 3
+KERNEL = "/var/lib/libvirt/lab-boot/vmlinuz"
 HUGE_MIB = 1 << 20
 
 SHUT_OFF = domain_xml(NAME)
@@ -40,8 +41,9 @@ OBSTACLES = [
         f"{DIRECTORY} on {{target}} has 200 MiB free, the disks of VM {NAME} can grow to 512 MiB there",)),
     Obstacle("pool not started", place.inactive_pool, warns=("storage-pool",), sentences=(
         f"The storage pool images on {DIRECTORY} of {{target}} is not active", "`virsh pool-start images`")),
-    Obstacle("kernel missing", place.moved_away("/var/lib/libvirt/lab-boot/vmlinuz"), ("boot-files",), sentences=(
-        "{target} lacks /var/lib/libvirt/lab-boot/vmlinuz", "Copy it there first: `scp ")),
+    Obstacle(
+        "another kernel", place.together(place.moved_away(KERNEL), place.file_there(KERNEL)), ("boot-files",),
+        sentences=(f"{KERNEL} exists already on {{target}}",)),
     Obstacle("serial log's directory missing", place.moved_away("/var/log/libvirt/qemu"), ("serial-ports",), sentences=(
         "{target} has no usable directory /var/log/libvirt/qemu: a serial port writes into it",)),
     Obstacle("conf file in a system directory", place.nothing, ("conf-file",), options=(IMAGE, "/etc/cron.d/it.xml"),
@@ -92,23 +94,31 @@ OBSTACLES = [
     # The VM.
     Obstacle("VM missing", place.nothing, ("domain",), domain="nobody", sentences=(
         "There is no VM nobody on {source}", "`virsh list --all` on {source}")),
-    Obstacle("VM paused", place.paused, ("domain-state",), sentences=(
-        f"VM {NAME} on {{source}} is paused, not running", f"`virsh resume {NAME}`")),
+    Obstacle("a map of nothing", place.nothing, ("maps",), options=("--disk-map", "vdz=/srv/x.img"), sentences=(
+        f"Nothing of VM {NAME} on {{source}} is what `--disk-map vdz=/srv/x.img` names", f"It has {IMAGE}")),
+    Obstacle("two files at one path", place.nothing, ("target-path",), options=("--disk-map", f"vda={KERNEL}2",
+             "--disk-map", f"{KERNEL}={KERNEL}2"), sentences=(f"Two files of VM {NAME} would both become {KERNEL}2",)),
+    Obstacle("pool missing", place.nothing, ("storage-pool",), options=("--pool", "nowhere"), sentences=(
+        "{target} has no storage pool nowhere that can take images", "`virsh pool-list --all`")),
+    Obstacle("no block device", place.nothing, ("target-path",), options=("--disk-map", "vda=/dev/null"), sentences=(
+        "The block device /dev/null on {target} cannot take disk vda", "it is not a block device")),
+    Obstacle("no guest agent", place.nothing, ("guest-agent",), options=("--trim",), sentences=(
+        f"The guest agent of VM {NAME} on {{source}} does not answer", "leave `--trim` out")),
     Obstacle("VM busy", place.block_job, ("domain-job",), sentences=(
         f"VM {NAME} on {{source}} is busy with another job", "Wait for it or end it")),
     Obstacle("snapshot", place.snapshot_there, ("snapshots",), sentences=(
         f"VM {NAME} on {{source}} has 1 snapshot(s)", f"`virsh snapshot-delete {NAME} NAME`")),
-    Obstacle("medium missing", place.medium_inserted, ("removable-media",), sentences=(
-        f"The CD-ROM sda of VM {NAME} holds {place.ISO}, which {{target}} lacks",
-        f"`virsh change-media {NAME} sda --eject`")),
+    Obstacle(
+        "another medium", place.together(place.medium_inserted, place.file_there(place.ISO)), ("removable-media",),
+        sentences=(f"{place.ISO} exists already on {{target}}",)),
     Obstacle("wrong disk argument", place.nothing, ("disk-argument",), options=("/srv/other.qcow2",), sentences=(
         f"/srv/other.qcow2 is not a disk of VM {NAME}", "leave the disk argument out")),
     Obstacle(
-        "more memory than there is", place.paper_domain(PAPER_HUGE), ("domain-state", "memory"), domain="paper",
-        sentences=(f"VM paper needs {HUGE_MIB + 64} MiB", "Shut something down there", "virsh start paper")),
+        "more memory than there is", place.paper_domain(PAPER_HUGE), domain="paper", warns=("domain-state", "memory"),
+        sentences=(f"VM paper needs {HUGE_MIB + 64} MiB", "Shut something down there", "its disks cross as files")),
     Obstacle(
         "what a VM holds of its host", place.paper_domain(PAPER_HOLDS), domain="paper", stops=(
-            "domain-state", "shared-folders", "host-devices", "serial-ports"), warns=("cpus",), sentences=(
+            "shared-folders", "host-devices", "serial-ports"), warns=("cpus", "domain-state"), sentences=(
                 "VM paper has 200 virtual CPUs", "{target} lacks /dev/ttyS99", "the shared folder /srv",
                 "`virsh detach-device paper FILE --live`")),
     Obstacle(
@@ -140,12 +150,16 @@ def test_between_two_hosts_that_are_in_order_nothing_stops_and_nothing_warns(sce
     assert said.wrong() == set(), to_json(said)
     assert (said.run.code, said.result["would_start"], said.result["outcome"]) == (ALLOWED, True, "nothing changed")
     assert [step["command"] for step in said.result["plan"]["steps"]] == [
-        "PREPARE_DESTINATION", "COPY_DISK_FILE", "LIVE_MIGRATION", "EXTRACT_CONFIGURE_FILE", "DEFINE_VIRTUAL_MACHINE",
+        "PREPARE_DESTINATION", "COPY_DISK_FILE", "COPY_DISK_FILE", "LIVE_MIGRATION", "EXTRACT_CONFIGURE_FILE",
+        "DEFINE_VIRTUAL_MACHINE",
         "FINISH", "FINISH"]
 
 
-def test_a_medium_that_the_destination_has_is_no_obstacle(scene: Scene) -> None:
-    with placed(place.together(place.medium_inserted, place.file_there(place.ISO)), scene):
+@pytest.mark.parametrize("here", [place.medium_inserted, place.paused, place.moved_away(KERNEL)])
+def test_a_medium_or_kernel_that_the_destination_lacks_and_a_pause_are_no_obstacles(
+    scene: Scene, here: place.Place,
+) -> None:
+    with placed(here, scene):
         said = scene.dry_run()
     assert said.wrong() == set(), to_json(said)
 

@@ -84,7 +84,7 @@ REFUSALS = [
              ("target-path", "networks")),
     Obstacle("of the way", place.key_removed, ("ssh",)),
     Obstacle("of the user", place.not_in_group, ("ssh-user",)),
-    Obstacle("of the domain", place.paused, ("domain-state",)),
+    Obstacle("of the domain", place.snapshot_there, ("snapshots",)),
     Obstacle("of space", place.mounted("mount -t tmpfs -o size=8m tmpfs"), ("disk-space",)),
 ]
 

@@ -197,6 +197,12 @@ def test_a_link_or_a_directory_in_the_way_is_an_obstacle(pair: Pair, name: str) 
     assert pair.names() == [name]
 
 
+def test_a_pipe_is_no_file_to_compare_with(pair: Pair) -> None:
+    pair.put("disk")
+    os.mkfifo(pair.destination / "disk")
+    assert pair.copy("disk").codes == (ErrorCode.PATH_TAKEN,) * 2
+
+
 def test_a_file_that_appears_at_the_name_meanwhile_is_not_replaced(pair: Pair) -> None:
     pair.put("disk", (0, noise(MIB)))
 
@@ -264,17 +270,21 @@ def test_a_broken_connection_anywhere_costs_only_what_was_under_way(pair: Pair) 
 
 
 def test_a_copying_goes_on_over_as_many_connections_as_it_takes(pair: Pair) -> None:
+    names = "first", "disk"
+    pair.put("first", (0, noise(5)))
     pair.put("disk", (0, noise(MIB)), (2 * MIB, noise(MIB)), length=4 * MIB)
-    receiver, told = pair.receiver("disk"), list[int]()
-    watch = Watch(told.append, lambda: None)
-    served = [pair.copy("disk", receiver=receiver, relay=Relay(cut=600 * KIB), watch=watch) for _ in range(3)]
+    sender, receiver = list[int](), list[int]()
+    watch = Watch(sender.append, lambda: None)
+    end = pair.receiver(*names, watch=Watch(receiver.append, lambda: None))
+    served = [pair.copy(*names, receiver=end, relay=Relay(cut=600 * KIB), watch=watch) for _ in range(3)]
     assert [copied.served.result() for copied in served] == [False] * 3
-    assert not receiver.complete
-    last = pair.copy("disk", receiver=receiver, watch=watch)
-    assert last.sent.result()[0].data < MIB
-    assert told[-1] == 2 * MIB
-    assert pair.same("disk")
-    assert receiver.complete
+    assert not end.complete
+    last = pair.copy(*names, receiver=end, watch=watch)
+    assert [sent.data < MIB for sent in last.sent.result()] == [True, True]
+    # What was there before counts as well.
+    assert sender[-1] == receiver[-1] == 2 * MIB + 5
+    assert pair.same(*names)
+    assert end.complete
 
 
 @pytest.mark.parametrize("relay", [Relay(cut=21 * 3 + 32 + 1 + 20), Relay(cut_answers=21 * 2), Relay(cut_answers=43)])

@@ -7,12 +7,13 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from host import file_receiving
+from host import copy_link, file_receiving
 from host.copy_link import Watch
 from host.file_sending import Outgoing, send_files
 from tests.unit.copying import (
@@ -50,9 +51,14 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pair:
 # What goes wrong.
 
 
-@pytest.mark.parametrize("flip", [21 * 2 + 1, MIB, MIB + 100 * KIB])
+@pytest.mark.parametrize("flip", [
+    pytest.param(20, id="in the file's length"),
+    pytest.param(21 + 10, id="in the first range's offset"),
+    pytest.param(21 * 2 + 1, id="in the first range"),
+    pytest.param(21 * 4 + 4096 + 10, id="in the digest"),
+])
 def test_a_byte_that_changes_on_the_way_is_found(pair: Pair, flip: int) -> None:
-    pair.put("disk", (0, noise(2 * MIB)))
+    pair.put("disk", (0, noise(4096)), length=2 * MIB)
     copied = pair.copy("disk", relay=Relay(flip=flip))
     assert copied.codes == (ErrorCode.COPY_DAMAGED,) * 2
     assert copied.facts == {"path": str(pair.destination / "disk"), "host": DESTINATION}
@@ -96,6 +102,14 @@ def test_a_full_disk_is_told_at_both_ends_and_freed(pair: Pair, monkeypatch: pyt
     assert pair.names() == ["small"]
 
 
+def test_a_disk_that_takes_only_a_little_at_once_gets_it_all(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pair.put("disk", (0, noise(300 * KIB)))
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, content, offset: write(descriptor, content[:5000], offset))
+    pair.copy("disk").served.result()
+    assert (pair.destination / "disk").read_bytes() == path.read_bytes()
+
+
 def test_a_length_that_the_file_system_cannot_have_is_told(pair: Pair) -> None:
     pair.put("disk", length=1 << 40)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -109,18 +123,26 @@ def test_a_length_that_the_file_system_cannot_have_is_told(pair: Pair) -> None:
     assert pair.names() == []
 
 
+@pytest.mark.parametrize("call", ["fsync", "preadv"])
 def test_a_disk_that_fails_as_it_is_flushed_or_read_back_is_told(
-        pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        pair: Pair, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     pair.put("disk", (0, b"x"))
+    original: Callable[..., int] = getattr(os, call)
 
-    def fail(*_: object) -> int:
-        raise OSError(errno.EIO, "Input/output error")
+    def fail(descriptor: int, *more: object) -> int:
+        if path_of(descriptor).startswith(str(pair.destination)):
+            raise OSError(errno.EIO, "Input/output error")
+        return original(descriptor, *more)
 
-    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(os, call, fail)
     copied = pair.copy("disk")
     assert copied.codes == (ErrorCode.FILE_NOT_WRITTEN,) * 2
     assert "Input/output error" in copied.facts["reason"]
     assert pair.names() == []
+
+
+def path_of(descriptor: int) -> str:
+    return os.readlink(f"/proc/self/fd/{descriptor}")
 
 
 @pytest.mark.parametrize("prepare", [
@@ -172,6 +194,19 @@ def test_a_file_that_changes_while_it_is_copied_is_told(pair: Pair, change: Call
     assert pair.names() == []
 
 
+def test_a_file_that_is_cut_short_behind_the_copying_is_told(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pair.put("disk", (0, noise(MIB)))
+    read = os.preadv
+
+    def cut(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
+        if path_of(descriptor) == str(path):
+            os.truncate(path, 5)
+        return read(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", cut)
+    assert pair.copy("disk").codes == (ErrorCode.FILE_CHANGED,) * 2
+
+
 # Stopping, and not too fast.
 
 
@@ -204,8 +239,10 @@ def test_a_sender_stops_although_the_receiver_is_silent(pair: Pair, answer: byte
     path = pair.put("disk", (0, noise(MIB)))
     sending, peer = socket.socketpair()
     peer.sendall(answer)
-    with peer, pytest.raises(MigrationError) as caught:
-        send_files(sending, [Outgoing(str(path))], SOURCE, stop_after(3))
+    with peer:
+        with pytest.raises(MigrationError) as caught:
+            send_files(sending, [Outgoing(str(path))], SOURCE, stop_after(3))
+        assert [kind for kind, *_ in told(peer)] == heard
     assert caught.value is CANCELLED
     assert sending.fileno() == -1
 
@@ -224,6 +261,19 @@ def test_a_receiver_stops_although_the_sender_is_silent(pair: Pair, sent: bytes)
         assert told(peer)[-1][0] == ERROR
     assert caught.value is CANCELLED
     assert pair.names() == []
+
+
+def test_a_receiver_looks_whether_to_stop_although_it_never_has_to_wait(pair: Pair) -> None:
+    receiving, peer = socket.socketpair()
+    ticks, asked = iter(range(1 << 30)), list[None]()
+    watch = Watch(lambda done: None, lambda: asked.append(None), lambda: float(next(ticks)))
+    with peer:
+        peer.sendall(HEADER.pack(OFFER, 0, 0, MIB))
+        for offset in range(30):
+            peer.sendall(HEADER.pack(DATA, 0, offset, 1) + b"x")
+        peer.shutdown(socket.SHUT_WR)
+        assert pair.receiver("disk", watch=watch).serve(receiving) is False
+    assert len(asked) >= 30
 
 
 @pytest.mark.parametrize("end", ["sender", "receiver"])
@@ -270,6 +320,58 @@ def test_what_a_sleep_took_too_long_is_made_up_for_but_not_a_long_stop(pair: Pai
         assert now[0] == pytest.approx(seconds, abs=0.5)
 
 
+# The last word.
+
+LAST_BODY = b'{"code": "space-short", "facts": {"host": "192.0.2.12"}}'
+LAST_WORD = HEADER.pack(ERROR, 0, 0, len(LAST_BODY)) + LAST_BODY
+
+
+def test_a_sender_in_the_middle_of_a_block_hears_why_nobody_reads_on(pair: Pair) -> None:
+    path = pair.put("disk", (0, noise(MIB)))
+    sending, peer = socket.socketpair()
+    with peer, ThreadPoolExecutor(1) as pool:
+        peer.sendall(HEADER.pack(STANDING, 0, 0, NOTHING))
+        sent = pool.submit(send_files, sending, [Outgoing(str(path))], SOURCE, stop_after(300))
+        assert peer.recv(21 * 2 + 1, socket.MSG_WAITALL)
+        peer.sendall(LAST_WORD)
+        error = sent.exception()
+    assert isinstance(error, MigrationError)
+    assert error.code is ErrorCode.SPACE_SHORT
+
+
+def test_a_sender_hears_why_the_connection_was_closed_before_it_could_say_a_word(pair: Pair) -> None:
+    path = pair.put("disk", (0, b"x"))
+    sending, peer = socket.socketpair()
+    peer.sendall(LAST_WORD)
+    peer.close()
+    with pytest.raises(MigrationError) as caught:
+        send_files(sending, [Outgoing(str(path))], SOURCE, QUIET)
+    assert caught.value.code is ErrorCode.SPACE_SHORT
+    assert dict(caught.value.facts) == {"host": DESTINATION}
+
+
+def test_an_error_is_not_told_to_the_one_who_told_it(pair: Pair) -> None:
+    receiving, peer = socket.socketpair()
+    with peer:
+        peer.sendall(OFFERED + LAST_WORD)
+        with pytest.raises(MigrationError):
+            pair.receiver("disk").serve(receiving)
+        assert told(peer) == [(STANDING, 0, 0, NOTHING)]
+
+
+def test_who_gives_up_lets_the_other_one_read_why(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copy_link, "_PARTING_SECONDS", 5.0)
+    receiving, peer = socket.socketpair()
+    with ThreadPoolExecutor(1) as pool:
+        served = pool.submit(pair.receiver("disk").serve, receiving)
+        with peer:
+            peer.sendall(HEADER.pack(99, 0, 0, 0))
+            assert HEADER.unpack(peer.recv(HEADER.size, socket.MSG_WAITALL))[0] == ERROR
+            # A connection that was closed would refuse it, and SSH throw away what lies unread before it.
+            peer.sendall(bytes(MIB))
+        assert isinstance(served.exception(), MigrationError)
+
+
 # What nobody should ever send.
 
 OFFERED = HEADER.pack(OFFER, 0, 7, 8192)
@@ -310,6 +412,17 @@ def test_a_receiver_refuses_what_cannot_be(pair: Pair, sent: bytes) -> None:
     assert caught.value.code is ErrorCode.MESSAGE_INVALID
     assert caught.value.facts["host"] == DESTINATION
     assert pair.names() == []
+
+
+def test_a_file_that_was_there_before_takes_no_data(pair: Pair) -> None:
+    (pair.destination / "disk").write_bytes(bytes(8192))
+    receiving, peer = socket.socketpair()
+    with peer:
+        peer.sendall(OFFERED + FIRST)
+        peer.shutdown(socket.SHUT_WR)
+        with pytest.raises(MigrationError) as caught:
+            pair.receiver("disk").serve(receiving)
+    assert caught.value.code is ErrorCode.MESSAGE_INVALID
 
 
 @pytest.mark.parametrize("answer", [
@@ -361,7 +474,15 @@ def device(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_device_is_written_in_place_with_zeros_where_the_source_has_none(pair: Pair, device: Path) -> None:
+def test_a_device_is_written_in_place_with_zeros_where_the_source_has_none(
+        pair: Pair, device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, sync = list[str](), os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(path_of(descriptor))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
     path = pair.put("device", (4096, noise(8192)), (MIB + 512, noise(7)), length=2 * MIB + 100)
     before = device.stat()
     assert pair.copy("device").served.result() is True
@@ -371,6 +492,7 @@ def test_a_device_is_written_in_place_with_zeros_where_the_source_has_none(pair:
     assert (device.stat().st_ino, device.stat().st_mode) == (before.st_ino, before.st_mode)
     assert pair.made == []
     assert pair.names() == ["device"]
+    assert synced == [str(device)]
 
 
 def test_a_copying_to_a_device_goes_on_after_a_broken_connection(pair: Pair, device: Path) -> None:
