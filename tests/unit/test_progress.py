@@ -54,6 +54,13 @@ def test_as_many_disks_are_told_as_fit_from_the_first(disks: tuple[DiskProgress,
             dataclasses.replace(progress, disks=disks)
 
 
+def test_what_just_fits_is_told_and_is_less_than_a_datagram() -> None:
+    room = next(length for length in range(2000) if not fitting((DiskProgress("x" * length, 1, 1),)))
+    fits = (DiskProgress("x" * (room - 1), 1, 1),)
+    progress = Progress(phase="x" * 100, done=2**63 - 1, total=2**63 - 1, disks=fits)
+    assert DATAGRAM_LIMIT - 20 <= len(sealed(progress)) <= DATAGRAM_LIMIT
+
+
 def test_the_figures_of_a_pass_fit_too_and_never_come_with_disks() -> None:
     largest = dataclasses.replace(PASS, **dict.fromkeys(PASS.__dict__, 2**63 - 1))
     progress = Progress(phase="x" * 100, done=2**63 - 1, total=2**63 - 1, memory=largest)
