@@ -293,6 +293,8 @@ class MemoryProgress:
     """What the guest writes."""
     downtime_limit: int
     """How long the guest may stand still at the switchover, as of now."""
+    post_copy: bool = False
+    """Whether it runs on the destination already, so that there is no way back."""
 
 
 @record

@@ -297,6 +297,9 @@ def test_post_copy_starts_after_the_first_full_pass_and_only_once() -> None:
     assert [advice.remedy for advice in started] == [Remedy.START_POST_COPY]
     assert control.stage is Stage.POST_COPY
     assert control.phase().startswith("post-copy: the guest runs on the destination")
+    figures = control.memory()
+    assert figures is not None
+    assert figures.post_copy
 
 
 def test_a_guest_for_which_one_pass_is_enough_needs_no_post_copy() -> None:
