@@ -74,9 +74,9 @@ class Display:
         return {
             "disks": [{"target": disk.target, "done": disk.done, "total": disk.total, "percent": disk_percent(disk),
                        "rate": round(self._disks.rate(disk))} for disk in progress.disks],
-            "memory": {
+            "memory": None if memory is None else {
                 "pass": memory.passes, "left": memory.left, "rate": memory.rate, "dirty_rate": memory.dirty_rate,
-                "downtime_limit_ms": memory.downtime_limit} if memory is not None else None}
+                "downtime_limit_ms": memory.downtime_limit, "post_copy": memory.post_copy}}
 
     def step_ended(self, step: StepResult) -> None:
         """One line: step, host, result, seconds."""

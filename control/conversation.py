@@ -316,8 +316,11 @@ class Conversation:
         """Wait for an answer. The first Ctrl-C cancels the job and the waiting goes on, the second one passes."""
         host = exchange.request.agent_ip
         self._keep_at = self.clock() + _KEEP_SECONDS
+        no_way_back = command in CLEARING
 
         def on_progress(progress: Progress) -> None:
+            nonlocal no_way_back
+            no_way_back = no_way_back or (progress.memory is not None and progress.memory.post_copy)
             self.observer.step_progress(command, host, progress)
             if command is Command.LIVE_MIGRATION:
                 self._keep_place()
@@ -329,8 +332,8 @@ class Conversation:
                 if self.cancelled:
                     raise
                 self.cancelled = True
-                self.observer.cancelling(possible=command not in CLEARING)
-                if self.changed and command not in CLEARING:
+                self.observer.cancelling(possible=not no_way_back)
+                if self.changed and not no_way_back:
                     self._cancel()
 
     def _keep_place(self) -> None:

@@ -288,7 +288,7 @@ class ConvergenceControl:
             return None
         return MemoryProgress(
             passes=found.passes, left=found.memory_left, rate=round(self._rate()), dirty_rate=found.dirty_rate,
-            downtime_limit=self.downtime_limit)
+            downtime_limit=self.downtime_limit, post_copy=self.stage is Stage.POST_COPY)
 
 
 def _text(rate: float) -> str:

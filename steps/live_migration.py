@@ -201,7 +201,7 @@ class _Watch:
         reason = told.facts.get("reason", told.message) if isinstance(told, MigrationError) else str(told)
         return MigrationError(ErrorCode.POST_COPY_FAILED, {
             "domain": self.migration.domain, "host": self.context.host, "destination": self.migration.destination,
-            "reason": reason.rstrip(".")})
+            "user": self.migration.user, "reason": reason.rstrip(".")})
 
     # What helps it.
 

@@ -500,9 +500,10 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         ErrorKind.UNKNOWN, "The post-copy migration of VM {domain} from {host} broke off: {reason}. Each host has a "
         "part of its memory, so neither can run it alone.",
         "Destroy nothing and remove no image. See `virsh domstate {domain} --reason` on both hosts. If it says "
-        "post-copy failed, mend the link and let it go on: `virsh migrate --live --p2p --persistent --postcopy "
-        "--postcopy-resume {domain} DESTINATION-URI` on {host} (libvirt 8.5, QEMU 3.0). Otherwise its memory is lost, "
-        "and the image on {destination} is the newest."),
+        "post-copy failed, mend the link, let TCP 49152 to 49215 in on {destination}, and let it go on as root on "
+        "{host}: `virsh migrate --live --p2p --persistent --postcopy --postcopy-resume {domain} "
+        "qemu+ssh://{user}@{destination}/system` (libvirt 8.5). If one of the two has ended, the memory is lost, and "
+        "the image on {destination} is the newest."),
     ErrorCode.NOT_AS_EXPECTED: ErrorText(
         _FAILED, "On {host}: {problem}.", "See `virsh list --all` and `virsh dumpxml {domain}` on both hosts."),
     ErrorCode.FILE_CHANGED: ErrorText(

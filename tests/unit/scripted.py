@@ -191,6 +191,10 @@ class ScriptedAgents(ControllerSocket):
                 self.clock.now += 1.0
                 on_progress(report)
             line = line.then
+            if isinstance(line, Interrupt):
+                # It was shown what was reported, and asks for the rest now.
+                self.script = {**self.script, (request.cmd, request.agent_ip): line.then}
+                raise KeyboardInterrupt
         self.clock.now += self.step_seconds
         if self.tells_when:
             exchange.ended_at = self.clock.now

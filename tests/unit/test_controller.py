@@ -66,7 +66,7 @@ from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
 from wire.findings import CheckReport
 from wire.message import Request
-from wire.records import CancelArguments, Convergence, HelloArguments, Progress, RollBackReport, StepArguments
+from wire.records import CancelArguments, HelloArguments, Progress, RollBackReport, StepArguments
 
 FAILED = MigrationError(ErrorCode.MIGRATION_FAILED, {"domain": "VM1", "host": SOURCE, "reason": "no route"})
 FORGOTTEN = error_of(ErrorCode.REQUEST_UNKNOWN)
@@ -375,38 +375,6 @@ def test_nothing_is_rolled_back_under_a_move_that_may_still_go_on(trouble: objec
     assert SOURCE in report.errors[0].hint
     assert DESTINATION in report.errors[0].hint
     assert f"on {DESTINATION} may still be there: {FACTS.disks[0].path}." in report.errors[1].message
-
-
-# Post-copy: the guest may have run on the destination.
-
-BROKEN = MigrationError(ErrorCode.POST_COPY_FAILED, {
-    "domain": "VM1", "host": SOURCE, "destination": DESTINATION, "reason": "the tunnel ended"})
-
-
-@pytest.mark.parametrize(("here", "there"), [
-    (DomainState.PAUSED, DomainState.RUNNING), (DomainState.PAUSED, DomainState.PAUSED),
-    (DomainState.PAUSED, DomainState.ABSENT), (DomainState.SHUT_OFF, DomainState.ABSENT)])
-def test_a_post_copy_that_broke_off_is_unknown_with_its_own_hint_and_no_advice_to_remove_anything(
-    here: DomainState, there: DomainState,
-) -> None:
-    report, agents, _notes = run({**states(here, there), (Command.LIVE_MIGRATION, SOURCE): BROKEN})
-    assert (report.outcome, report.exit_code, report.runs_on) == (Outcome.UNKNOWN, ExitCode.UNKNOWN, None)
-    assert codes(report) == [ErrorCode.POST_COPY_FAILED, ErrorCode.STATE_UNKNOWN]
-    assert "remove no image" in report.errors[0].hint
-    assert f"{here.value} on {SOURCE}" in report.errors[1].message
-    assert agents.calls() == CHECKED + MOVING + ROLLING_BACK
-
-
-def test_a_post_copy_that_broke_off_after_all_was_across_is_a_move() -> None:
-    report, _agents, _notes = run({**AFTER, (Command.LIVE_MIGRATION, SOURCE): BROKEN})
-    assert (report.outcome, report.runs_on) == (Outcome.MOVED_INCOMPLETE, DESTINATION)
-
-
-def test_where_post_copy_may_have_begun_nobody_is_told_to_remove_the_image_on_the_destination() -> None:
-    wanted = dataclasses.replace(MIGRATION, convergence=Convergence(post_copy=True))
-    report = Controller._unknown(wanted, FACTS, "the agent is silent")
-    assert codes(report) == [ErrorCode.STATE_UNKNOWN]
-    assert codes(Controller._unknown(MIGRATION, FACTS, "x")) == [ErrorCode.STATE_UNKNOWN, ErrorCode.LEFT_BEHIND]
 
 
 def test_an_agent_that_is_silent_right_before_the_move_has_not_begun_it_and_is_rolled_back() -> None:

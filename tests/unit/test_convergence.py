@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from constant import DOWNTIME_CAP, DOWNTIME_FIRST, OnTimeout
 from host.job_statistics import JobStatistics
 from steps.convergence import Advice, ConvergenceControl, Remedy, Stage
-from wire.records import Convergence, MemoryProgress
+from tests.unit.samples import MIGRATION
+from wire.records import Convergence, MemoryProgress, Migration
+from wire.schema import from_wire, to_wire
 
 MIB = 1 << 20
 PAGE = 4096
@@ -133,6 +135,12 @@ def test_a_guest_whose_passes_shrink_is_never_given_a_longer_pause() -> None:
     advised = list(guest.run(control))
     assert guest.now < 10.0
     assert (limits(advised), news(advised), control.downtime_limit) == ([], [], DOWNTIME_FIRST)
+
+
+def test_passes_that_shrink_by_next_to_nothing_are_not_waited_for() -> None:
+    guest = Guest(50 * MIB, lambda number: int(40 * MIB * 0.97**number))
+    assert len(limits(list(guest.run(ConvergenceControl(Convergence(), 0))))) == 1
+    assert guest.now < 12.0
 
 
 def test_a_slow_first_pass_raises_nothing() -> None:
@@ -289,6 +297,9 @@ def test_post_copy_starts_after_the_first_full_pass_and_only_once() -> None:
     assert [advice.remedy for advice in started] == [Remedy.START_POST_COPY]
     assert control.stage is Stage.POST_COPY
     assert control.phase().startswith("post-copy: the guest runs on the destination")
+    figures = control.memory()
+    assert figures is not None
+    assert figures.post_copy
 
 
 def test_a_guest_for_which_one_pass_is_enough_needs_no_post_copy() -> None:
@@ -415,6 +426,31 @@ def test_a_job_that_vanishes_gets_no_advice_and_its_return_goes_on_from_there() 
 
 def test_a_vanished_job_is_still_ended_at_the_timeout() -> None:
     assert ConvergenceControl(Convergence(), 5).look(None, 6.0).remedy is Remedy.ABORT
+
+
+# What can be asked for.
+
+
+@pytest.mark.parametrize("milliseconds", [-1, 0, 600_001])
+def test_no_downtime_out_of_range_can_be_asked_for(milliseconds: int) -> None:
+    with pytest.raises(ValueError, match="downtime"):
+        Convergence(max_downtime=milliseconds)
+    assert Convergence(max_downtime=1).max_downtime == 1
+
+
+@pytest.mark.parametrize("on_timeout", [OnTimeout.SUSPEND, OnTimeout.POST_COPY])
+def test_nothing_can_be_asked_for_at_a_timeout_that_there_is_not(on_timeout: OnTimeout) -> None:
+    wanted = Convergence(on_timeout=on_timeout)
+    with pytest.raises(ValueError, match="time-out"):
+        dataclasses.replace(MIGRATION, convergence=wanted)
+    assert dataclasses.replace(MIGRATION, convergence=wanted, timeout=1).convergence is wanted
+
+
+def test_what_nobody_asked_for_takes_no_room_in_a_request() -> None:
+    assert "convergence" not in to_wire(MIGRATION)
+    hard = dataclasses.replace(MIGRATION, convergence=Convergence(max_downtime=1))
+    assert from_wire(Migration, to_wire(hard)) == hard
+    assert from_wire(Migration, to_wire(MIGRATION)) == MIGRATION
 
 
 # libvirt's own statistics.

@@ -85,7 +85,8 @@ def test_json_progress_tells_each_disk_and_each_pass() -> None:
         {"target": "vdb", "done": 360 << 20, "total": 360 << 20, "percent": 99, "rate": 60 << 20}]
     assert (events[3]["memory"], events[4]["disks"]) == (None, [])
     assert events[4]["memory"] == {
-        "pass": 5, "left": 40 << 20, "rate": 60 << 20, "dirty_rate": 120 << 20, "downtime_limit_ms": 675}
+        "pass": 5, "left": 40 << 20, "rate": 60 << 20, "dirty_rate": 120 << 20, "downtime_limit_ms": 675,
+        "post_copy": False}
 
 
 def test_a_disk_of_which_nothing_is_known_yet_has_no_rate() -> None:

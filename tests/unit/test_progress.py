@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from constant import DATAGRAM_LIMIT, Command, MessageType
-from tests.unit.samples import MASTER, PASS, REQUEST_ID
+from tests.unit.samples import MASTER, REQUEST_ID
 from wire.datagram import Direction, seal
 from wire.message import Reply, decode, encode
-from wire.records import DiskProgress, Progress, fitting
+from wire.records import DiskProgress, MemoryProgress, Progress, fitting
 from wire.schema import from_wire, to_wire
 
 TERABYTE = 10**12
@@ -54,8 +54,16 @@ def test_as_many_disks_are_told_as_fit_from_the_first(disks: tuple[DiskProgress,
             dataclasses.replace(progress, disks=disks)
 
 
+def test_what_just_fits_is_told_and_is_less_than_a_datagram() -> None:
+    room = next(length for length in range(2000) if not fitting((DiskProgress("x" * length, 1, 1),)))
+    fits = (DiskProgress("x" * (room - 1), 1, 1),)
+    progress = Progress(phase="x" * 100, done=2**63 - 1, total=2**63 - 1, disks=fits)
+    assert DATAGRAM_LIMIT - 20 <= len(sealed(progress)) <= DATAGRAM_LIMIT
+
+
 def test_the_figures_of_a_pass_fit_too_and_never_come_with_disks() -> None:
-    largest = dataclasses.replace(PASS, **dict.fromkeys(PASS.__dict__, 2**63 - 1))
+    most = 2**63 - 1
+    largest = MemoryProgress(passes=most, left=most, rate=most, dirty_rate=most, downtime_limit=most, post_copy=False)
     progress = Progress(phase="x" * 100, done=2**63 - 1, total=2**63 - 1, memory=largest)
     assert len(sealed(progress)) <= DATAGRAM_LIMIT
     with pytest.raises(ValueError, match="more than a datagram"):

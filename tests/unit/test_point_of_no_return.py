@@ -1,0 +1,65 @@
+"""After post-copy has begun there is no way back: what the controller does then, and what it tells the admin."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from constant import Command, DomainState, ExitCode, Outcome
+from controller import Controller
+from tests.unit.samples import DESTINATION, FACTS, MIGRATION, PASS, SOURCE
+from tests.unit.scripted import (
+    AFTER,
+    CHECKED,
+    HAPPY,
+    MOVING,
+    ROLLING_BACK,
+    Interrupt,
+    WithProgress,
+    codes,
+    run,
+    states,
+)
+from wire.errors import ErrorCode, MigrationError
+from wire.records import Convergence, Progress
+
+BROKEN = MigrationError(ErrorCode.POST_COPY_FAILED, {
+    "domain": "VM1", "host": SOURCE, "destination": DESTINATION, "user": "kvm", "reason": "the tunnel ended"})
+
+
+@pytest.mark.parametrize(("here", "there"), [
+    (DomainState.PAUSED, DomainState.RUNNING), (DomainState.PAUSED, DomainState.PAUSED),
+    (DomainState.PAUSED, DomainState.ABSENT), (DomainState.SHUT_OFF, DomainState.ABSENT)])
+def test_a_post_copy_that_broke_off_is_unknown_with_its_own_hint_and_no_advice_to_remove_anything(
+    here: DomainState, there: DomainState,
+) -> None:
+    report, agents, _notes = run({**states(here, there), (Command.LIVE_MIGRATION, SOURCE): BROKEN})
+    assert (report.outcome, report.exit_code, report.runs_on) == (Outcome.UNKNOWN, ExitCode.UNKNOWN, None)
+    assert codes(report) == [ErrorCode.POST_COPY_FAILED, ErrorCode.STATE_UNKNOWN]
+    assert "remove no image" in report.errors[0].hint
+    assert f"{here.value} on {SOURCE}" in report.errors[1].message
+    assert agents.calls() == CHECKED + MOVING + ROLLING_BACK
+
+
+def test_a_post_copy_that_broke_off_after_all_was_across_is_a_move() -> None:
+    report, _agents, _notes = run({**AFTER, (Command.LIVE_MIGRATION, SOURCE): BROKEN})
+    assert (report.outcome, report.runs_on) == (Outcome.MOVED_INCOMPLETE, DESTINATION)
+
+
+@pytest.mark.parametrize(("post_copy", "said", "cancelled"), [
+    (False, "cancelling", 1), (True, "too late to cancel", 0)])
+def test_ctrl_c_in_post_copy_comes_too_late_and_says_so(post_copy: bool, said: str, cancelled: int) -> None:
+    shown = Progress(phase="x", done=1, total=2, memory=dataclasses.replace(PASS, post_copy=post_copy))
+    report, agents, notes = run({
+        (Command.LIVE_MIGRATION, SOURCE): WithProgress((shown,), Interrupt(HAPPY[Command.LIVE_MIGRATION, SOURCE]))})
+    assert said in notes.told
+    assert agents.count((Command.CANCEL, SOURCE)) == cancelled
+    assert report.outcome is Outcome.MOVED
+
+
+def test_where_post_copy_may_have_begun_nobody_is_told_to_remove_the_image_on_the_destination() -> None:
+    wanted = dataclasses.replace(MIGRATION, convergence=Convergence(post_copy=True))
+    report = Controller._unknown(wanted, FACTS, "the agent is silent")
+    assert codes(report) == [ErrorCode.STATE_UNKNOWN]
+    assert codes(Controller._unknown(MIGRATION, FACTS, "x")) == [ErrorCode.STATE_UNKNOWN, ErrorCode.LEFT_BEHIND]
