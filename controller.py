@@ -5,7 +5,6 @@ It prints nothing: an Observer is told what happens, and a RunReport says how it
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import time
@@ -16,6 +15,7 @@ from typing import Optional
 from constant import DOWNTIME_FIRST, Command, DomainState, ExitCode, Outcome, Severity
 from control.checks import Checked, check
 from control.conversation import (
+    Asked,
     ControllerSettings,
     Conversation,
     Observer,
@@ -159,14 +159,23 @@ class Controller:
             receiving = self._talk.begin(Command.COPY_DISK_FILE, migration.destination, arguments)
         try:
             sent = self._talk.step(Command.COPY_DISK_FILE, migration.source, arguments, StepReport, _summary)
-        except (MigrationError, SilenceError):
+        except (MigrationError, SilenceError) as error:
             if receiving is not None:
-                with contextlib.suppress(MigrationError, SilenceError):
-                    self._talk.end(receiving, StepReport, _summary)
+                self._prefer_cause(receiving, error)
             raise
         self._sent = sent.bytes
         if receiving is not None:
             self._talk.end(receiving, StepReport, _summary)
+
+    def _prefer_cause(self, receiving: Asked, error: MigrationError | SilenceError) -> None:
+        """Wait for the receiving end too; raises its error where the sending end only saw nobody there."""
+        try:
+            self._talk.end(receiving, StepReport, _summary)
+        except SilenceError:
+            return
+        except MigrationError as cause:
+            if isinstance(error, MigrationError) and error.code is ErrorCode.TUNNEL_LOST:
+                raise cause from error
 
     # How it ends.
 
