@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -357,3 +358,60 @@ def test_what_cannot_be_moved_is_named_with_its_remedy(admin: Admin, make_guest:
     virsh(node1, "managedsave", "odd")
     with unchanged(admin.lab):
         assert_refused(admin.migrate("odd"), 3, "VM odd on", "is saved", "virsh managedsave-remove odd")
+
+
+@pytest.fixture
+def devices(tmp_path: Path) -> Iterator[list[str]]:
+    """Two block devices of 256 MiB; all hosts see the machine's."""
+    found = []
+    for name in ("here", "there"):
+        image = tmp_path / name
+        with image.open("wb") as file:
+            file.truncate(256 << 20)
+        found.append(subprocess.run(
+            ["losetup", "--find", "--show", str(image)],  # noqa: S607
+            capture_output=True, text=True, check=True).stdout.strip())
+    yield found
+    for device in found:
+        subprocess.run(["losetup", "--detach", device], check=True)  # noqa: S607
+
+
+def test_a_block_device_goes_to_another_one_that_is_blank_and_has_its_size(
+    admin: Admin, make_guest: MakeGuest, devices: list[str],
+) -> None:
+    node1, node2 = admin.lab.nodes
+    here, there = devices
+
+    def onto_device(domain: str) -> str:
+        return domain.replace("<disk type='file' device='disk'>", "<disk type='block' device='disk'>").replace(
+            f"file=\"{IMAGES}/block.img\"", f"dev='{here}'")
+
+    def fill(host: Host) -> None:
+        shell(host, f"dd if={IMAGES}/block.img of={here} bs=1M conv=fsync status=none")
+
+    guest = make_guest("block", image_format="raw", disk_mib=256, data_mib=16, rewrite=onto_device, prepare=fill)
+    Path(there).write_bytes(b"somebody's")
+    with unchanged(admin.lab):
+        refused = admin.migrate("block", "--disk-map", f"vda={there}")
+    assert_refused(refused, 3, f"The block device {there} on {node2.address} cannot take disk vda of VM block",
+                   "does not begin with zeros", "blkdiscard -z")
+    shell(node2, f"blkdiscard -z {there}")
+    run = admin.migrate("block", "--disk-map", f"vda={there}")
+    assert run.code == 0, run.text
+    guest.witness.wait_for_ticks(20)
+    for options in ([], ["--inactive"]):
+        disk = document(node2, "block", *options).find("devices/disk")
+        assert disk is not None
+        source = disk.find("source")
+        assert source is not None
+        assert (disk.get("type"), source.get("dev")) == ("block", there)
+    virsh(node2, "destroy", "block")
+    assert_records(guest, node2, there, "raw")
+    # And, shut off, into a file of another name: the size stays exact to the byte.
+    virsh(node1, "undefine", "block")
+    run = admin.migrate("block", "--disk-map", f"{there}={DATA}/from-device.img", back=True)
+    assert run.code == 0, run.text
+    copied = node1.path(f"{DATA}/from-device.img")
+    assert copied.stat().st_size == 256 << 20
+    assert copied.stat().st_blocks * 512 < 128 << 20
+    assert digest(copied) == digest(Path(there))
