@@ -50,6 +50,11 @@ def _examine(
     return findings, view.facts()
 
 
+def domain_facts(host: str, hypervisor: Hypervisor, migration: Migration) -> DomainFacts:
+    """The domain as it is here now, for a step that must not take a request's word for it."""
+    return _view(host, hypervisor, migration, hypervisor.state(migration.domain)).facts()
+
+
 def _view(host: str, hypervisor: Hypervisor, migration: Migration, state: DomainState) -> SourceView:
     description = describe(hypervisor.document(migration.domain))
     lasting = (

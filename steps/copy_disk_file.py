@@ -23,6 +23,7 @@ from host.image_lock import image_locks
 from host.job_files import JobSockets, MadeKind, in_system_directory, refuse_system_directory, socket_directory
 from host.link_rate import listen_on
 from host.ssh import Login, tunnel
+from steps.check_source import domain_facts
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, DomainFacts, FileFacts
@@ -98,6 +99,7 @@ def _send(
     if migration.destination not in context.destinations:
         raise MigrationError(ErrorCode.DESTINATION_NOT_ALLOWED, {
             "host": context.host, "address": migration.destination, "path": str(context.destinations.path)})
+    _refuse_strange(context, migration, files)
     patience = _Patience(context, migration, files)
     outgoing = [Outgoing(path=file.path) for file in files]
     limit = migration.bandwidth * _MIB
@@ -113,6 +115,16 @@ def _send(
                 _raise_unless_lost(error, patience, migration, context.host)
             patience.check()
             time.sleep(_AGAIN_SECONDS)
+
+
+def _refuse_strange(context: StepContext, migration: Migration, files: Sequence[FileFacts]) -> None:
+    """Raise MigrationError for a file that is not the domain's: no request has root read what it likes."""
+    with Hypervisor.open(context.host) as hypervisor:
+        own = {file.path for file in domain_facts(context.host, hypervisor, migration).files}
+    strange = [file.path for file in files if file.path not in own]
+    if strange:
+        problem = f"{', '.join(strange)} does not belong to VM {migration.domain}"
+        raise MigrationError(ErrorCode.MESSAGE_INVALID, {"host": context.host, "problem": problem})
 
 
 def _raise_unless_lost(

@@ -106,5 +106,6 @@ class _Maker:
         """Make the directories that libvirt makes for each domain."""
         for file in facts.files:
             if file.purpose is FilePurpose.TPM:
+                refuse_system_directory("TPM path", self._placement.path(file.path), self._host)
                 for path, status in make_directory(os.path.dirname(self._placement.path(file.path)), self._host):
                     self._ledger.add(MadeKind.DIRECTORY, path, status)

@@ -37,6 +37,9 @@ printf '#!/bin/busybox sh\n/bin/poweroff -f\n' >/etc/acpi/PWRF/00000080
 chmod 755 /etc/acpi/PWRF/00000080
 [ -e /dev/input/event0 ] && acpid -c /etc/acpi -l /dev/null >/dev/null 2>&1
 
+# A machine with a virtio console device has a guest agent.
+grep -qs 0x0003 /sys/bus/virtio/devices/*/device && /agent &
+
 # A guest that writes: one MiB after the other, in a circle, outside the file system.
 if [ "$writer" -gt 0 ]; then
     (

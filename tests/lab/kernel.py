@@ -38,6 +38,8 @@ MODULES = (
     "button",
     "evdev",
 )
+#: For the guest agent's channel; loaded where there is one.
+CHANNEL_MODULES = ("virtio_console",)
 #: A guest can do without these: a kernel may not have them.
 OPTIONAL_MODULES = {
     "crc32c_generic",
@@ -48,6 +50,7 @@ OPTIONAL_MODULES = {
     "evdev",
 }
 INIT_SCRIPT = Path(__file__).with_name("guest-init.sh")
+AGENT_SCRIPT = Path(__file__).with_name("guest-agent.sh")
 _PACKAGE_PATTERN = re.compile(r"linux-(?:image|modules)(?:-unsigned)?-\d[\w.+~-]*")
 
 
@@ -79,7 +82,8 @@ def guest_boot() -> GuestBoot:
     with cache_lock("kernel"):
         unpacked = _unpacked_kernel()
         busybox = _busybox()
-        recipe = hashlib.sha256(INIT_SCRIPT.read_bytes() + busybox.read_bytes() + "".join(MODULES).encode())
+        parts = [INIT_SCRIPT.read_bytes(), AGENT_SCRIPT.read_bytes(), busybox.read_bytes()]
+        recipe = hashlib.sha256(b"".join(parts) + "".join(MODULES + CHANNEL_MODULES).encode())
         initrd = unpacked / f"initrd-{recipe.hexdigest()[:16]}.cpio"
         if not initrd.exists():
             draft = initrd.with_suffix(".new")
@@ -186,8 +190,8 @@ def _module_bytes(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def _needed_modules(modules: Path) -> list[bytes]:
-    """Return the modules that the guest loads, each after those it depends on.
+def _needed_modules(modules: Path) -> dict[str, bytes]:
+    """Return the modules that the guest loads, by the directory's name and its place there: each after those it needs.
 
     What depends on what stands in the modules themselves: a package that was not installed has no modules.dep.
     """
@@ -209,9 +213,14 @@ def _needed_modules(modules: Path) -> list[bytes]:
                 load(dependency.replace("-", "_"), True)
         loaded[name] = content
 
-    for wanted in MODULES:
-        load(wanted, wanted not in OPTIONAL_MODULES)
-    return list(loaded.values())
+    named: dict[str, bytes] = {}
+    for directory, names in (("modules", MODULES), ("modules/channel", CHANNEL_MODULES)):
+        before = len(loaded)
+        for wanted in names:
+            load(wanted, wanted not in OPTIONAL_MODULES)
+        for number, content in enumerate(list(loaded.values())[before:]):
+            named[f"{directory}/{number:02}.ko"] = content
+    return named
 
 
 # --- initramfs -----------------------------------------------------------------------------------------------------
@@ -243,10 +252,11 @@ class CpioArchive:
 def _initramfs(unpacked: Path, busybox: Path) -> bytes:
     """Return an initramfs with busybox, the modules and the witness as /init."""
     archive = CpioArchive()
-    for directory in ("bin", "dev", "proc", "sys", "disk", "run", "modules"):
+    for directory in ("bin", "dev", "proc", "sys", "disk", "run", "modules", "modules/channel"):
         archive.add(directory, 0o040755)
     archive.add("bin/busybox", 0o100755, busybox.read_bytes())
-    for number, content in enumerate(_needed_modules(unpacked / "modules")):
-        archive.add(f"modules/{number:02}.ko", 0o100644, content)
+    for name, content in _needed_modules(unpacked / "modules").items():
+        archive.add(name, 0o100644, content)
     archive.add("init", 0o100755, INIT_SCRIPT.read_bytes())
+    archive.add("agent", 0o100755, AGENT_SCRIPT.read_bytes())
     return archive.finish()

@@ -14,6 +14,7 @@ import pytest
 
 from . import Host, Lab
 from .conftest import IMAGES, Admin, Guest, MakeGuest, job_leftovers, virsh
+from .guest import serial_log
 from .obstacles import BRIDGE, NETWORK, make_networks, remove_networks
 from .test_refusals import assert_refused, unchanged
 
@@ -358,6 +359,24 @@ def test_what_cannot_be_moved_is_named_with_its_remedy(admin: Admin, make_guest:
     virsh(node1, "managedsave", "odd")
     with unchanged(admin.lab):
         assert_refused(admin.migrate("odd"), 3, "VM odd on", "is saved", "virsh managedsave-remove odd")
+
+
+AGENT_DEVICES = """
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+"""
+
+
+def test_the_guest_agent_trims_the_file_systems_after_the_arrival(admin: Admin, make_guest: MakeGuest) -> None:
+    node1, node2 = admin.lab.nodes
+    guest = make_guest("trim", data_mib=16, extra_devices=AGENT_DEVICES)
+    node1.wait_for("the guest agent", lambda: "connected" in virsh(node1, "dumpxml", "trim"))
+    run = admin.migrate("trim", "--trim")
+    assert run.code == 0, run.text
+    assert "running here, its file systems trimmed" in run.stderr
+    assert "agent fstrim" in node2.path(serial_log("trim")).read_text()
+    assert "agent fstrim" not in node1.path(serial_log("trim")).read_text()
+    guest.witness.wait_for_ticks(20)
+    assert guest.witness.report().sound
 
 
 @pytest.fixture

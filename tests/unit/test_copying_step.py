@@ -52,6 +52,8 @@ class Hosts:
     there: Path
     told: list[Progress] = dataclasses.field(default_factory=list)
     cancellation: Cancellation = dataclasses.field(default_factory=Cancellation)
+    facts: DomainFacts = FACTS
+    """What the source itself says of the domain."""
 
     def context(self, host: str) -> StepContext:
         """What a step on one of them is given."""
@@ -64,9 +66,12 @@ class Hosts:
         return dataclasses.replace(
             MIGRATION, disk_maps=(parse_disk_map(f"{self.here}={self.there}"),), **changes)
 
-    def copy(self, migration: Migration, facts: DomainFacts) -> list[StepReport | MigrationError]:
+    def copy(
+        self, migration: Migration, facts: DomainFacts, own: DomainFacts | None = None,
+    ) -> list[StepReport | MigrationError]:
         """COPY_DISK_FILE on both, each in a thread; what became of the source's and of the destination's."""
         found: dict[str, StepReport | MigrationError] = {}
+        self.facts = own or facts
 
         def run(host: str) -> None:
             try:
@@ -110,6 +115,7 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hosts:
     monkeypatch.setattr(Hypervisor, "open", opened)
     monkeypatch.setattr(copy_disk_file, "_connected", connected)
     monkeypatch.setattr(copy_disk_file, "_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(copy_disk_file, "domain_facts", lambda *_asked: made.facts)
     return made
 
 
@@ -229,6 +235,19 @@ def test_a_path_among_the_systems_own_is_refused_whoever_asks(
     assert isinstance(error, MigrationError)
     assert error.code is ErrorCode.PATH_NOT_ALLOWED
     assert not Path("/etc/cron.d/x").exists()
+
+
+def test_a_file_that_is_not_the_vms_is_not_sent_whoever_asks(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copy_disk_file, "_PATIENCE_SECONDS", 0.2)
+    (hosts.here / "shadow").write_text("secret")
+    (hosts.here / "iso").write_text("iso")
+    own = dataclasses.replace(FACTS, disks=(), files=(file_at(hosts.here / "iso", FilePurpose.MEDIUM),))
+    asked = dataclasses.replace(own, files=(*own.files, file_at(hosts.here / "shadow", FilePurpose.MEDIUM)))
+    error = hosts.copy(hosts.migration(), asked, own)[0]
+    assert isinstance(error, MigrationError)
+    assert error.code is ErrorCode.MESSAGE_INVALID
+    assert f"{hosts.here}/shadow does not belong to VM VM1" in error.message
+    assert not (hosts.there / "shadow").exists()
 
 
 def test_a_cancel_ends_both_ends(hosts: Hosts) -> None:
