@@ -32,7 +32,7 @@ _HEADER = struct.Struct("!BIQQ")
 _AHEAD_BYTES = 64 << 10
 # What the kernel holds between this end and ssh: with its own 208 KiB the two wait for each other all the time on a
 # busy host. socket(7), asm-generic/socket.h: root may have more than the system's limit.
-_STREAM_BYTES = 4 << 20
+_STREAM_BYTES = 1 << 20
 _SO_SNDBUFFORCE = 32
 _ERROR_LIMIT = 64 << 10
 
