@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from host.domain_edit import Changes, NewLayer, NewNetwork
-
 from wire.facts import DiskFacts, DomainFacts
 from wire.placement import Placement
 from wire.records import Migration
