@@ -226,6 +226,9 @@ class _Receiving:
         except OSError:
             # Nobody has come yet. Python 3.9's time-out is no TimeoutError.
             self._patience.check()
+            if self._patience.is_over() and receiver.complete:
+                # Its last word was lost; the source has heard of every file, or would have come again.
+                return True
             if self._patience.is_over():
                 raise MigrationError(ErrorCode.TUNNEL_LOST, {
                     "host": self._migration.source, "destination": self._context.host,
