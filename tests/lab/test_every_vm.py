@@ -361,6 +361,27 @@ def test_what_cannot_be_moved_is_named_with_its_remedy(admin: Admin, make_guest:
         assert_refused(admin.migrate("odd"), 3, "VM odd on", "is saved", "virsh managedsave-remove odd")
 
 
+def test_a_disk_that_waits_for_the_next_start_goes_along_and_only_the_definition_has_it(
+    admin: Admin, make_guest: MakeGuest,
+) -> None:
+    node1, node2 = admin.lab.nodes
+    guest = make_guest("later", data_mib=16)
+    waiting = f"{DATA}/waiting.qcow2"
+    shell(node1, f"qemu-img create -q -f qcow2 {waiting} 64M", f"qemu-io -f qcow2 -c 'write -P 9 1M 1M' {waiting}")
+    virsh(node1, "attach-disk", "later", waiting, "vdb", "--subdriver", "qcow2", "--config")
+    run = admin.migrate("later", "--disk-map", f"{DATA}={THERE}")
+    assert run.code == 0, run.text
+    assert digest(node1.path(waiting)) == digest(node2.path(f"{THERE}/waiting.qcow2"))
+    targets = [
+        [target.get("dev") for target in document(node2, "later", *options).findall("devices/disk/target")]
+        for options in ([], ["--inactive"])]
+    assert targets == [["vda"], ["vda", "vdb"]]
+    virsh(node2, "destroy", "later")
+    ticks = len(guest.witness.ticks())
+    virsh(node2, "start", "later")
+    guest.witness.wait_for_ticks(ticks + 20)
+
+
 AGENT_DEVICES = """
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
 """
