@@ -358,7 +358,7 @@ def reload_lists(agent: Agent) -> None:
 
 def slow_link(scene: Scene) -> Iterator[None]:
     """A link that carries less than the guest writes."""
-    scene.target.rate(2)
+    scene.target.rate(1)
     yield
     scene.target.rate(None)
 
