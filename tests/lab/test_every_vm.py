@@ -6,7 +6,7 @@ import hashlib
 import json
 import subprocess
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -269,12 +269,12 @@ def test_a_copy_goes_on_after_the_link_was_down_and_the_vm_cannot_be_started_mea
     admin: Admin, make_guest: MakeGuest,
 ) -> None:
     node1, node2 = admin.lab.nodes
-    guest = make_guest("slow", data_mib=128)
-    virsh(node1, "destroy", "slow")
-    running = admin.start("slow", "--bandwidth", "6")
+    guest = make_guest("resumed", data_mib=128)
+    virsh(node1, "destroy", "resumed")
+    running = admin.start("resumed", "--bandwidth", "6")
     part = node2.path(f"{guest.disk}.part")
     node2.wait_for("the first MiB", lambda: part.exists() and part.stat().st_blocks > 4096)
-    started = node1.run(["virsh", "-q", "start", "slow"], check=False)
+    started = node1.run(["virsh", "-q", "start", "resumed"], check=False)
     assert started.returncode != 0
     assert 'Failed to get "write" lock' in started.stderr
     before = part.stat().st_ino
@@ -289,10 +289,13 @@ def test_a_copy_goes_on_after_the_link_was_down_and_the_vm_cannot_be_started_mea
     assert digest(node1.path(guest.disk)) == digest(node2.path(guest.disk))
 
 
-def prepare_layer(host: Host) -> None:
-    """A layer below its disk."""
-    shell(host, f"mv {IMAGES}/flat.qcow2 {DATA}/flat-base.qcow2",
-          f"qemu-img create -q -f qcow2 -b {DATA}/flat-base.qcow2 -F qcow2 {IMAGES}/flat.qcow2")
+def layer_below(name: str) -> Callable[[Host], None]:
+    """A layer below the disk of a VM of that name."""
+    def prepare(host: Host) -> None:
+        shell(host, f"mv {IMAGES}/{name}.qcow2 {DATA}/{name}-base.qcow2",
+              f"qemu-img create -q -f qcow2 -b {DATA}/{name}-base.qcow2 -F qcow2 {IMAGES}/{name}.qcow2")
+
+    return prepare
 
 
 FLAT_DEVICES = f"""
@@ -306,7 +309,7 @@ def test_a_chain_becomes_one_image_and_the_drive_empty_if_that_is_asked_for(
 ) -> None:
     node1, node2 = admin.lab.nodes
     node1.path(f"{DATA}/seed.iso").write_bytes(b"seed" * 1000)
-    guest = make_guest("flat", prepare=prepare_layer, extra_devices=FLAT_DEVICES)
+    guest = make_guest("flat", prepare=layer_below("flat"), extra_devices=FLAT_DEVICES)
     run = admin.migrate("flat", "--flatten", "--eject-cdrom")
     assert run.code == 0, run.text
     guest.witness.wait_for_ticks(20)
@@ -323,23 +326,23 @@ def test_a_layer_that_is_there_is_used_if_it_is_the_same_and_in_the_way_if_not(
     admin: Admin, make_guest: MakeGuest,
 ) -> None:
     node1, node2 = admin.lab.nodes
-    guest = make_guest("flat", prepare=prepare_layer)
+    guest = make_guest("same", prepare=layer_below("same"))
     node2.run(["install", "-d", "-m", "711", DATA])
-    layer = node2.path(f"{DATA}/flat-base.qcow2")
+    layer = node2.path(f"{DATA}/same-base.qcow2")
     try:
-        content = node1.path(f"{DATA}/flat-base.qcow2").read_bytes()
+        content = node1.path(f"{DATA}/same-base.qcow2").read_bytes()
         layer.write_bytes(content[:-1] + b"\1")
-        different = admin.migrate("flat")
+        different = admin.migrate("same")
         assert different.code == 5, different.text
-        assert f"{DATA}/flat-base.qcow2 exists already" in different.stderr
+        assert f"{DATA}/same-base.qcow2 exists already" in different.stderr
         assert layer.read_bytes() == content[:-1] + b"\1"
         assert (guest.state(node1), guest.state(node2)) == ("running", "absent")
         assert not node2.path(guest.disk).exists()
         layer.write_bytes(content)
         status = layer.stat()
-        same = admin.migrate("flat")
-        assert same.code == 0, same.text
-        assert "there already: flat-base.qcow2" in same.stderr
+        again = admin.migrate("same")
+        assert again.code == 0, again.text
+        assert "there already: same-base.qcow2" in again.stderr
         assert layer.stat().st_ino == status.st_ino
     finally:
         node2.run(["rm", "-rf", DATA])
