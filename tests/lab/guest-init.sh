@@ -74,7 +74,8 @@ fi
 number=0
 read -r first </disk/records
 if [ -n "${first%% *}" ]; then
-    number=$(awk '$1 + 0 > last { last = $1 + 0 } END { printf "%d", last }' /disk/records)
+    # Without its zeros: busybox's awk takes a number that begins with one for octal, if it can be.
+    number=$(awk '{ sub(/^0+/, "", $1) } $1 + 0 > last { last = $1 + 0 } END { printf "%d", last }' /disk/records)
 fi
 echo "boot $number"
 mkfifo /run/never

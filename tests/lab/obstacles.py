@@ -109,6 +109,8 @@ class Obstacle:
     options: tuple[str, ...] = ()
     user: str = SSH_USER
     domain: str = NAME
+    perhaps: tuple[str, ...] = ()
+    """Warnings that depend on what the guest is doing at that moment."""
 
     @property
     def wrong(self) -> set[tuple[str, str]]:
