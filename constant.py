@@ -174,6 +174,9 @@ class OnTimeout(str, Enum):
 DOWNTIME_FIRST = 300
 DOWNTIME_CAP = 2_000
 DOWNTIME_LARGEST = 600_000
+# From how many milliseconds of standing still on a guest's clock is set after the arrival: the hardware clock that it
+# is set by counts seconds.
+CLOCK_PAUSE = 1_000
 
 
 class ImageFormat(str, Enum):

@@ -186,14 +186,17 @@ class Controller:
         """The steps after switchover. Each is tried, whatever became of the one before: the VM has moved."""
         self._moved = True
         found = list(errors)
-        for command, host in (
-            (Command.EXTRACT_CONFIGURE_FILE, migration.destination),
-            (Command.DEFINE_VIRTUAL_MACHINE, migration.destination),
-            (Command.FINISH, migration.destination),
-            (Command.FINISH, migration.source),
+        arguments = StepArguments(migration=migration, facts=facts)
+        stood_still = max(moved.downtime, 0) if moved is not None else 0
+        finishing = dataclasses.replace(arguments, stood_still=stood_still)
+        for command, host, given in (
+            (Command.EXTRACT_CONFIGURE_FILE, migration.destination, arguments),
+            (Command.DEFINE_VIRTUAL_MACHINE, migration.destination, arguments),
+            (Command.FINISH, migration.destination, finishing),
+            (Command.FINISH, migration.source, finishing),
         ):
             try:
-                self._talk.step(command, host, StepArguments(migration=migration, facts=facts), StepReport, _summary)
+                self._talk.step(command, host, given, StepReport, _summary)
             except MigrationError as error:
                 found.append(error)
             except SilenceError as silence:

@@ -52,7 +52,7 @@ class Watch:
 
 
 class FrameKind(IntEnum):
-    """What a frame says. Of each file: OFFER, STANDING, any number of KNOWN and DATA, END, COMPLETE."""
+    """What a frame says. Of each file: OFFER, STANDING, any number of KNOWN and DATA or one STAGED, END, COMPLETE."""
 
     OFFER = 1
     """The sender has this file: `length` bytes; `offset` is its time of change, only to be compared."""
@@ -70,6 +70,8 @@ class FrameKind(IntEnum):
     """Every file is complete; said by the sender, then by the receiver."""
     ERROR = 8
     """This end gives up; the error follows, as JSON."""
+    STAGED = 9
+    """The whole file, all of it data, which lies in the staging directory under its number."""
 
 
 class Standing(IntEnum):

@@ -9,7 +9,7 @@ import contextlib
 import hmac
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from host.copy_link import BLOCK_LIMIT, Frame, FrameKind, Link, Progress, Standing, Watch
@@ -28,6 +28,7 @@ from host.file_targets import (
     writing,
 )
 from host.job_files import remove_if_same
+from host.staging import SMALL_BYTES, staged
 from wire.errors import ErrorCode, MigrationError
 
 # Small enough to stay in the processor's cache between recv() and write().
@@ -57,14 +58,17 @@ class Receiver:
     """Receives files at the paths that its caller names, over one connection or, as they break, over several.
 
     `host` is this one, for errors. `made` is called with each name and the file's status: for the name with .part
-    when that was just made, and for the final name just before the file, the same inode, gets it.
+    when that was just made, and for the final name just before the file, the same inode, gets it. `staging` is the
+    directory that the sender may upload small files to.
     """
 
-    def __init__(self, files: Sequence[Incoming], host: str, made: MadeCallback, watch: Watch) -> None:
+    def __init__(self, files: Sequence[Incoming], host: str, made: MadeCallback, watch: Watch,
+                 staging: str | None = None) -> None:
         self._states = [_State(file) for file in files]
         self._host = host
         self._made = made
         self._watch = watch
+        self._staging = staging
         self._buffer = memoryview(bytearray(_PIECE))
 
     @property
@@ -88,7 +92,7 @@ class Receiver:
         try:
             with link.conversation():
                 for index, state in enumerate(self._states):
-                    _Receiving(link, index, state, progress, self._buffer, self._made).run()
+                    _Receiving(link, index, state, progress, self._buffer, self._made, self._staging).run()
                     progress.tell()
                 link.expect(FrameKind.GOODBYE)
                 with contextlib.suppress(ConnectionError):
@@ -112,7 +116,7 @@ class _Receiving:
     """One file on its way, in one connection."""
 
     def __init__(self, link: Link, index: int, state: _State, progress: Progress, buffer: memoryview,
-                 made: MadeCallback) -> None:
+                 made: MadeCallback, staging: str | None) -> None:
         self._link = link
         self._index = index
         self._state = state
@@ -120,6 +124,7 @@ class _Receiving:
         self._progress = progress
         self._buffer = buffer
         self._made = made
+        self._staging = staging
         self._length = 0
         self._known = 0
         # The end of the last range.
@@ -186,10 +191,7 @@ class _Receiving:
         try:
             while (frame := self._link.receive()).kind is not FrameKind.END:
                 self._check(frame)
-                if frame.kind is FrameKind.DATA:
-                    self._write(frame, target)
-                else:
-                    self._progress.add(frame.length)
+                self._take_in(frame, target)
                 follower.follow(frame.offset, frame.length)
                 self._position = frame.offset + frame.length
                 self._data += frame.length
@@ -208,6 +210,8 @@ class _Receiving:
         end = frame.offset + frame.length
         if frame.kind is FrameKind.DATA:
             fits = self._known <= frame.offset and frame.length <= BLOCK_LIMIT
+        elif frame.kind is FrameKind.STAGED:
+            fits = not self._known and frame.length == self._length <= SMALL_BYTES and self._staging is not None
         else:
             fits = frame.kind is FrameKind.KNOWN and end <= self._known
         if not fits or frame.index != self._index or not frame.length or not (
@@ -216,13 +220,22 @@ class _Receiving:
                 f"{frame.kind.name} of file {frame.index} at {frame.offset}, {frame.length} bytes, where file "
                 f"{self._index} has {self._length} bytes, {self._known} known, and is at {self._position}")
 
-    def _write(self, frame: Frame, target: Target) -> None:
-        """Write the range that follows."""
+    def _take_in(self, frame: Frame, target: Target) -> None:
+        """Write the range, wherever it comes from."""
+        if frame.kind is FrameKind.DATA:
+            self._write(frame, target, self._link.receive_into)
+        elif frame.kind is FrameKind.STAGED and self._staging is not None:
+            with staged(self._staging, str(self._index), frame.length) as read_into:
+                self._write(frame, target, read_into)
+        else:
+            self._progress.add(frame.length)
+
+    def _write(self, frame: Frame, target: Target, read_into: Callable[[memoryview], None]) -> None:
         target.skip(max(self._position, self._known), frame.offset, self._link.look)
         offset, end = frame.offset, frame.offset + frame.length
         while offset < end:
             piece = self._buffer[:end - offset]
-            self._link.receive_into(piece)
+            read_into(piece)
             write_all(target.descriptor, piece, offset)
             offset += len(piece)
             self._state.reach = offset

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from host.copy_link import BLOCK_LIMIT, LOOK_SECONDS, Frame, FrameKind, Link, Progress, Standing, Watch
 from host.file_ranges import Follower, data_ranges
+from host.staging import Upload, is_small
 from wire.errors import ErrorCode, MigrationError
 
 # With a limit the link shall be free for others several times a second.
@@ -44,19 +45,20 @@ class Sent:
 
 
 def send_files(connection: socket.socket, files: Sequence[Outgoing], host: str, watch: Watch,
-               limit: int = 0) -> list[Sent]:
+               limit: int = 0, upload: Upload | None = None) -> list[Sent]:
     """Copy the files to the Receiver at the other end, `limit` bytes per second at most (0: as fast as it goes).
 
-    `host` is this one, for errors. Returns when all files are verified and at their places there. The connection is
-    closed in any case. Raises ConnectionError if it broke: called again with another one, the copying goes on where
-    it was. Raises MigrationError FILE_UNREADABLE, FILE_CHANGED, MESSAGE_INVALID, the watch's reason to stop, or what
-    the other end met: PATH_TAKEN, FILE_NOT_WRITTEN, DIRECTORY_MISSING, COPY_DAMAGED or its own reason to stop.
+    Small ones go by `upload`, if there is one, others through the stream. `host` is this one, for errors. Returns when
+    all files are verified and at their places there. The connection is closed in any case. Raises ConnectionError if
+    it broke: called again with another one, the copying goes on where it was. Raises MigrationError FILE_UNREADABLE,
+    FILE_CHANGED, MESSAGE_INVALID, the watch's reason to stop, or what the other end met: PATH_TAKEN,
+    FILE_NOT_WRITTEN, DIRECTORY_MISSING, COPY_DAMAGED or its own reason to stop.
     """
     link = Link(connection, watch, host)
     progress, pace = Progress(watch), _Pace(link, watch, limit)
     with link.conversation():
         sent = [
-            _Sending(link, index, file.path, progress, pace).run() for index, file in enumerate(files)]
+            _Sending(link, index, file.path, progress, pace, upload).run() for index, file in enumerate(files)]
         # All files are complete: whether the other end hears that we know changes nothing.
         with contextlib.suppress(ConnectionError):
             link.send(FrameKind.GOODBYE)
@@ -87,12 +89,14 @@ class _Pace:
 class _Sending:
     """One file on its way."""
 
-    def __init__(self, link: Link, index: int, path: str, progress: Progress, pace: _Pace) -> None:
+    def __init__(self, link: Link, index: int, path: str, progress: Progress, pace: _Pace,
+                 upload: Upload | None) -> None:
         self._link = link
         self._index = index
         self._path = path
         self._progress = progress
         self._pace = pace
+        self._upload = upload
         self._sent = 0
 
     def run(self) -> Sent:
@@ -108,7 +112,9 @@ class _Sending:
             if standing in (Standing.COMPLETE, Standing.KEPT):
                 self._progress.add(reach)
             else:
-                self._send_ranges(descriptor, before, length, length if standing is Standing.EXISTING else reach)
+                staged = standing is Standing.NOTHING and self._stage(descriptor, before)
+                known = length if standing is Standing.EXISTING else reach
+                self._send_ranges(descriptor, before, length, known, staged=staged)
                 self._link.expect(FrameKind.COMPLETE, self._index)
             self._progress.tell()
             return Sent(self._path, length, self._sent, standing in (Standing.EXISTING, Standing.KEPT))
@@ -122,11 +128,28 @@ class _Sending:
             raise self._link.malformed(f"{frame.offset} bytes of file {self._index}, which has {length}")
         return standing
 
-    def _send_ranges(self, descriptor: int, before: os.stat_result, length: int, reach: int) -> None:
-        """Send the ranges, without their data below `reach`, and the digest of them all."""
+    def _stage(self, descriptor: int, before: os.stat_result) -> bool:
+        """Upload a small file; False if it is to go through the stream."""
+        if self._upload is None or not is_small(before):
+            return False
+        return self._upload.put(str(self._index), descriptor, before.st_size, self._may_send)
+
+    def _may_send(self, count: int) -> None:
+        self._pace.wait_for(count)
+        self._link.look()
+
+    def _send_ranges(
+        self, descriptor: int, before: os.stat_result, length: int, reach: int, *, staged: bool,
+    ) -> None:
+        """Send the ranges, without their data below `reach` or where it is staged, and the digest of them all."""
         follower = Follower(descriptor, self._link.look_now, whole=False, written=False)
         try:
-            for begin, end in data_ranges(descriptor, length, self._link.look):
+            if staged:
+                self._link.send(FrameKind.STAGED, self._index, 0, length)
+                follower.follow(0, length)
+                self._sent += length
+                self._progress.add(length)
+            for begin, end in () if staged else data_ranges(descriptor, length, self._link.look):
                 known = min(end, reach)
                 if begin < known:
                     self._link.send(FrameKind.KNOWN, self._index, begin, known - begin)
@@ -148,8 +171,7 @@ class _Sending:
     def _send_range(self, descriptor: int, begin: int, end: int, follower: Follower) -> None:
         for offset in range(begin, end, self._pace.block):
             count = min(self._pace.block, end - offset)
-            self._pace.wait_for(count)
-            self._link.look()
+            self._may_send(count)
             self._link.hear()
             if not self._link.send_data(self._index, descriptor, offset, count):
                 raise self._changed()

@@ -356,6 +356,16 @@ class Hypervisor:
             facts = {"host": self._host, "domain": domain, "reason": _reason(error)}
             raise MigrationError(ErrorCode.TRIM_FAILED, facts) from error
 
+    def set_clock(self, domain: str) -> None:
+        """Have the guest's agent set the guest's time by its hardware clock, which goes on while a guest stands still.
+
+        Raises MigrationError.
+        """
+        try:
+            self._find(domain).setTime({"seconds": 0, "nseconds": 0}, libvirt.VIR_DOMAIN_TIME_SYNC)
+        except libvirt.libvirtError as error:
+            raise MigrationError(ErrorCode.LIBVIRT_ERROR, {"host": self._host, "reason": _reason(error)}) from error
+
     def agent_problem(self, domain: str) -> str | None:
         """Why the guest's agent cannot be asked for anything; None if it answers."""
         try:

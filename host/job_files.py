@@ -22,6 +22,7 @@ from wire.errors import ErrorCode, MigrationError
 from wire.records import Migration
 
 _SOCKET_ROOT = "/run/libvirt/qemu"
+_STAGING = "staging"
 # What may stand in the name of a socket: ssh reads `:` `%` `$` and a backslash in a forward as its own.
 _FIT_NAME = re.compile(r"[\w.+@=,~ -]+")
 # Images and conf files never go here, nor into a hidden directory such as .ssh, whoever asks: what lies there is
@@ -63,6 +64,8 @@ class JobSockets:
     """For MEASURE_LINK."""
     files: str
     """For COPY_DISK_FILE."""
+    staging: str
+    """No socket but a directory of the destination, to which the source uploads small files by SFTP."""
 
     @classmethod
     def of(cls, migration: Migration) -> JobSockets:
@@ -76,7 +79,7 @@ class JobSockets:
         ending = f"tunnelmigrate.dest.{domain}"
         return cls(
             directory, f"{directory}/m.{ending}", f"{directory}/d.{ending}", f"{directory}/libvirt",
-            f"{directory}/probe", f"{directory}/files")
+            f"{directory}/probe", f"{directory}/files", f"{directory}/{_STAGING}")
 
     def fit(self, domain: str) -> bool:
         """Whether the kernel and ssh take such paths."""
@@ -104,12 +107,49 @@ def make_socket_directory(path: str, owner: tuple[int, int], others: list[str], 
 
 
 def remove_socket_directory(path: str) -> None:
-    """Remove the directory with the sockets in it; anything else in it stays, and so does the directory then."""
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(path):
+    """Remove the directory with the sockets and the staging directory in it.
+
+    Anything else in it stays, and so does the directory then.
+    """
+    with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
+        for entry in entries:
             if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
                 os.unlink(entry.path)
+            elif entry.name == _STAGING:
+                _remove_staging(entry.path)
         os.rmdir(path)
+
+
+def _remove_staging(path: str) -> None:
+    # By its descriptor: QEMU's user may put a link in its place.
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        for name in os.listdir(directory):
+            os.unlink(name, dir_fd=directory)
+    finally:
+        os.close(directory)
+    os.rmdir(path)
+
+
+@contextmanager
+def staging_directory(path: str, user: str, host: str) -> Iterator[None]:
+    """A directory to which this user (a name or an id) may upload files, for the length of a `with`.
+
+    Raises OSError, MigrationError TOOL_MISSING or TOOL_FAILED.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        # What an agent that was ended in the middle of this has left.
+        _remove_staging(path)
+    os.mkdir(path, 0o700)
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            run_tool(["setfacl", "-m", f"u:{user}:rwx", f"/proc/self/fd/{directory}"], host, (directory,))
+        finally:
+            os.close(directory)
+        yield
+    finally:
+        _remove_staging(path)
 
 
 @contextmanager

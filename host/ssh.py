@@ -1,4 +1,5 @@
-"""One OpenSSH child that forwards unix sockets to another host: the way of libvirt's calls, memory and disks.
+"""OpenSSH children: one that forwards unix sockets to another host, the way of libvirt's calls, memory and disks, and
+one that speaks with a subsystem there.
 
 Key login and a known host key are required; nothing is ever asked or accepted on the way.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import socket
 import subprocess
 import tempfile
 import time
@@ -96,6 +98,11 @@ class Tunnel:
         self._messages = messages
         self._kept = False
 
+    @property
+    def pid(self) -> int:
+        """The child's."""
+        return self._process.pid
+
     def keep(self) -> None:
         """Leave the child running should this process have to leave: what goes through it must not be cut off."""
         self._kept = True
@@ -144,23 +151,42 @@ def tunnel(login: Login, forwards: Mapping[str, str]) -> Iterator[Tunnel]:
 
     Raises MigrationError TOOL_MISSING, or one of the SSH errors if the login fails.
     """
-    command = [tool_path("ssh", login.host), "-N", "-T"]
-    for name, value in _OPTIONS.items():
-        command += ["-o", f"{name}={value}"]
+    words = ["-N", "-T"]
     for local, remote in forwards.items():
-        command += ["-L", f"{local}:{remote}"]
-    command += ["--", f"{login.user}@{login.destination}"]
+        words += ["-L", f"{local}:{remote}"]
+    with _child(login, words, [], subprocess.DEVNULL) as opened:
+        opened.wait_until_open(list(forwards))
+        log.info("SSH tunnel to %s@%s is open (pid %d)", login.user, login.destination, opened.pid)
+        yield opened
+
+
+@contextmanager
+def subsystem(login: Login, name: str) -> Iterator[tuple[Tunnel, socket.socket]]:
+    """A subsystem of the server over there and the stream to it, for the length of a `with`.
+
+    The stream ends if the login fails. Raises MigrationError TOOL_MISSING.
+    """
+    here, there = socket.socketpair()
+    with here, there, _child(login, ["-T", "-s"], [name], there.fileno()) as opened:
+        there.close()
+        yield opened, here
+
+
+@contextmanager
+def _child(login: Login, words: list[str], command: list[str], stream: int) -> Iterator[Tunnel]:
+    """The child for the length of a `with`; `stream` is what it reads from and writes to."""
+    arguments = [tool_path("ssh", login.host), *words]
+    for name, value in _OPTIONS.items():
+        arguments += ["-o", f"{name}={value}"]
+    arguments += ["--", f"{login.user}@{login.destination}", *command]
     with tempfile.TemporaryFile() as messages:
         # A session of its own: a Ctrl-C that is meant for the agent must not cut a running migration.
         process = subprocess.Popen(
-            command, env=tool_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=messages,
-            start_new_session=True)
+            arguments, env=tool_environment(), stdin=stream, stdout=stream, stderr=messages, start_new_session=True)
         opened = Tunnel(login, process, messages)
         # Also when the agent has to leave before this thread gets to its end.
         atexit.register(opened.close_at_exit)
         try:
-            opened.wait_until_open(list(forwards))
-            log.info("SSH tunnel to %s@%s is open (pid %d)", login.user, login.destination, process.pid)
             yield opened
         finally:
             opened.close()

@@ -20,9 +20,17 @@ from host.file_sending import Outgoing, Sent, send_files
 from host.file_targets import Incoming
 from host.hypervisor import Hypervisor
 from host.image_lock import image_locks
-from host.job_files import JobSockets, MadeKind, in_system_directory, refuse_system_directory, socket_directory
+from host.job_files import (
+    JobSockets,
+    MadeKind,
+    in_system_directory,
+    refuse_system_directory,
+    socket_directory,
+    staging_directory,
+)
 from host.link_rate import listen_on
 from host.ssh import Login, tunnel
+from host.staging import SftpUpload, Upload
 from steps.check_source import domain_facts
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
@@ -107,8 +115,8 @@ def _send(
     with image_locks(alone, context.host):
         while True:
             try:
-                with _connected(context, migration) as connection:
-                    sent = send_files(connection, outgoing, context.host, patience.watch, limit)
+                with _connected(context, migration) as (connection, upload):
+                    sent = send_files(connection, outgoing, context.host, patience.watch, limit, upload)
                 return StepReport(summary=summarise(sent, files), bytes=sum(each.data for each in sent))
             except (OSError, MigrationError) as error:
                 # A broken link is waited for: the other end knows how far it is.
@@ -140,15 +148,15 @@ def _raise_unless_lost(
 
 
 @contextmanager
-def _connected(context: StepContext, migration: Migration) -> Iterator[socket.socket]:
-    """A connection to the destination's end, inside SSH whatever the migration itself takes."""
+def _connected(context: StepContext, migration: Migration) -> Iterator[tuple[socket.socket, Upload]]:
+    """The ways to the destination's end, inside SSH whatever the migration itself takes."""
     login = Login(context.host, migration.user, migration.destination)
     sockets = JobSockets.of(migration)
     with socket_directory(sockets.directory, (0, 0), [], context.host), \
-            tunnel(login, {sockets.files: sockets.files}), \
+            tunnel(login, {sockets.files: sockets.files}), SftpUpload(login, sockets.staging) as upload, \
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(sockets.files)
-        yield connection
+        yield connection, upload
 
 
 def summarise(sent: Sequence[Sent], files: Sequence[FileFacts]) -> str:
@@ -193,8 +201,10 @@ class _Receiving:
         self._ledger.remove([name for each in incoming for name in (each.path, each.part)])
         for path, file in zip(paths, self._files):
             self._take_place(path, file)
-        receiver = Receiver(incoming, self._context.host, self._made, self._patience.watch)
-        with listen_on(JobSockets.of(self._migration).files) as server:
+        sockets = JobSockets.of(self._migration)
+        receiver = Receiver(incoming, self._context.host, self._made, self._patience.watch, sockets.staging)
+        with staging_directory(sockets.staging, self._migration.user, self._context.host), \
+                listen_on(sockets.files) as server:
             server.settimeout(_LOOK_SECONDS)
             while not self._serve(server, receiver):
                 pass

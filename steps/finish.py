@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from constant import DomainState
+import logging
+
+from constant import CLOCK_PAUSE, DomainState
 from host.hypervisor import Hypervisor
 from host.job_files import MadeKind
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
-from wire.records import StepArguments, StepReport
+from wire.records import Migration, StepArguments, StepReport
+
+log = logging.getLogger(__name__)
 
 
 def run(context: StepContext, arguments: StepArguments) -> StepReport:
@@ -27,8 +31,25 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
             hypervisor.set_autostart(domain, False)
         # The images are the domain's now: only what served the job itself goes.
         context.ledger(migration).close(frozenset({MadeKind.SOCKET_DIRECTORY}))
-        trimmed = ""
-        if here and migration.trim and state is DomainState.RUNNING:
-            hypervisor.trim(domain)
-            trimmed = ", its file systems trimmed"
-    return StepReport(summary=f"{state.value} here{trimmed}" + ("" if here else ", its disks kept"))
+        words = [f"{state.value} here"]
+        if not here:
+            words.append("its disks kept")
+        elif state is DomainState.RUNNING:
+            words += _ask_guest(hypervisor, migration, arguments.stood_still)
+    return StepReport(summary=", ".join(words))
+
+
+def _ask_guest(hypervisor: Hypervisor, migration: Migration, stood_still: int) -> list[str]:
+    """What the guest's agent was asked for and has done."""
+    domain, done = migration.name_there, []
+    if stood_still >= CLOCK_PAUSE and hypervisor.agent_problem(domain) is None:
+        try:
+            hypervisor.set_clock(domain)
+            done.append("its clock set")
+        except MigrationError as error:
+            # Nobody asked for it, and what keeps a guest's time will notice as well.
+            log.warning("the clock of VM %s stood still for %d ms: %s", domain, stood_still, error.message)
+    if migration.trim:
+        hypervisor.trim(domain)
+        done.append("its file systems trimmed")
+    return done

@@ -155,6 +155,12 @@ class StepArguments:
     facts: Optional[DomainFacts] = None
     source_keeps: bool = False
     """For ROLL_BACK: the source has said that the VM is there as it was, so what was made for it elsewhere may go."""
+    stood_still: int = 0
+    """For FINISH: for how long the guest did on its way, in milliseconds."""
+
+    def __post_init__(self) -> None:
+        if self.stood_still < 0:
+            raise ValueError("stood_still out of range")
 
     def known_facts(self) -> DomainFacts:
         """The facts, for a step that cannot do without. Raises MigrationError MESSAGE_INVALID."""
@@ -270,7 +276,7 @@ class MigrationReport:
     disk_bytes: int
     memory_bytes: int
     downtime: int
-    """-1 if libvirt did not say."""
+    """With the time for which the guest was paused before; -1 if libvirt did not say."""
     downtime_limit: int = 0
     """What was allowed in the end; 0 if nobody looked."""
     passes: int = 0

@@ -64,6 +64,11 @@ DOMAIN_XML = """\
 </domain>
 """
 
+# The channel to an agent in the guest, which then answers (guest-agent.sh).
+AGENT_DEVICES = """
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+"""
+
 
 def parse_size(text: str) -> int:
     """Return the bytes of a size such as 8G or 512M; raises ValueError."""

@@ -14,7 +14,8 @@ import pytest
 
 from . import Host, Lab
 from .conftest import IMAGES, Admin, Guest, MakeGuest, job_leftovers, virsh
-from .guest import serial_log
+from .guest import AGENT_DEVICES, serial_log
+from .lab import AGENT_LOG
 from .obstacles import BRIDGE, NETWORK, make_networks, remove_networks
 from .test_refusals import assert_refused, unchanged
 
@@ -212,6 +213,8 @@ def test_firmware_and_tpm_go_along_running_and_shut_off(admin: Admin, make_guest
     assert f"firm is shut off on {node1.address} now." in run.stdout
     for path in (variables, state, guest.disk):
         assert digest(node1.path(path)) == digest(node2.path(path))
+    # The small ones went that way.
+    assert "Opened sftp connection" in node2.path(AGENT_LOG).read_text()
     ticks = len(guest.witness.ticks())
     virsh(node1, "start", "firm")
     guest.witness.wait_for_ticks(ticks + 20)
@@ -383,11 +386,6 @@ def test_a_disk_that_waits_for_the_next_start_goes_along_and_only_the_definition
     ticks = len(guest.witness.ticks())
     virsh(node2, "start", "later")
     guest.witness.wait_for_ticks(ticks + 20)
-
-
-AGENT_DEVICES = """
-    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
-"""
 
 
 def test_the_guest_agent_trims_the_file_systems_after_the_arrival(admin: Admin, make_guest: MakeGuest) -> None:

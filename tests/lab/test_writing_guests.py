@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from constant import CLOCK_PAUSE
+
 from . import GuestSpec, Host, Lab, start_guest
 from .conftest import IMAGES, MEBIBYTE, Admin, Guest, Run, virsh
+from .guest import AGENT_DEVICES, serial_log
 from .hostfiles import QEMU_USER
 from .test_interrupted import assert_as_before
 
@@ -25,10 +29,10 @@ def make_writer(lab: Lab) -> Iterator[MakeWriter]:
     """Starts guests on node1 that write, and removes them and the limit of the link after the test."""
     made: list[Guest] = []
 
-    def make(name: str, *, mbit: float, memory_mib: int = 0, disk_mib: int = 0) -> Guest:
+    def make(name: str, *, mbit: float, memory_mib: int = 0, disk_mib: int = 0, extra_devices: str = "") -> Guest:
         spec = GuestSpec(
             name, disk_bytes=256 * MEBIBYTE, data_bytes=16 * MEBIBYTE, memory_mib=128, memory_writer_mib=memory_mib,
-            writer_mib=disk_mib)
+            writer_mib=disk_mib, extra_devices=extra_devices)
         made.append(Guest(lab, name, spec.image_path, start_guest(lab, lab.host("node1"), spec)))
         lab.host("node2").rate(mbit)
         return made[-1]
@@ -81,14 +85,22 @@ def test_a_guest_that_never_fits_is_told_of_and_stays_where_it_is_at_the_timeout
     assert_as_before(guest)
 
 
-def test_a_guest_that_never_fits_is_paused_at_the_timeout_and_goes_on_where_it_arrives(
+def test_a_guest_that_never_fits_is_paused_at_the_timeout_and_goes_on_where_it_arrives_with_the_time_right(
     admin: Admin, make_writer: MakeWriter,
 ) -> None:
-    guest = make_writer("paused", **NEVER_FITS)
+    guest = make_writer("paused", **NEVER_FITS, extra_devices=AGENT_DEVICES)
+    node1, node2 = guest.lab.nodes
+    node1.wait_for("the guest agent", lambda: "connected" in virsh(node1, "dumpxml", "paused"))
     run = admin.migrate(
         guest.name, *WATCHED, "--max-downtime", "300", "--timeout", "5", "--on-timeout", "suspend")
-    assert_moved(guest, run)
+    result = assert_moved(guest, run)
     assert "guest paused after 5 s, copying the rest" in phases(run)
+    assert result["downtime_ms"] >= CLOCK_PAUSE
+    summaries = [step["summary"] for step in result["steps"] if step["command"] == "FINISH"]
+    assert summaries == ["running here, its clock set", "shut off here, its disks kept"]
+    assert "agent set-time" in node2.path(serial_log("paused")).read_text()
+    guest_time = int(virsh(node2, "domtime", "paused").split()[-1])
+    assert abs(guest_time - time.time()) <= 2
 
 
 def test_a_disk_that_is_written_faster_than_it_crosses_catches_up_with_synchronous_writes(

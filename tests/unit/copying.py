@@ -21,6 +21,7 @@ from host.file_ranges import data_ranges
 from host.file_receiving import Receiver
 from host.file_sending import Outgoing, Sent, send_files
 from host.file_targets import Incoming
+from host.staging import Upload
 from wire.errors import ErrorCode, MigrationError
 
 SOURCE, DESTINATION = "192.0.2.11", "192.0.2.12"
@@ -107,6 +108,7 @@ class Pair:
 
     source: Path
     destination: Path
+    staging: Path
     made: list[tuple[str, int]] = field(default_factory=list)
     when_made: Callable[[str], None] = lambda path: None
 
@@ -126,10 +128,10 @@ class Pair:
 
     def receiver(self, *names: str, watch: Watch = QUIET) -> Receiver:
         files = [Incoming(str(self.destination / name), ME, 0o640) for name in names]
-        return Receiver(files, DESTINATION, self.write_down, watch)
+        return Receiver(files, DESTINATION, self.write_down, watch, str(self.staging))
 
     def copy(self, *names: str, receiver: Receiver | None = None, relay: Relay | None = None, watch: Watch = QUIET,
-             limit: int = 0) -> Copied:
+             limit: int = 0, upload: Upload | None = None) -> Copied:
         """Run both ends until both have ended."""
         files = [Outgoing(str(self.source / name)) for name in names]
         receiver = receiver or self.receiver(*names)
@@ -138,7 +140,7 @@ class Pair:
         with ThreadPoolExecutor(3) as pool:
             carrying = pool.submit((relay or Relay()).run, left, right)
             copied = Copied(
-                pool.submit(send_files, sending, files, SOURCE, watch, limit),
+                pool.submit(send_files, sending, files, SOURCE, watch, limit, upload),
                 pool.submit(receiver.serve, receiving))
         carrying.result()
         assert sending.fileno() == receiving.fileno() == -1
@@ -159,9 +161,9 @@ def make_pair(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Pair:
     monkeypatch.setattr(copy_link, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(copy_link, "_PARTING_SECONDS", 0.05)
     monkeypatch.setattr(copy_link, "_STREAM_BYTES", 64 * KIB)
-    pair = Pair(directory / "source", directory / "destination")
-    pair.source.mkdir()
-    pair.destination.mkdir()
+    pair = Pair(directory / "source", directory / "destination", directory / "staging")
+    for made in (pair.source, pair.destination, pair.staging):
+        made.mkdir()
     return pair
 
 

@@ -182,7 +182,7 @@ EVERY_RECORD: tuple[object, ...] = (
 )
 
 REQUEST_ID = "0123456789abcdef" * 2
-STEP = StepArguments(migration=MIGRATION, facts=FACTS, source_keeps=True)
+STEP = StepArguments(migration=MIGRATION, facts=FACTS, source_keeps=True, stood_still=90_000)
 DID = StepReport(summary="did it")
 PATH_TAKEN = Obstacle(code=ErrorCode.PATH_TAKEN, facts={"path": "/srv/vm/ü.img", "host": DESTINATION})
 # What each command is asked with, and what it may come to. STATUS comes to nothing of its own.

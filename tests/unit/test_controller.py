@@ -66,7 +66,7 @@ from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
 from wire.findings import CheckReport
 from wire.message import Request
-from wire.records import CancelArguments, HelloArguments, Progress, RollBackReport, StepArguments
+from wire.records import CancelArguments, HelloArguments, MigrationReport, Progress, RollBackReport, StepArguments
 
 FAILED = MigrationError(ErrorCode.MIGRATION_FAILED, {"domain": "VM1", "host": SOURCE, "reason": "no route"})
 FORGOTTEN = error_of(ErrorCode.REQUEST_UNKNOWN)
@@ -136,7 +136,9 @@ def test_each_step_gets_the_whole_migration_and_what_the_check_of_the_source_fou
             assert asked.request.cmd_arguments == link[asked.request.cmd]
             continue
         facts = None if asked.request.cmd is Command.CHECK_SOURCE else FACTS
-        assert asked.request.cmd_arguments == StepArguments(migration=MIGRATION, facts=facts)
+        stood_still = MOVED.downtime if asked.request.cmd is Command.FINISH else 0
+        assert asked.request.cmd_arguments == StepArguments(
+            migration=MIGRATION, facts=facts, stood_still=stood_still)
 
 
 def test_each_agent_is_asked_with_its_own_key_a_fresh_id_and_its_own_challenge() -> None:
@@ -383,6 +385,16 @@ def test_an_agent_that_is_silent_right_before_the_move_has_not_begun_it_and_is_r
     assert report.outcome is Outcome.ROLLED_BACK
     assert codes(report) == [ErrorCode.AGENT_SILENT]
     assert agents.steps() == CHECKED + MOVING[:2] + ROLLING_BACK
+
+
+def test_the_destination_is_told_how_long_the_guest_stood_still() -> None:
+    moved = MigrationReport(disk_bytes=1, memory_bytes=1, downtime=4_080)
+    for report, expected in ((moved, 4_080), (MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1), 0)):
+        _report, agents, _notes = run({(Command.LIVE_MIGRATION, SOURCE): report})
+        told = [
+            asked.request.cmd_arguments.stood_still for asked in agents.asked_for_steps()
+            if isinstance(asked.request.cmd_arguments, StepArguments) and asked.request.cmd is Command.FINISH]
+        assert told == [expected] * 2
 
 
 # Rolling back.

@@ -107,13 +107,14 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hosts:
         yield Here()
 
     @contextlib.contextmanager
-    def connected(_context: StepContext, migration: Migration) -> Iterator[socket.socket]:
+    def connected(_context: StepContext, migration: Migration) -> Iterator[tuple[socket.socket, None]]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.connect(JobSockets.of(migration).files)
-            yield connection
+            yield connection, None
 
     monkeypatch.setattr(Hypervisor, "open", opened)
     monkeypatch.setattr(copy_disk_file, "_connected", connected)
+    monkeypatch.setattr(copy_disk_file, "staging_directory", lambda *_wanted: contextlib.nullcontext())
     monkeypatch.setattr(copy_disk_file, "_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(copy_disk_file, "domain_facts", lambda *_asked: made.facts)
     return made
