@@ -106,7 +106,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--copy-storage", choices=[each.value for each in CopyStorage], default=CopyStorage.AUTO.value,
         help="all: zero the whole target first; inc: write only what is allocated (default: auto, which is inc "
         "because the target is new and empty)")
-    add("--bandwidth", metavar="MiB/s", type=_whole_number, default=0, help="limit for disk and for memory, each")
+    add("--bandwidth", metavar="MiB/s", type=_whole_number, default=0, help="limit for each disk and for the memory")
     add("--timeout", metavar="S", type=_whole_number, default=0,
         help="the longest that the live migration may take in seconds, see --on-timeout (default: no limit)")
     _add_convergence(parser)

@@ -73,7 +73,7 @@ class Migration:
     transport: Transport
     copy_storage: CopyStorage
     bandwidth: int
-    """The limit for disk and for memory, each, in MiB/s; 0 is no limit."""
+    """The limit for each disk and for the memory, in MiB/s; 0 is no limit."""
     timeout: int
     """The longest that the live migration may take, in seconds; 0 is no limit."""
     destination_daemon: LibvirtDaemon = LibvirtDaemon.LIBVIRTD

@@ -31,9 +31,10 @@ mount -t ext2 -o sync,noatime /dev/vda /disk || mount -t ext4 -o sync,noatime /d
 }
 stty -onlcr </dev/console
 
-# The power button, for `virsh shutdown`: the path is where busybox's acpid looks for it.
+# The power button, for `virsh shutdown`: the path is where busybox's acpid looks for it. The witness ends first: a
+# write that is under way as the disk is taken away fails.
 mkdir -p /etc/acpi/PWRF
-printf '#!/bin/busybox sh\n/bin/poweroff -f\n' >/etc/acpi/PWRF/00000080
+printf '#!/bin/busybox sh\n: >/run/off\nsleep 5\n/bin/poweroff -f\n' >/etc/acpi/PWRF/00000080
 chmod 755 /etc/acpi/PWRF/00000080
 [ -e /dev/input/event0 ] && acpid -c /etc/acpi -l /dev/null >/dev/null 2>&1
 
@@ -83,7 +84,7 @@ exec 3<>/run/never 4<>/disk/records
 # Moves the position in descriptor 4 to the next record's place, and writes nothing.
 dd if=/dev/null bs=32 seek=$((number % ring)) conv=notrunc >&4 2>/dev/null
 
-while :; do
+until [ -e /run/off ]; do
     number=$((number + 1))
     if printf '%010d %020d\n' $number $number >&4; then
         printf 't %010d\n' $number
@@ -94,3 +95,4 @@ while :; do
     # A pause without a process: nothing ever comes out of this pipe.
     read -r -t "$tick" nothing <&3
 done
+/bin/poweroff -f
