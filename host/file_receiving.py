@@ -63,7 +63,7 @@ class Receiver:
     """
 
     def __init__(self, files: Sequence[Incoming], host: str, made: MadeCallback, watch: Watch,
-                 staging: str | None = None) -> None:
+                 staging: str) -> None:
         self._states = [_State(file) for file in files]
         self._host = host
         self._made = made
@@ -116,7 +116,7 @@ class _Receiving:
     """One file on its way, in one connection."""
 
     def __init__(self, link: Link, index: int, state: _State, progress: Progress, buffer: memoryview,
-                 made: MadeCallback, staging: str | None) -> None:
+                 made: MadeCallback, staging: str) -> None:
         self._link = link
         self._index = index
         self._state = state
@@ -211,7 +211,7 @@ class _Receiving:
         if frame.kind is FrameKind.DATA:
             fits = self._known <= frame.offset and frame.length <= BLOCK_LIMIT
         elif frame.kind is FrameKind.STAGED:
-            fits = not self._known and frame.length == self._length <= SMALL_BYTES and self._staging is not None
+            fits = not self._known and frame.length == self._length <= SMALL_BYTES
         else:
             fits = frame.kind is FrameKind.KNOWN and end <= self._known
         if not fits or frame.index != self._index or not frame.length or not (
@@ -224,7 +224,7 @@ class _Receiving:
         """Write the range, wherever it comes from."""
         if frame.kind is FrameKind.DATA:
             self._write(frame, target, self._link.receive_into)
-        elif frame.kind is FrameKind.STAGED and self._staging is not None:
+        elif frame.kind is FrameKind.STAGED:
             with staged(self._staging, str(self._index), frame.length) as read_into:
                 self._write(frame, target, read_into)
         else:

@@ -112,9 +112,12 @@ class _Sending:
             if standing in (Standing.COMPLETE, Standing.KEPT):
                 self._progress.add(reach)
             else:
-                staged = standing is Standing.NOTHING and self._stage(descriptor, before)
-                known = length if standing is Standing.EXISTING else reach
-                self._send_ranges(descriptor, before, length, known, staged=staged)
+                with self._followed(descriptor, before, length) as follower:
+                    if standing is Standing.NOTHING and self._stage(descriptor, before):
+                        self._announce_staged(length, follower)
+                    else:
+                        known = length if standing is Standing.EXISTING else reach
+                        self._send_ranges(descriptor, length, known, follower)
                 self._link.expect(FrameKind.COMPLETE, self._index)
             self._progress.tell()
             return Sent(self._path, length, self._sent, standing in (Standing.EXISTING, Standing.KEPT))
@@ -138,24 +141,12 @@ class _Sending:
         self._pace.wait_for(count)
         self._link.look()
 
-    def _send_ranges(
-        self, descriptor: int, before: os.stat_result, length: int, reach: int, *, staged: bool,
-    ) -> None:
-        """Send the ranges, without their data below `reach` or where it is staged, and the digest of them all."""
+    @contextmanager
+    def _followed(self, descriptor: int, before: os.stat_result, length: int) -> Iterator[Follower]:
+        """What follows the ranges that the block sends; the digest of them all goes behind them."""
         follower = Follower(descriptor, self._link.look_now, whole=False, written=False)
         try:
-            if staged:
-                self._link.send(FrameKind.STAGED, self._index, 0, length)
-                follower.follow(0, length)
-                self._sent += length
-                self._progress.add(length)
-            for begin, end in () if staged else data_ranges(descriptor, length, self._link.look):
-                known = min(end, reach)
-                if begin < known:
-                    self._link.send(FrameKind.KNOWN, self._index, begin, known - begin)
-                    follower.follow(begin, known - begin)
-                    self._progress.add(known - begin)
-                self._send_range(descriptor, max(begin, reach), end, follower)
+            yield follower
             digest = follower.digest(length)
             self._refuse_change(before, descriptor)
             self._link.send(FrameKind.END, self._index, 0, len(digest), digest)
@@ -168,6 +159,21 @@ class _Sending:
         finally:
             follower.abandon()
 
+    def _announce_staged(self, length: int, follower: Follower) -> None:
+        """Say that the file was uploaded."""
+        self._link.send(FrameKind.STAGED, self._index, 0, length)
+        self._count(0, length, follower)
+
+    def _send_ranges(self, descriptor: int, length: int, reach: int, follower: Follower) -> None:
+        """Send the ranges, without their data below `reach`."""
+        for begin, end in data_ranges(descriptor, length, self._link.look):
+            known = min(end, reach)
+            if begin < known:
+                self._link.send(FrameKind.KNOWN, self._index, begin, known - begin)
+                follower.follow(begin, known - begin)
+                self._progress.add(known - begin)
+            self._send_range(descriptor, max(begin, reach), end, follower)
+
     def _send_range(self, descriptor: int, begin: int, end: int, follower: Follower) -> None:
         for offset in range(begin, end, self._pace.block):
             count = min(self._pace.block, end - offset)
@@ -175,9 +181,13 @@ class _Sending:
             self._link.hear()
             if not self._link.send_data(self._index, descriptor, offset, count):
                 raise self._changed()
-            follower.follow(offset, count)
-            self._sent += count
-            self._progress.add(count)
+            self._count(offset, count, follower)
+
+    def _count(self, offset: int, count: int, follower: Follower) -> None:
+        """Data that has been sent."""
+        follower.follow(offset, count)
+        self._sent += count
+        self._progress.add(count)
 
     def _refuse_change(self, before: os.stat_result, descriptor: int) -> None:
         """Raise MigrationError FILE_CHANGED if the file is not as it was."""

@@ -258,6 +258,10 @@ class FakeClock:
     def __call__(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        """Let so much time go by."""
+        self.now += seconds
+
 
 def address_list(directory: Path, *lines: str) -> AddressList:
     """A list file with these lines, read."""

@@ -40,6 +40,7 @@ from tests.unit.copying import (
     make_pair,
     noise,
 )
+from tests.unit.samples import FakeClock
 from wire.errors import ErrorCode, MigrationError
 
 
@@ -294,10 +295,9 @@ def test_whoever_stops_in_the_middle_says_so_to_the_other(pair: Pair, end: str) 
 
 def test_a_limit_spreads_the_bytes_evenly(pair: Pair) -> None:
     pair.put("disk", (0, noise(4 * MIB)))
-    now, moves, asked = [100.0], list[tuple[float, int]](), list[float]()
+    clock, moves, asked = FakeClock(100.0), list[tuple[float, int]](), list[float]()
     watch = Watch(
-        lambda done: moves.append((now[0], done)), lambda: asked.append(now[0]), lambda: now[0],
-        lambda seconds: now.__setitem__(0, now[0] + seconds))
+        lambda done: moves.append((clock.now, done)), lambda: asked.append(clock.now), clock, clock.sleep)
     pair.copy("disk", watch=watch, limit=100 * KIB).sent.result()
     assert moves[-1][1] == 4 * MIB
     assert moves[-1][0] == pytest.approx(140, abs=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from host.job_files import remove_socket_directory, staging_directory
 from host.ssh import Login
 from host.staging import SMALL_BYTES, Before, SftpUpload
 from tests.unit.copying import CANCELLED, DESTINATION, MIB, SOURCE, Pair, Relay, make_pair, noise
+from tests.unit.samples import FakeClock
 from wire.errors import ErrorCode, MigrationError
 
 # Debian's and Fedora's place.
@@ -26,7 +28,9 @@ SERVER = next((path for path in ("/usr/lib/openssh/sftp-server", "/usr/libexec/o
                if os.path.exists(path)), None)
 LOGIN = Login(SOURCE, "kvm", DESTINATION)
 
-needs_server = pytest.mark.skipif(SERVER is None, reason="openssh-sftp-server is not installed")
+# Where the lab can run it is there: script/test installs it with OpenSSH's server. `script/test unit` installs nothing.
+needs_server = pytest.mark.skipif(
+    SERVER is None, reason="OpenSSH's SFTP server is not installed (apt-get install openssh-sftp-server)")
 
 
 class Child:
@@ -113,15 +117,11 @@ def test_without_an_sftp_server_there_the_stream_takes_all_and_that_is_said_once
 @needs_server
 @pytest.mark.usefixtures("opened")
 def test_an_upload_keeps_to_the_limit_and_is_told_of(pair: Pair, upload: SftpUpload) -> None:
-    now, moved = [0.0], list[int]()
-
-    def sleep(seconds: float) -> None:
-        now[0] += seconds
-
+    clock, moved = FakeClock(0.0), list[int]()
     pair.put("seed.iso", (0, noise(2 * MIB)))
-    watch = Watch(moved.append, lambda: None, clock=lambda: now[0], sleep=sleep)
+    watch = Watch(moved.append, lambda: None, clock=clock, sleep=clock.sleep)
     assert pair.copy("seed.iso", watch=watch, limit=MIB, upload=upload).served.result()
-    assert 1.8 <= now[0] <= 2.1
+    assert 1.8 <= clock.now <= 2.1
     assert moved[-1] == 2 * MIB
 
 
@@ -130,14 +130,10 @@ def test_an_upload_keeps_to_the_limit_and_is_told_of(pair: Pair, upload: SftpUpl
 def test_a_cancel_ends_an_upload_and_nothing_is_left(pair: Pair, upload: SftpUpload) -> None:
     pair.put("seed.iso", (0, noise(SMALL_BYTES)))
     asked = iter([None, None])
-    now = [0.0]
-
-    def clock() -> float:
-        now[0] += 1.0
-        return now[0]
-
-    copied = pair.copy("seed.iso", watch=Watch(lambda _done: None, lambda: next(asked, CANCELLED), clock=clock),
-                       upload=upload)
+    # A clock by which every look is due.
+    ticks = itertools.count()
+    watch = Watch(lambda _done: None, lambda: next(asked, CANCELLED), clock=lambda: float(next(ticks)))
+    copied = pair.copy("seed.iso", watch=watch, upload=upload)
     assert copied.codes == (ErrorCode.MIGRATION_CANCELLED,) * 2
     assert pair.names() == []
 
