@@ -11,7 +11,7 @@ from typing import Optional
 
 from constant import Command, Severity, Verdict
 from control.conversation import Asked, Conversation, SilenceError, clock_skew
-from control.plan import Plan, make_plan
+from control.plan import Plan, make_plan, planned_bytes
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts, HostFacts
 from wire.findings import Check, CheckReport, Finding, not_fine, skip
@@ -20,6 +20,9 @@ from wire.records import LinkArguments, LinkReport, Migration, StepArguments
 _MIB = 1024 * 1024
 # What the probe sends for: with the login and libvirt's second of counting it stays under two seconds.
 _MEASURE_MILLISECONDS = 800
+# And how much: little of what is to be moved, but enough to tell a rate from.
+_MEASURE_SHARE = 1 / 48
+_MEASURE_LEAST = 12 * _MIB
 # From there on a guest's clock can be seen to jump, and Kerberos and TLS are only a little more patient.
 SKEW_SECONDS = 2.0
 
@@ -94,12 +97,12 @@ def _causes(migration: Migration, findings: tuple[Finding, ...]) -> tuple[Findin
     return tuple(finding for finding in findings if id(finding) in kept and not follows(finding))
 
 
-def link_arguments(migration: Migration, *, milliseconds: int = 0) -> LinkArguments:
+def link_arguments(migration: Migration, *, milliseconds: int = 0, at_most: int = 0) -> LinkArguments:
     """The way that the migration will take, as CHECK_LINK and MEASURE_LINK are asked for it."""
     return LinkArguments(
         job_id=migration.job_id, source=migration.source, destination=migration.destination, user=migration.user,
         transport=migration.transport, destination_daemon=migration.destination_daemon, domain=migration.domain,
-        milliseconds=milliseconds, bandwidth=migration.bandwidth)
+        milliseconds=milliseconds, bandwidth=migration.bandwidth, at_most=at_most)
 
 
 def _reports(talk: Conversation, checked: Checked) -> Iterator[tuple[Command, CheckReport]]:
@@ -181,7 +184,8 @@ def _clock(talk: Conversation, migration: Migration) -> Iterator[Finding]:
 def _measure(talk: Conversation, checked: Checked, facts: DomainFacts) -> None:
     """The rate of the link, what the guest writes meanwhile, and the plan from all that."""
     found: list[Finding] = []
-    link = _measured(talk, checked.migration, found)
+    at_most = max(_MEASURE_LEAST, round(sum(planned_bytes(facts)) * _MEASURE_SHARE))
+    link = _measured(talk, checked.migration, at_most, found)
     checked.findings = (*checked.findings, *skip(found, talk.skipped))
     if checked.may_start:
         checked.plan = make_plan(checked.migration, facts, link)
@@ -189,9 +193,9 @@ def _measure(talk: Conversation, checked: Checked, facts: DomainFacts) -> None:
             *checked.findings, *skip(_convergence(checked.migration, checked.plan), talk.skipped))
 
 
-def _measured(talk: Conversation, migration: Migration, found: list[Finding]) -> LinkReport:
-    """Both ends at once: the source sends, the destination counts."""
-    arguments = link_arguments(migration, milliseconds=_MEASURE_MILLISECONDS)
+def _measured(talk: Conversation, migration: Migration, at_most: int, found: list[Finding]) -> LinkReport:
+    """Both ends at once: the source sends, at most so many bytes, the destination counts."""
+    arguments = link_arguments(migration, milliseconds=_MEASURE_MILLISECONDS, at_most=at_most)
     names = {"host": migration.source, "destination": migration.destination}
     asked: list[Asked] = []
     reports: dict[str, LinkReport] = {}

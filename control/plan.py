@@ -61,9 +61,7 @@ class Plan:
 
 def make_plan(migration: Migration, facts: DomainFacts, link: LinkReport) -> Plan:
     """The plan, from what both hosts told."""
-    disk_bytes = sum(disk.allocated for disk in facts.mirrored) + sum(file.allocated for file in facts.files)
-    shut_off = facts.state is DomainState.SHUT_OFF
-    memory_bytes = 0 if shut_off else min(facts.resident or facts.memory, facts.memory)
+    disk_bytes, memory_bytes = planned_bytes(facts)
     rate = _limited(link.rate, migration.bandwidth)
     dirty_rate, write_rate, convergence = link.dirty_rate or 0, link.write_rate or 0, migration.convergence
     by_itself = verdict(rate, dirty_rate, write_rate, memory_bytes, convergence.max_downtime / 1000)
@@ -74,6 +72,14 @@ def make_plan(migration: Migration, facts: DomainFacts, link: LinkReport) -> Pla
     return Plan(
         steps=tuple(_steps(migration, facts, memory_bytes)), disk_bytes=disk_bytes, memory_bytes=memory_bytes,
         link_rate=link.rate, dirty_rate=link.dirty_rate, write_rate=link.write_rate, seconds=seconds, verdict=found)
+
+
+def planned_bytes(facts: DomainFacts) -> tuple[int, int]:
+    """What is to be sent: of disks and files, and of memory."""
+    shut_off = facts.state is DomainState.SHUT_OFF
+    return (
+        sum(disk.allocated for disk in facts.mirrored) + sum(file.allocated for file in facts.files),
+        0 if shut_off else min(facts.resident or facts.memory, facts.memory))
 
 
 def _limited(rate: int | None, bandwidth: int) -> int | None:

@@ -52,6 +52,8 @@ class Changes:
     """From what interfaces are connected to now, `network` or `bridge` and its name, to what they will be."""
     ejected: frozenset[str] = frozenset()
     """The targets of the CD-ROM and floppy drives whose medium is taken out."""
+    thin: frozenset[str] = frozenset()
+    """The targets of the disks on which QEMU is to find out that zeros are written, which then take no room."""
 
 
 # The attribute of <source> that names the file, by the type of the element that it is in. Other types name none.
@@ -139,6 +141,9 @@ def _edit_disk(disk: minidom.Element, changes: Changes) -> None:
     if name in changes.ejected and disk.getAttribute("device") in _DRIVES:
         _eject(disk)
     _move_sources(disk, changes.paths)
+    driver = _child(disk, "driver")
+    if name in changes.thin and driver is not None and driver.getAttribute("detect_zeroes") in ("", "off"):
+        driver.setAttribute("detect_zeroes", "on")
     if name in changes.chains:
         _replace_chain(disk, changes.chains[name])
 

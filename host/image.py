@@ -16,6 +16,9 @@ from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, LayerFacts
 from wire.placement import here_relative
 
+_TABLE_CLUSTERS = 16
+# The destination's image may take so much more than the source's.
+_THIN_SHARE = 0.05
 _MISSING_FORMAT = "its header does not say which format the image below it has (mend it shut off: " \
     "`qemu-img rebase -u -f qcow2 -b {name} -F FORMAT {path}`)"
 
@@ -88,7 +91,14 @@ def examine(question: ImageQuestion, *, sent: bool) -> DiskFacts:
         extended_l2=bool(special.get("extended-l2")), lazy_refcounts=bool(special.get("lazy-refcounts")),
         refcount_bits=int(special.get("refcount-bits", 16)),
         compression=str(special.get("compression-type", "zlib")),
-        backing_name=information.get("backing-filename"), layers=layers, sent=sent)
+        backing_name=information.get("backing-filename"), layers=layers, sent=sent,
+        preallocated=_is_preallocated(size, int(information["cluster-size"])))
+
+
+def _is_preallocated(size: Size, cluster_size: int) -> bool:
+    """Whether a qcow2 image has room on the disk for less of its clusters than it has (`preallocation=metadata`)."""
+    # The file of any small image is a bit longer than what it takes: its tables do not fill their clusters.
+    return size.length - size.allocated > max(_TABLE_CLUSTERS * cluster_size, size.allocated * _THIN_SHARE)
 
 
 def _information(path: str, image_format: ImageFormat, host: str) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from wire.records import Migration
 def changes_for(migration: Migration, facts: DomainFacts, drives: frozenset[str], *, live: bool) -> Changes:
     """The changes to the domain's XML; `drives` are the targets of its drives for media.
 
-    The XML of the running domain, `live`, gets the chain of each disk written out. Its definition only says of one what
-    the admin had it say.
+    The XML of the running domain, `live`, gets the chain of each disk written out, and zeros detected where an image is
+    preallocated: mirrored as they are, they would take room. Its definition only says what the admin had it say.
     """
     placement = migration.placement(facts)
     chains = {disk.target: _chain(disk, placement) for disk in facts.mirrored if disk.layers and live}
@@ -26,6 +26,7 @@ def changes_for(migration: Migration, facts: DomainFacts, drives: frozenset[str]
             (each.here.kind, each.here.name): NewNetwork(kind=each.there.kind, name=each.there.name)
             for each in migration.network_maps},
         ejected=drives if migration.eject_cdrom else frozenset(),
+        thin=frozenset(disk.target for disk in facts.mirrored if disk.preallocated and live),
     )
 
 

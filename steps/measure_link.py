@@ -42,11 +42,11 @@ def _receive(context: StepContext, arguments: LinkArguments) -> int | None:
     seconds = arguments.milliseconds / 1000
     if arguments.transport is Transport.TCP:
         with link_rate.listen_at((arguments.destination, link_rate.port_of(arguments.job_id))) as server:
-            return link_rate.receive(server, seconds)
+            return link_rate.receive(server, seconds, arguments.at_most)
     sockets = JobSockets.named(arguments.job_id)
     with socket_directory(sockets.directory, (0, 0), [arguments.user], context.host), \
             link_rate.listen_on(sockets.probe) as server:
-        return link_rate.receive(server, seconds)
+        return link_rate.receive(server, seconds, arguments.at_most)
 
 
 def _send(context: StepContext, arguments: LinkArguments) -> LinkReport:
@@ -56,7 +56,8 @@ def _send(context: StepContext, arguments: LinkArguments) -> LinkReport:
     with Hypervisor.open(context.host) as hypervisor:
         writing = _Writing.of(hypervisor, arguments)
         with _connected(context, arguments) as connection:
-            link_rate.send(connection, arguments.milliseconds / 1000, arguments.bandwidth * _MIB)
+            link_rate.send(
+                connection, arguments.milliseconds / 1000, arguments.bandwidth * _MIB, arguments.at_most)
         return writing.report() if writing is not None else LinkReport()
 
 
@@ -83,6 +84,8 @@ class _Writing:
     def report(self) -> LinkReport:
         """What was counted until now."""
         dirty_rate = self._dirty_rate() if self.counting else None
+        # A fast link is measured within a moment, too short for what a guest writes now and then.
+        time.sleep(max(0.0, self.began + _DIRTY_SECONDS - time.monotonic()))
         seconds = time.monotonic() - self.began
         written = self.hypervisor.written_bytes(self.domain) - self.written
         return LinkReport(dirty_rate=dirty_rate, write_rate=round(written / seconds))

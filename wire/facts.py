@@ -53,6 +53,8 @@ class DiskFacts:
     """The images below it, the nearest first."""
     sent: bool = False
     """Whether it is sent as a file, because QEMU does not mirror it."""
+    preallocated: bool = False
+    """Whether much of a qcow2 image lies in holes of its file, which QEMU mirrors as zeros."""
 
     def __post_init__(self) -> None:
         check_path("Disk path", self.path)
@@ -64,7 +66,7 @@ class DiskFacts:
                 raise ValueError("no such qcow2 image")
             if self.refcount_bits not in (1, 2, 4, 8, 16, 32, 64) or self.compression not in ("zlib", "zstd"):
                 raise ValueError("no such qcow2 image")
-        elif self.cluster_size or self.compat or self.layers:
+        elif self.cluster_size or self.compat or self.layers or self.preallocated:
             raise ValueError("a raw image has neither clusters, a version nor layers")
         if len(self.layers) > LAYERS_LIMIT or (self.backing_name is not None) is not bool(self.layers):
             raise ValueError("a chain that is too long, or broken")

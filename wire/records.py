@@ -186,6 +186,8 @@ class LinkArguments:
     """For MEASURE_LINK: how long to send; 0 only tries whether the way is open."""
     bandwidth: int = 0
     """For MEASURE_LINK: the limit that the migration will have, in MiB/s; 0 is none."""
+    at_most: int = 0
+    """For MEASURE_LINK: how many bytes to send at most; 0 is no limit."""
 
     def __post_init__(self) -> None:
         check_job_id(self.job_id)
@@ -193,8 +195,8 @@ class LinkArguments:
             check_address(address)
         if not USER_PATTERN.fullmatch(self.user) or not DOMAIN_PATTERN.fullmatch(self.domain or "none"):
             raise ValueError("no such user or domain name")
-        if not 0 <= self.milliseconds <= 10_000 or self.bandwidth < 0:
-            raise ValueError("time or bandwidth out of range")
+        if not 0 <= self.milliseconds <= 10_000 or min(self.bandwidth, self.at_most) < 0:
+            raise ValueError("time, bandwidth or bytes out of range")
 
 
 @record

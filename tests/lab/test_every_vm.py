@@ -14,9 +14,9 @@ import pytest
 
 from . import Host, Lab
 from .conftest import IMAGES, Admin, Guest, MakeGuest, job_leftovers, virsh
-from .guest import AGENT_DEVICES, serial_log
+from .guest import AGENT_DEVICES, BOOT_DIRECTORY, serial_log
 from .lab import AGENT_LOG
-from .obstacles import BRIDGE, NETWORK, make_networks, remove_networks
+from .obstacles import BRIDGE, NETWORK, make_bridge, make_networks, remove_networks
 from .test_refusals import assert_refused, unchanged
 
 DATA = "/var/lib/libvirt/lab-data"
@@ -70,11 +70,11 @@ def chain(host: Host, path: str) -> list[tuple[str, str | None]]:
 
 
 def assert_same_content(lab: Lab, here: str, there: str, image_format: str = "qcow2") -> None:
-    """Both hosts' disks hold the same; no VM may use them now."""
+    """Both hosts' disks hold the same; no VM may write to them now."""
     node1, node2 = lab.nodes
     flat = [f"{IMAGES}/compare-{number}.raw" for number in (1, 2)]
     for host, path, raw in ((node1, here, flat[0]), (node2, there, flat[1])):
-        host.run(["qemu-img", "convert", "-f", image_format, "-O", "raw", path, raw])
+        host.run(["qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", path, raw])
     try:
         assert digest(node1.path(flat[0])) == digest(node2.path(flat[1]))
     finally:
@@ -182,6 +182,101 @@ def test_a_vm_with_a_chain_four_disks_media_and_a_bridge_arrives_elsewhere_under
         virsh(node1, "undefine", "rich")
         for node in admin.lab.nodes:
             remove_networks(node)
+
+
+DEEP_DEVICES = f"""
+    <disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/>
+      <source file='{DATA}/thin.qcow2'/><target dev='vdb' bus='virtio'/></disk>
+    <disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/>
+      <source file='{DATA}/thick.qcow2'/><target dev='vdc' bus='virtio'/></disk>
+    <interface type='bridge'><source bridge='{BRIDGE}'/><model type='virtio'/></interface>
+"""
+DEEP_LAYERS = ("layers/two", "three", "four", "deep")
+
+
+def prepare_deep(host: Host) -> None:
+    """A chain of five layers, names absolute and relative in turn, preallocated disks, and a kernel of the VM's own."""
+    shell(
+        host, f"cd {DATA}", "install -d -m 711 boot", f"cp {BOOT_DIRECTORY}/vmlinuz {BOOT_DIRECTORY}/initrd boot/",
+        f"qemu-img convert -f qcow2 -O raw {IMAGES}/deep.qcow2 layers/one.img",
+        "qemu-img create -q -f qcow2 -o compat=0.10 -b one.img -F raw layers/two.qcow2",
+        f"qemu-img create -q -f qcow2 -o cluster_size=1M -b {DATA}/layers/two.qcow2 -F qcow2 three.qcow2",
+        "qemu-img create -q -f qcow2 -o extended_l2=on,cluster_size=128k -b three.qcow2 -F qcow2 four.qcow2",
+        f"qemu-img create -q -f qcow2 -o lazy_refcounts=on,cluster_size=256k -b {DATA}/four.qcow2 -F qcow2 deep.qcow2",
+        *(f"qemu-io -f qcow2 -c 'write -P {number} {300 + 10 * number}M 15M' {name}.qcow2"
+          for number, name in enumerate(DEEP_LAYERS)),
+        "qemu-img create -q -f qcow2 -o preallocation=metadata,cluster_size=512k thin.qcow2 300M",
+        "qemu-io -f qcow2 -c 'write -P 6 10M 20M' thin.qcow2",
+        "qemu-img create -q -f qcow2 -o preallocation=falloc,refcount_bits=8 thick.qcow2 40M")
+
+
+def test_five_layers_a_kernel_that_is_not_there_and_preallocated_disks_cross_with_a_paused_vm(
+    admin: Admin, make_guest: MakeGuest,
+) -> None:
+    node1, node2 = admin.lab.nodes
+    make_bridge(node1, BRIDGE)
+    make_bridge(node2, "br-other")
+    try:
+        guest = make_guest(
+            "deep", data_mib=32, prepare=prepare_deep, extra_devices=DEEP_DEVICES,
+            rewrite=lambda domain: domain.replace(BOOT_DIRECTORY, f"{DATA}/boot").replace(IMAGES, DATA))
+        node2.run(["install", "-d", "-m", "711", f"{THERE}/boot"])
+        virsh(node1, "suspend", "deep")
+        run = admin.migrate("deep", "--disk-map", f"{DATA}={THERE}", "--network-map", f"{BRIDGE}=br-other")
+        assert run.code == 0, run.text
+        assert guest.state(node2) == "paused"
+        assert chain(node2, f"{THERE}/deep.qcow2") == [
+            (f"{THERE}/deep.qcow2", "qcow2"), (f"{THERE}/four.qcow2", "qcow2"), ("three.qcow2", "qcow2"),
+            (f"{THERE}/layers/two.qcow2", "qcow2"), ("one.img", "raw")]
+        for options, detected in (([], "on"), (["--inactive"], None)):
+            arrived = document(node2, "deep", *options)
+            assert arrived.findtext("os/kernel") == f"{THERE}/boot/vmlinuz"
+            assert [source.get("bridge") for source in arrived.findall("devices/interface/source")] == ["br-other"]
+            assert [driver.get("detect_zeroes") for driver in arrived.findall("devices/disk/driver")] == [
+                None, detected, None]
+        for name in (*DEEP_LAYERS, "thin", "thick"):
+            here, there = f"{DATA}/{name}.qcow2", f"{THERE}/{name}.qcow2"
+            assert information(node1, here) == information(node2, there)
+            assert node2.path(there).stat().st_blocks <= node1.path(here).stat().st_blocks * 1.05
+            # The guest is paused on both sides: not even the last layers may differ.
+            assert_same_content(admin.lab, here, there)
+        for name in ("boot/vmlinuz", "boot/initrd", "layers/one.img"):
+            assert digest(node1.path(f"{DATA}/{name}")) == digest(node2.path(f"{THERE}/{name}"))
+        virsh(node2, "resume", "deep")
+        guest.witness.wait_for_ticks(20)
+        virsh(node2, "destroy", "deep")
+        assert_records(guest, node2, f"{THERE}/deep.qcow2")
+        ticks = len(guest.witness.ticks())
+        virsh(node2, "start", "deep")
+        guest.witness.wait_for_ticks(ticks + 20)
+    finally:
+        for node, name in ((node1, BRIDGE), (node2, "br-other")):
+            node.run(["ip", "link", "delete", name])
+
+
+def received(host: Host) -> int:
+    """Bytes that have come to a host over the network."""
+    return max(map(int, shell(host, "cat /sys/class/net/*/statistics/rx_bytes").split()))
+
+
+@pytest.mark.parametrize("state", ["suspend", "destroy"])
+def test_hardly_more_crosses_than_a_sparse_image_takes(admin: Admin, make_guest: MakeGuest, state: str) -> None:
+    node1, node2 = admin.lab.nodes
+    guest = make_guest("sparse", disk_mib=20480, data_mib=512)
+    virsh(node1, state, "sparse")
+    before = received(node2)
+    run = admin.migrate("sparse", "--json")
+    crossed = received(node2) - before
+    assert run.code == 0, run.text
+    allocated = node1.path(guest.disk).stat().st_blocks * 512
+    assert crossed - run.result()["memory_bytes"] <= 1.05 * allocated
+    assert node2.path(guest.disk).stat().st_blocks * 512 <= 1.05 * allocated
+    # Both hosts' files lie on this machine.
+    images = [str(host.path(guest.disk)) for host in admin.lab.nodes]
+    compared = subprocess.run(
+        ["qemu-img", "compare", "-U", "-s", "-f", "qcow2", "-F", "qcow2", *images],  # noqa: S607
+        capture_output=True, text=True, check=False)
+    assert "Images are identical." in compared.stdout, compared.stdout + compared.stderr
 
 
 def with_firmware(domain: str) -> str:

@@ -84,7 +84,7 @@ LAYER = LayerFacts(path="/srv/vm/base.img", format=ImageFormat.RAW, virtual_size
 LAYERED = DiskFacts(
     target="vdb", path="/srv/vm/top.qcow2", format=ImageFormat.QCOW2, virtual_size=1 << 30, allocated=1 << 20,
     cluster_size=131072, compat="1.1", extended_l2=True, lazy_refcounts=True, refcount_bits=1, compression="zstd",
-    backing_name="middle.qcow2", layers=(
+    preallocated=True, backing_name="middle.qcow2", layers=(
         LayerFacts(path="/srv/vm/middle.qcow2", format=ImageFormat.QCOW2, virtual_size=1 << 30,
                    backing_name="/srv/vm/base.img"), LAYER))
 ISO = FileFacts(
@@ -162,7 +162,7 @@ EVERY_RECORD: tuple[object, ...] = (
     LinkReport(rate=100, dirty_rate=None, write_rate=0),
     LinkArguments(
         job_id="0badcafe", source=SOURCE, destination=DESTINATION, user="kvm", transport=Transport.TCP,
-        destination_daemon=LibvirtDaemon.VIRTQEMUD, milliseconds=800, bandwidth=7),
+        destination_daemon=LibvirtDaemon.VIRTQEMUD, milliseconds=800, bandwidth=7, at_most=8 << 20),
     StepReport(summary="empty qcow2 of 8192 MiB"),
     StepReport(summary="sent", bytes=7),
     MOVED,

@@ -147,16 +147,16 @@ def test_what_goes_wrong_on_the_way_is_the_finding_of_the_check_that_it_belongs_
 # The rate.
 
 
-def measured(tmp_path: Path, seconds: float, limit: int = 0) -> tuple[int | None, float]:
+def measured(tmp_path: Path, seconds: float, limit: int = 0, at_most: int = 0) -> tuple[int | None, float]:
     """What one end counts while the other sends, and how long the sending took."""
     found: list[int | None] = []
     path = str(tmp_path / "probe")
     with link_rate.listen_on(path) as server:
-        receiver = threading.Thread(target=lambda: found.append(link_rate.receive(server, seconds)))
+        receiver = threading.Thread(target=lambda: found.append(link_rate.receive(server, seconds, at_most)))
         receiver.start()
         began = time.monotonic()
         with link_rate.meet(socket.AF_UNIX, path) as connection:
-            link_rate.send(connection, seconds, limit)
+            link_rate.send(connection, seconds, limit, at_most)
         took = time.monotonic() - began
         receiver.join()
     return found[0], took
@@ -174,6 +174,31 @@ def test_no_more_is_sent_than_the_migration_may_use(tmp_path: Path) -> None:
     rate, _took = measured(tmp_path, 0.1, limit=20 << 20)
     assert rate is not None
     assert rate < 60 << 20
+
+
+def test_a_fast_link_is_measured_with_few_bytes(tmp_path: Path) -> None:
+    rate, took = measured(tmp_path, 5.0, limit=20 << 20, at_most=4 << 20)
+    assert rate is not None
+    assert 10 << 20 < rate < 60 << 20
+    assert took < 2.0
+
+
+def test_the_sender_stops_where_it_is_enough_whoever_goes_on_listening(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_rate, "_MEET_SECONDS", 0.1)
+    arrived = 0
+    here, there = socket.socketpair()
+
+    def send() -> None:
+        with here:
+            link_rate.send(here, 5.0, 0, at_most=4 << 20)
+
+    with there:
+        sender = threading.Thread(target=send)
+        sender.start()
+        while got := len(there.recv(256 << 10)):
+            arrived += got
+        sender.join()
+    assert 4 << 20 <= arrived < (4 << 20) + (256 << 10)
 
 
 def test_a_way_that_is_only_tried_carries_nothing(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from constant import (
 )
 from control.checks import link_arguments
 from control.conversation import ControllerSettings
+from control.plan import planned_bytes
 from controller import Controller, RunReport
 from tests.unit.samples import (
     AGENTS,
@@ -130,7 +131,8 @@ def test_the_destination_is_told_of_a_long_move_so_that_it_keeps_its_place() -> 
 def test_each_step_gets_the_whole_migration_and_what_the_check_of_the_source_found() -> None:
     _report, agents, _notes = run({})
     link = {Command.CHECK_LINK: link_arguments(MIGRATION),
-            Command.MEASURE_LINK: link_arguments(MIGRATION, milliseconds=800)}
+            Command.MEASURE_LINK: link_arguments(
+                MIGRATION, milliseconds=800, at_most=round(sum(planned_bytes(FACTS)) / 48))}
     for asked in agents.asked_for_steps():
         if asked.request.cmd in link:
             assert asked.request.cmd_arguments == link[asked.request.cmd]

@@ -329,6 +329,13 @@ def test_the_chain_is_written_out_for_the_running_vm_alone_unless_it_is_cut() ->
         assert changes_for(flat, layered(QCOW2), frozenset(), live=kind).chains == {"vda": ()}
 
 
+def test_zeros_are_detected_for_the_running_vm_alone_where_its_image_is_preallocated() -> None:
+    thick = layered(dataclasses.replace(QCOW2, preallocated=True))
+    assert changes_for(MIGRATION, thick, frozenset(), live=True).thin == {"vda"}
+    assert changes_for(MIGRATION, thick, frozenset(), live=False).thin == frozenset()
+    assert changes_for(MIGRATION, layered(QCOW2), frozenset(), live=True).thin == frozenset()
+
+
 def test_maps_names_and_empty_drives_reach_the_document() -> None:
     asked = dataclasses.replace(
         MIGRATION, new_name="new", eject_cdrom=True, disk_maps=(parse_disk_map("vda=/data/x"),),

@@ -218,6 +218,7 @@ def sweeping(document: str) -> Changes:
         networks={each: NewNetwork(kind="bridge" if number % 2 else "network", name=f"new{number}")
                   for number, each in enumerate(sorted(connected))},
         ejected=frozenset({"sda", "sdb", "hda", "hdc", "fda", "vda"}),
+        thin=frozenset({"vda", "vdb", "sda", "hda"}),
     )
 
 
@@ -233,7 +234,8 @@ def test_without_changes_the_document_means_the_same(document: str) -> None:
 def test_changes_to_what_is_not_there_change_nothing(document: str) -> None:
     absent = Changes(
         paths={"/absent": "/dev/new", "": "/new"}, chains={"xvdz": FIVE_LAYERS},
-        networks={("network", "absent"): NewNetwork(kind="bridge", name="br9")}, ejected=frozenset({"xvdz"}))
+        networks={("network", "absent"): NewNetwork(kind="bridge", name="br9")}, ejected=frozenset({"xvdz"}),
+        thin=frozenset({"xvdz"}))
     assert canonical(edit(document, absent)) == canonical(document)
 
 
@@ -257,7 +259,7 @@ def test_a_path_or_name_that_is_changed_back_leaves_no_trace(document: str) -> N
 def test_changes_made_one_after_the_other_are_the_changes_made_at_once(document: str) -> None:
     whole = sweeping(document)
     parts = [
-        Changes(name=whole.name), Changes(chains=whole.chains),
+        Changes(name=whole.name), Changes(chains=whole.chains), Changes(thin=whole.thin),
         *(Changes(paths={old: new}) for old, new in whole.paths.items()),
         *(Changes(networks={old: new}) for old, new in whole.networks.items()),
     ]
@@ -478,6 +480,25 @@ def test_a_new_layer_is_not_taken_for_an_old_path() -> None:
 
 def test_a_drive_without_a_medium_gets_no_chain() -> None:
     check(FULL, Changes(chains={"sdb": FIVE_LAYERS}))
+
+
+# Zeros.
+
+
+@pytest.mark.parametrize(("before", "after"), [
+    ("", " detect_zeroes='on'"), (" detect_zeroes='off'", " detect_zeroes='on'"),
+    (" detect_zeroes='unmap'", " detect_zeroes='unmap'")])
+def test_zeros_are_detected_on_the_disks_that_are_to_stay_thin(before: str, after: str) -> None:
+    disk = ("<disk type='file'><driver name='qemu' type='qcow2' cache='none'{}/><source file='/{}'/>"
+            "<target dev='{}'/></disk>")
+    other = disk.format("", "b", "vdb")
+    document = minimal(disk.format(before, "a", "vda") + other)
+    assert edit(document, Changes(thin=frozenset({"vda"}))) == minimal(disk.format(after, "a", "vda") + other)
+
+
+def test_a_disk_without_a_driver_gets_none() -> None:
+    check(minimal("<disk type='file'><source file='/a'/><target dev='vda'/></disk>"),
+          Changes(thin=frozenset({"vda"})))
 
 
 # Drives.

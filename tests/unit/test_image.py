@@ -68,6 +68,16 @@ def test_a_raw_image_is_as_long_as_its_file_to_the_byte(tmp_path: Path) -> None:
     assert (facts.virtual_size, facts.allocated, facts.cluster_size, facts.compat) == (1_000_001, 0, 0, "")
 
 
+@pytest.mark.parametrize(("options", "preallocated"), [
+    ("preallocation=metadata", True), ("preallocation=falloc", False), ("preallocation=off", False)])
+def test_an_image_whose_clusters_lie_in_holes_of_its_file_is_known(
+        tmp_path: Path, options: str, preallocated: bool) -> None:
+    path = tmp_path / "image"
+    qemu_img("create", "-f", "qcow2", "-o", options, "image", "40M", cwd=tmp_path)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 1 1M 4M", path], capture_output=True, check=True)  # noqa: S607
+    assert examined(path).preallocated is preallocated
+
+
 def test_a_chain_is_followed_by_what_the_headers_say_relative_names_and_absolute_ones(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     qemu_img("create", "-f", "raw", "base/base.img", "10M", cwd=tmp_path)

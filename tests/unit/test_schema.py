@@ -346,7 +346,7 @@ def test_every_cluster_size_of_qcow2_is_taken(size: int) -> None:
         assert dataclasses.replace(QCOW2, cluster_size=size, compat=compat).cluster_size == size
 
 
-@pytest.mark.parametrize("changes", [{"cluster_size": 65536}, {"compat": "1.1"}])
+@pytest.mark.parametrize("changes", [{"cluster_size": 65536}, {"compat": "1.1"}, {"preallocated": True}])
 def test_a_raw_image_has_neither_clusters_nor_a_version(changes: Mapping[str, Any]) -> None:
     with pytest.raises(ValueError, match="raw"):
         dataclasses.replace(RAW, **changes)
