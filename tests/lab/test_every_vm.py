@@ -320,6 +320,48 @@ def test_firmware_and_tpm_go_along_running_and_shut_off(admin: Admin, make_guest
         host.run(["rm", "-rf", f"/var/lib/libvirt/swtpm/{uuid}", variables])
 
 
+# OVMF's own for trying: firmware that lets only what is signed with this key start.
+SECURE_FIRMWARE = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
+SECURE_VARIABLES = "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd"
+SIGNING_KEY = "/usr/share/ovmf/PkKek-1-snakeoil"
+
+
+def with_secure_boot(domain: str) -> str:
+    """With firmware that has secure boot on, in a machine that it can run in, and a kernel of its own."""
+    firmware = (f"<loader readonly='yes' secure='yes' type='pflash'>{SECURE_FIRMWARE}</loader>"
+                f"<nvram template='{SECURE_VARIABLES}'>/var/lib/libvirt/qemu/nvram/safe_VARS.fd</nvram>")
+    for old, new in (("hvm</type>", f"hvm</type>{firmware}"), ("<acpi/>", "<acpi/><smm state='on'/>"),
+                     ("qemu64", "Westmere"), (f"{BOOT_DIRECTORY}/vmlinuz", f"{DATA}/vmlinuz"),
+                     ("quiet loglevel=3", "loglevel=7")):
+        domain = domain.replace(old, new)
+    return domain
+
+
+def sign_kernel(host: Host) -> None:
+    """Sign the guest's kernel with OVMF's key."""
+    shell(host, f"openssl rsa -in {SIGNING_KEY}.key -passin pass:snakeoil -out {DATA}/key",
+          f"sbsign --key {DATA}/key --cert {SIGNING_KEY}.pem --output {DATA}/vmlinuz {BOOT_DIRECTORY}/vmlinuz")
+
+
+def test_a_vm_with_secure_boot_boots_securely_where_it_has_arrived(admin: Admin, make_guest: MakeGuest) -> None:
+    node1, node2 = admin.lab.nodes
+    variables = "/var/lib/libvirt/qemu/nvram/safe_VARS.fd"
+    guest = make_guest(
+        "safe", data_mib=16, memory_mib=512, machine="q35", rewrite=with_secure_boot, prepare=sign_kernel)
+    run = admin.migrate("safe", "--disk-map", f"{DATA}={THERE}")
+    assert run.code == 0, run.text
+    assert "sent vmlinuz" in run.stderr
+    guest.witness.wait_for_ticks(20)
+    assert guest.witness.report().sound
+    assert digest(node1.path(variables)) == digest(node2.path(variables))
+    virsh(node2, "destroy", "safe")
+    ticks = len(guest.witness.ticks())
+    virsh(node2, "start", "safe")
+    guest.witness.wait_for_ticks(ticks + 20)
+    for host in admin.lab.nodes:
+        assert host.path(serial_log("safe")).read_text().count("Secure boot enabled") == 1
+
+
 def test_a_transient_vm_that_is_paused_arrives_transient_and_paused(admin: Admin, make_guest: MakeGuest) -> None:
     node1, node2 = admin.lab.nodes
     guest = make_guest("brief", data_mib=16)
