@@ -29,6 +29,7 @@ from tests.unit.samples import (
     FACTS,
     HOST_FACTS,
     ISO,
+    LINK,
     MIGRATION,
     PROGRESS,
     QCOW2,
@@ -364,6 +365,13 @@ def test_a_raw_image_has_neither_clusters_nor_a_version(changes: Mapping[str, An
 def test_a_count_or_an_id_out_of_range_is_refused(record: Any, changes: Mapping[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"phase|page|id"):
         dataclasses.replace(record, **changes)
+
+
+@pytest.mark.parametrize("changes", [
+    {"milliseconds": -1}, {"milliseconds": 10_001}, {"bandwidth": -1}, {"at_most": -1}])
+def test_a_link_is_not_measured_out_of_all_bounds(changes: Mapping[str, Any]) -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        dataclasses.replace(LINK, **changes)
 
 
 def test_a_greeting_holds_no_epoch_or_challenge_that_a_request_could_not_carry() -> None:
