@@ -89,6 +89,7 @@ class Command(str, Enum):
     DEFINE_VIRTUAL_MACHINE = "DEFINE_VIRTUAL_MACHINE"
     FINISH = "FINISH"
     ROLL_BACK = "ROLL_BACK"
+    LOCATE = "LOCATE"
     STATUS = "STATUS"
     CANCEL = "CANCEL"
 
@@ -125,7 +126,8 @@ REPLY_TRANSITIONS: Mapping[MessageType, frozenset[MessageType]] = MappingProxyTy
 ANSWERED_AT_ONCE = frozenset({Command.STATUS, Command.CANCEL})
 # Commands that change nothing on a host.
 CHANGE_NOTHING = frozenset({
-    Command.HELLO, Command.CHECK_SOURCE, Command.CHECK_LINK, Command.CHECK_DESTINATION, Command.MEASURE_LINK})
+    Command.HELLO, Command.CHECK_SOURCE, Command.CHECK_LINK, Command.CHECK_DESTINATION, Command.MEASURE_LINK,
+    Command.LOCATE})
 # Commands that the journal does not know: they leave nothing behind that must not happen twice, nor should a dry run.
 NOT_JOURNALED = ANSWERED_AT_ONCE | CHANGE_NOTHING
 # Commands that may run twice without harm: an agent that was restarted is asked for them again.
@@ -229,6 +231,21 @@ class DomainState(str, Enum):
     PAUSED = "paused"
     SHUT_OFF = "shut off"
     ABSENT = "absent"
+
+
+class Pause(str, Enum):
+    """Why a paused domain is paused."""
+
+    NONE = "none"
+    """It is not paused."""
+    SOMEBODY = "somebody"
+    """By a person or a program, on purpose; libvirt says the same of a domain that has arrived to be released."""
+    MIGRATION = "migration"
+    """It leaves or arrives, or did when that was broken off."""
+    POST_COPY_FAILED = "post-copy failed"
+    """Part of its memory is on the other host."""
+    OTHER = "other"
+    """An I/O error, a save, a snapshot and the like."""
 
 
 class Severity(str, Enum):

@@ -39,11 +39,12 @@ from wire.facts import HostFacts, version_text
 from wire.findings import Check, CheckReport, skip
 from wire.message import Reply, Request
 from wire.records import CancelArguments, HelloArguments, LinkArguments, Migration, Progress, StepArguments
+from wire.situation import DomainArguments
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Arguments = Union[StepArguments, LinkArguments]
+Arguments = Union[StepArguments, LinkArguments, DomainArguments]
 
 # Answers that do not tell whether the request was begun, and what is said of it where that is not known.
 _ASK_AGAIN: Mapping[ErrorCode, ErrorCode] = {

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from constant import CopyStorage, DomainState, LibvirtDaemon
+from constant import CopyStorage, DomainState, LibvirtDaemon, Pause
 from host import capabilities
 from host.domain_xml import DomainDescription, describe, mac_addresses
 from host.job_statistics import JobStatistics
 from wire.errors import ErrorCode, MigrationError
 from wire.records import DiskProgress, MigrationReport
+from wire.situation import DomainView
 
 try:
     import libvirt
@@ -63,6 +64,14 @@ _PAUSE_PROBLEMS = {
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: "paused by a migration",
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: "left over from a migration that failed",
 }
+_PAUSES = {
+    libvirt.VIR_DOMAIN_PAUSED_USER: Pause.SOMEBODY,
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION: Pause.MIGRATION,
+    libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: Pause.MIGRATION,
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: Pause.MIGRATION,
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: Pause.POST_COPY_FAILED,
+}
+_MIGRATED = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
 _SECRET_TYPES = {
     libvirt.VIR_SECRET_USAGE_TYPE_VOLUME: "volume",
     libvirt.VIR_SECRET_USAGE_TYPE_CEPH: "ceph",
@@ -190,6 +199,19 @@ class Hypervisor:
             return _STATES.get(self._find(domain).state()[0], DomainState.PAUSED)
         except MigrationError:
             return DomainState.ABSENT
+
+    def view(self, domain: str) -> DomainView:
+        """How the domain is on this host, with all that tells whether it may be left to itself."""
+        try:
+            found = self._find(domain)
+        except MigrationError:
+            return DomainView(state=DomainState.ABSENT)
+        number, reason = found.state()
+        state, persistent = _STATES.get(number, DomainState.PAUSED), bool(found.isPersistent())
+        return DomainView(
+            state=state, pause=_PAUSES.get(reason, Pause.OTHER) if state is DomainState.PAUSED else Pause.NONE,
+            busy=self.busy(domain), migrated=(number, reason) == _MIGRATED, persistent=persistent,
+            autostart=bool(persistent and found.autostart()))
 
     def pause_problem(self, domain: str) -> str | None:
         """Why a domain that does not run is not simply paused; None if somebody paused it."""

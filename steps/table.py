@@ -17,6 +17,7 @@ from steps import (
     finish,
     hello,
     live_migration,
+    locate,
     measure_link,
     prepare_destination,
     roll_back,
@@ -36,6 +37,7 @@ STEPS: Mapping[Command, Callable[[StepContext, Any], object]] = MappingProxyType
     Command.DEFINE_VIRTUAL_MACHINE: define_virtual_machine.run,
     Command.FINISH: finish.run,
     Command.ROLL_BACK: roll_back.run,
+    Command.LOCATE: locate.run,
 })
 
 HELLO = hello.run

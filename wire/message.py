@@ -33,6 +33,7 @@ from wire.records import (
     StepReport,
 )
 from wire.schema import from_wire, record, to_wire
+from wire.situation import DomainArguments, DomainView
 
 ARGUMENTS: Mapping[Command, type] = MappingProxyType({
     Command.HELLO: HelloArguments,
@@ -40,8 +41,9 @@ ARGUMENTS: Mapping[Command, type] = MappingProxyType({
     Command.CANCEL: CancelArguments,
     Command.CHECK_LINK: LinkArguments,
     Command.MEASURE_LINK: LinkArguments,
+    Command.LOCATE: DomainArguments,
     **{command: StepArguments for command in Command if command not in (
-        Command.HELLO, Command.STATUS, Command.CANCEL, Command.CHECK_LINK, Command.MEASURE_LINK)},
+        Command.HELLO, Command.STATUS, Command.CANCEL, Command.CHECK_LINK, Command.MEASURE_LINK, Command.LOCATE)},
 })
 # STATUS has none of its own: it is answered with what is known of the request that it asks for.
 RESULTS: Mapping[Command, type] = MappingProxyType({
@@ -58,6 +60,7 @@ RESULTS: Mapping[Command, type] = MappingProxyType({
     Command.FINISH: StepReport,
     Command.ROLL_BACK: RollBackReport,
     Command.CANCEL: CancelReport,
+    Command.LOCATE: DomainView,
 })
 # What `cmd_result` may hold in each type of reply, by the name of its only field; "" stands for nothing.
 _CONTENTS: Mapping[MessageType, frozenset[str]] = MappingProxyType({

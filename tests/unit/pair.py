@@ -13,12 +13,22 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from constant import AGENT_PORT, GIVE_UP_SECONDS, Command, DomainState, MessageType
-from tests.unit.samples import AGENT_KEY, CONTROLLER, CONTROLLERS, FACTS, HOST_FACTS, LINK, MIGRATION, MOVED, SOURCE
+from tests.unit.samples import (
+    AGENT_KEY,
+    ARGUMENTS_OF,
+    CONTROLLER,
+    CONTROLLERS,
+    FACTS,
+    HOST_FACTS,
+    MIGRATION,
+    MOVED,
+    SOURCE,
+)
 from udpmodule import Responder, Stage, Write
 from wire.access import AddressList, Key
 from wire.admission import Gate
@@ -29,9 +39,7 @@ from wire.findings import CheckReport
 from wire.memory import Address, Entry, Memory
 from wire.message import Reply, Request, decode, encode
 from wire.records import (
-    CancelArguments,
     CancelReport,
-    HelloArguments,
     LinkReport,
     Progress,
     RollBackReport,
@@ -138,13 +146,11 @@ class Pair:
     # The controller.
 
     def request(self, command: Command = Command.PREPARE_DESTINATION) -> Request:
-        """A new request as a controller would make it after a HELLO now."""
-        arguments: Mapping[Command, object] = {
-            Command.HELLO: HelloArguments(), Command.CANCEL: CancelArguments(job_id=MIGRATION.job_id),
-            Command.STATUS: StatusArguments(of="f" * 32), Command.CHECK_LINK: LINK, Command.MEASURE_LINK: LINK}
+        """A new request as a controller would make it after a HELLO now; of a step without facts, in one datagram."""
+        arguments, bare = ARGUMENTS_OF[command], StepArguments(migration=MIGRATION)
         return Request(
             request_id=f"{next(self._ids):032x}", agent_ip=SOURCE, cmd=command,
-            cmd_arguments=arguments.get(command, StepArguments(migration=MIGRATION)), epoch=self.responder.epoch,
+            cmd_arguments=bare if isinstance(arguments, StepArguments) else arguments, epoch=self.responder.epoch,
             challenge=self.responder.challenge(self.now))
 
     def exchange(self, request: Request, patience: float | None = None, limit: float = math.inf) -> Exchange:

@@ -18,6 +18,7 @@ from constant import (
     LibvirtDaemon,
     MessageType,
     OnTimeout,
+    Pause,
     Severity,
     Transport,
 )
@@ -57,6 +58,7 @@ from wire.records import (
     StepArguments,
     StepReport,
 )
+from wire.situation import DomainArguments, DomainView
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = "192.0.2.11"
@@ -178,6 +180,8 @@ EVERY_RECORD: tuple[object, ...] = (
     StatusArguments(of="0" * 32),
     StatusArguments(of="f" * 32, page=63),
     CancelReport(known=True),
+    DomainArguments(domain="VM1"),
+    DomainView(state=DomainState.SHUT_OFF, migrated=True, persistent=True, autostart=True),
     Page(page=0, pages=2, digest="0123456789abcdef" * 4, part='{"value":{'),
 )
 
@@ -193,6 +197,7 @@ ARGUMENTS_OF: Mapping[Command, object] = {
     Command.CANCEL: CancelArguments(job_id=MIGRATION.job_id),
     Command.CHECK_LINK: LINK,
     Command.MEASURE_LINK: LINK,
+    Command.LOCATE: DomainArguments(domain="VM1"),
 }
 RESULT_OF: Mapping[Command, object] = {
     Command.HELLO: HOST_FACTS,
@@ -208,6 +213,7 @@ RESULT_OF: Mapping[Command, object] = {
     Command.FINISH: DID,
     Command.ROLL_BACK: RollBackReport(state=DomainState.PAUSED, removed=("/a/b",)),
     Command.CANCEL: CancelReport(known=False),
+    Command.LOCATE: DomainView(state=DomainState.PAUSED, pause=Pause.MIGRATION, busy=True),
 }
 PROGRESS = Progress(phase="copying the disk", done=1, total=2)
 PAGE = Page(page=63, pages=64, digest="0123456789abcdef" * 4, part="ü…")

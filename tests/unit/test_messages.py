@@ -60,6 +60,7 @@ from wire.records import (
     StepArguments,
     StepReport,
 )
+from wire.situation import DomainArguments, DomainView
 
 REQUEST = Request(
     request_id="0" * 32, agent_ip=SOURCE, cmd=Command.LIVE_MIGRATION, epoch=HOST_FACTS.epoch,
@@ -140,7 +141,8 @@ def test_every_result_comes_back_as_it_was_sent_also_alone(reply: Reply) -> None
 def test_every_command_has_arguments_of_one_kind() -> None:
     named = {
         Command.HELLO: HelloArguments, Command.STATUS: StatusArguments, Command.CANCEL: CancelArguments,
-        Command.CHECK_LINK: LinkArguments, Command.MEASURE_LINK: LinkArguments}
+        Command.CHECK_LINK: LinkArguments, Command.MEASURE_LINK: LinkArguments,
+        Command.LOCATE: DomainArguments}
     assert {**dict.fromkeys(set(Command), StepArguments), **named} == ARGUMENTS
     assert {command: type(arguments) for command, arguments in ARGUMENTS_OF.items()} == ARGUMENTS
 
@@ -149,7 +151,8 @@ def test_every_command_but_status_has_a_result_of_one_kind() -> None:
     named = {
         Command.HELLO: HostFacts, Command.CHECK_SOURCE: CheckReport, Command.CHECK_DESTINATION: CheckReport,
         Command.CHECK_LINK: CheckReport, Command.MEASURE_LINK: LinkReport,
-        Command.LIVE_MIGRATION: MigrationReport, Command.ROLL_BACK: RollBackReport, Command.CANCEL: CancelReport}
+        Command.LIVE_MIGRATION: MigrationReport, Command.ROLL_BACK: RollBackReport, Command.CANCEL: CancelReport,
+        Command.LOCATE: DomainView}
     assert {**dict.fromkeys(set(Command) - {Command.STATUS}, StepReport), **named} == RESULTS
     assert {command: type(result) for command, result in RESULT_OF.items()} == RESULTS
 

@@ -238,7 +238,7 @@ def test_every_step_is_a_module_named_after_its_command() -> None:
 def test_every_command_is_asked_by_someone() -> None:
     asked = {
         node.attr for name in (
-            "controller.py", "control/conversation.py", "control/checks.py", "wire/exchange.py")
+            "controller.py", "control/conversation.py", "control/checks.py", "control/whereabouts.py", "wire/exchange.py")
         for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Command"}
     assert asked >= {command.name for command in Command}
@@ -264,6 +264,7 @@ BELONGS: Mapping[Command, set[str]] = {
     Command.DEFINE_VIRTUAL_MACHINE: {"BEGUN_WITHOUT_JOURNAL", "CLEARING", "REPEATABLE"},
     Command.FINISH: {"BEGUN_WITHOUT_JOURNAL", "CLEARING", "CLOSE_JOB", "REPEATABLE"},
     Command.ROLL_BACK: {"BEGUN_WITHOUT_JOURNAL", "CLEARING", "CLOSE_JOB", "REPEATABLE"},
+    Command.LOCATE: {"NOT_JOURNALED", "CHANGE_NOTHING", "REPEATABLE"},
     Command.STATUS: {"ANSWERED_AT_ONCE", "NOT_JOURNALED", "START_NOTHING"},
     Command.CANCEL: {"ANSWERED_AT_ONCE", "NOT_JOURNALED"},
 }

@@ -1,0 +1,112 @@
+"""Where a VM really is: what each of two hosts says of it, what the two together mean, and what may be done then.
+
+Pure rules, the same for the controller, for `repair` and for an agent that comes back after its death.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Optional
+
+from constant import DomainState, Pause
+from wire.forms import DOMAIN_PATTERN
+from wire.schema import record
+
+
+@record
+class DomainArguments:
+    """The argument of LOCATE: the domain by the name that it has on that host."""
+
+    domain: str
+
+    def __post_init__(self) -> None:
+        if not DOMAIN_PATTERN.fullmatch(self.domain):
+            raise ValueError("no such domain name")
+
+
+@record
+class DomainView:
+    """How a domain is on one host, as its libvirt says."""
+
+    state: DomainState
+    pause: Pause = Pause.NONE
+    busy: bool = False
+    """Whether a job of libvirt's or a block job runs on it, so that it cannot be changed."""
+    migrated: bool = False
+    """Whether it is shut off because it was migrated away, as far as libvirt remembers."""
+    persistent: bool = False
+    autostart: bool = False
+
+    @property
+    def has_it(self) -> bool:
+        """Whether a process holds the VM's memory here."""
+        return self.state in (DomainState.RUNNING, DomainState.PAUSED)
+
+    @property
+    def half(self) -> bool:
+        """Whether it is paused in the middle of a migration."""
+        return self.pause in (Pause.MIGRATION, Pause.POST_COPY_FAILED)
+
+
+class Situation(str, Enum):
+    """Where a VM is, of two hosts."""
+
+    ON_SOURCE = "runs on source only"
+    ON_SOURCE_PAUSED = "paused on source only"
+    ON_DESTINATION = "runs on destination only"
+    ON_DESTINATION_PAUSED = "paused on destination only"
+    ARRIVING = "runs on source, half arrived on destination"
+    LEAVING = "runs on destination, half left on source"
+    BETWEEN = "paused on both"
+    BOTH = "runs on both"
+    SHUT_OFF_ON_SOURCE = "shut off, on source only"
+    SHUT_OFF_ON_DESTINATION = "shut off, on destination only"
+    SHUT_OFF_ON_BOTH = "shut off on both"
+    NOWHERE = "on neither host"
+    NOT_KNOWN = "not known"
+
+
+def situation(source: Optional[DomainView], destination: Optional[DomainView]) -> Situation:
+    """What the two views together mean; None stands for a host that could not be asked."""
+    if source is None or destination is None:
+        return Situation.NOT_KNOWN
+    return _SITUATIONS[_kind(source), _kind(destination)]
+
+
+class _Kind(Enum):
+    RUNS = "runs"
+    PAUSED = "paused"
+    OFF = "off"
+    NONE = "none"
+
+
+_KINDS = {
+    DomainState.RUNNING: _Kind.RUNS,
+    DomainState.PAUSED: _Kind.PAUSED,
+    DomainState.SHUT_OFF: _Kind.OFF,
+    DomainState.ABSENT: _Kind.NONE,
+}
+
+
+def _kind(view: DomainView) -> _Kind:
+    return _KINDS[view.state]
+
+
+_SITUATIONS = {
+    (_Kind.RUNS, _Kind.RUNS): Situation.BOTH,
+    (_Kind.RUNS, _Kind.PAUSED): Situation.ARRIVING,
+    (_Kind.RUNS, _Kind.OFF): Situation.ON_SOURCE,
+    (_Kind.RUNS, _Kind.NONE): Situation.ON_SOURCE,
+    (_Kind.PAUSED, _Kind.RUNS): Situation.LEAVING,
+    (_Kind.PAUSED, _Kind.PAUSED): Situation.BETWEEN,
+    (_Kind.PAUSED, _Kind.OFF): Situation.ON_SOURCE_PAUSED,
+    (_Kind.PAUSED, _Kind.NONE): Situation.ON_SOURCE_PAUSED,
+    (_Kind.OFF, _Kind.RUNS): Situation.ON_DESTINATION,
+    (_Kind.OFF, _Kind.PAUSED): Situation.ON_DESTINATION_PAUSED,
+    (_Kind.OFF, _Kind.OFF): Situation.SHUT_OFF_ON_BOTH,
+    (_Kind.OFF, _Kind.NONE): Situation.SHUT_OFF_ON_SOURCE,
+    (_Kind.NONE, _Kind.RUNS): Situation.ON_DESTINATION,
+    (_Kind.NONE, _Kind.PAUSED): Situation.ON_DESTINATION_PAUSED,
+    (_Kind.NONE, _Kind.OFF): Situation.SHUT_OFF_ON_DESTINATION,
+    (_Kind.NONE, _Kind.NONE): Situation.NOWHERE,
+}
