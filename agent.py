@@ -13,9 +13,8 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,18 @@ from constant import (
     AGENT_PORT,
     CHANGE_NOTHING,
     CLEARING,
-    CLOSE_JOB,
     CONTROLLER_LIST_FILE,
     GIVE_UP_SECONDS,
     JOBS_LIMIT,
-    OPEN_JOB,
     STATE_DIRECTORY,
     UNJOURNALED_KEPT_SECONDS,
     VERSION,
     WORK_LIMIT,
     Command,
+    Outcome,
     Severity,
 )
+from steps import recording
 from steps.context import Cancellation, StepContext
 from udpmodule import AgentSocket, Event, Responder, Stage
 from wire.access import AddressList, Key, config_directory, load_keys
@@ -44,6 +43,8 @@ from wire.admission import Gate
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import HostFacts
 from wire.findings import CheckReport
+from wire.history import JobArguments
+from wire.jobs import Job, Jobs
 from wire.journal import Journal, JournalWriter
 from wire.memory import Address, Begun, Ended, Entry, Memory
 from wire.message import Request
@@ -68,10 +69,12 @@ _CANCELLED = "its controller was told to stop"
 _SWITCH_SECONDS = 0.0005
 # The niceness of the receive loop and the journal, which do little and are waited for, and that of the work.
 _PROMPT, _ORDINARY = -10, 0
-_TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 _NO_JOB = ("-", "-")
 # All of IPv4 and all of IPv6.
 _EVERYWHERE: Sequence[Address] = (("0.0.0.0", AGENT_PORT), ("::", AGENT_PORT))  # noqa: S104 - lists and key decide
+# How often it looks whether one of its jobs needs it, and how rarely at one that could not be settled.
+_LOOK_SECONDS = 2.0
+_LOOK_LONGEST_SECONDS = 120.0
 _job: contextvars.ContextVar[tuple[str, str]] = contextvars.ContextVar("job", default=_NO_JOB)
 
 # With the arguments that wire/message.py has for the command.
@@ -86,6 +89,16 @@ class JobFilter(logging.Filter):
         """Add the two fields; every record passes."""
         record.job, record.domain = _job.get()
         return True
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What an agent does without being asked: go on with a migration, and settle what nobody drives any more."""
+
+    adopt: Step
+    settle: Callable[..., Outcome | None]
+    clear: Callable[[Collection[str]], None]
+    """Ends what steps of an earlier life have left, but for those of these jobs."""
 
 
 @dataclass(frozen=True)
@@ -106,104 +119,6 @@ class AgentSettings:
         )
 
 
-@dataclass
-class Job:
-    """A migration that is under way on this host. `heard` is when its last step ended, or its controller said so."""
-
-    job_id: str
-    domain: str
-    asked_by: str
-    since: str
-    heard: float
-    running: Counter[Command] = field(default_factory=Counter)
-    begun: bool = False
-    """Whether any of its steps was begun."""
-
-
-class Jobs:
-    """The migrations under way on this host: one for a domain, and no more than `limit`.
-
-    A job begins with its first step that changes something, and ends with the step that clears up after it; one whose
-    controller has gone for good is given up GIVE_UP_SECONDS after it was last heard of.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._jobs: dict[str, Job] = {}
-
-    def restore(self, entries: Iterable[Entry], now: float) -> None:
-        """Take what the journal tells of jobs that an earlier life of this agent has not seen the end of."""
-        commands = {}
-        for entry in entries:
-            if isinstance(entry, Begun) and entry.job_id is not None and entry.domain is not None:
-                commands[entry.request_id] = entry.job_id
-                if entry.cmd in OPEN_JOB and entry.job_id not in self._jobs:
-                    since = time.strftime(_TIME_FORMAT, time.localtime(entry.at))
-                    self._jobs[entry.job_id] = Job(entry.job_id, entry.domain, entry.asked_by, since, now, begun=True)
-            elif isinstance(entry, Ended) and entry.cmd in CLOSE_JOB:
-                self._jobs.pop(commands.get(entry.request_id, ""), None)
-
-    def enter(self, command: Command, host: str, migration: Migration, asked_by: str, now: float) -> None:
-        """Begin a step of a migration. Raises MigrationError DOMAIN_LOCKED or JOBS_LIMIT_REACHED."""
-        self._give_up(now)
-        own = self._jobs.get(migration.job_id)
-        if own is not None and own.domain != migration.domain:
-            problem = f"job {own.job_id} is about VM {own.domain}"
-            raise MigrationError(ErrorCode.MESSAGE_INVALID, {"host": host, "problem": problem})
-        if command not in CLEARING or (own is not None and OPEN_JOB & own.running.keys()):
-            self._check(own, command, host, migration, now)
-        if own is None and command in OPEN_JOB:
-            since = time.strftime(_TIME_FORMAT)
-            own = self._jobs[migration.job_id] = Job(migration.job_id, migration.domain, asked_by, since, now)
-        if own is not None:
-            own.running[command] += 1
-
-    def leave(self, command: Command, migration: Migration, now: float, *, begun: bool = True) -> None:
-        """End a step of a migration, or take it back if it was not `begun` after all."""
-        job = self._jobs.get(migration.job_id)
-        if job is None:
-            return
-        # A check may have entered before there was a job.
-        job.running -= Counter({command: 1})
-        job.heard, job.begun = now, job.begun or begun
-        if not job.running and (command in CLOSE_JOB or not job.begun):
-            del self._jobs[migration.job_id]
-
-    @property
-    def limit(self) -> int:
-        """How many there may be at once."""
-        return self._limit
-
-    def free(self) -> int:
-        """How many more there may be."""
-        return max(0, self._limit - len(self._jobs))
-
-    def keep(self, job_id: str, now: float) -> None:
-        """Hear of a job that has nothing to do here now."""
-        job = self._jobs.get(job_id)
-        if job is not None:
-            job.heard = now
-
-    def _give_up(self, now: float) -> None:
-        for job in list(self._jobs.values()):
-            if not job.running and now - job.heard > GIVE_UP_SECONDS:
-                log.warning("job %s of VM %s is given up: nothing was heard of it for %.0f s", job.job_id, job.domain,
-                            GIVE_UP_SECONDS)
-                del self._jobs[job.job_id]
-
-    def _check(self, own: Job | None, command: Command, host: str, migration: Migration, now: float) -> None:
-        for job in self._jobs.values():
-            busy = job is not own or (command not in CHANGE_NOTHING and bool(job.running))
-            if busy and job.domain == migration.domain:
-                raise MigrationError(ErrorCode.DOMAIN_LOCKED, {
-                    "host": host, "domain": job.domain, "job": job.job_id, "asked_by": job.asked_by,
-                    "since": job.since, "seconds": f"{GIVE_UP_SECONDS:.0f}"})
-        if own is None and len(self._jobs) >= self._limit:
-            domains = ", ".join(job.domain for job in self._jobs.values())
-            raise MigrationError(ErrorCode.JOBS_LIMIT_REACHED, {
-                "host": host, "count": str(len(self._jobs)), "domains": domains, "limit": str(self._limit)})
-
-
 @dataclass(frozen=True)
 class _Work:
     """A request that is being worked on, in a thread of its own."""
@@ -211,6 +126,8 @@ class _Work:
     request: Request
     asked_by: str
     cancellation: Cancellation
+    adopted: bool = False
+    """Whether an earlier life of this agent has begun it."""
 
     @property
     def arguments(self) -> StepArguments | None:
@@ -224,13 +141,17 @@ class Agent:
 
     def __init__(
         self, settings: AgentSettings, udp: AgentSocket, hello: Hello, steps: Mapping[Command, Step], *,
-        state_directory: Path = Path(STATE_DIRECTORY), jobs_limit: int = JOBS_LIMIT,
+        state_directory: Path = Path(STATE_DIRECTORY), jobs_limit: int = JOBS_LIMIT, alone: Alone | None = None,
     ) -> None:
+        """`alone` is what it does without being asked, nothing if that is None."""
         self._settings = settings
         self._udp = udp
         self._hello = hello
         self._steps = steps
         self._state_directory = state_directory
+        self._alone = alone
+        self._job_locks: dict[str, threading.Lock] = {}
+        self._look_at = 0.0
         self.jobs = Jobs(jobs_limit)
         self._working: dict[str, _Work] = {}
         self._cancelled: dict[str, float] = {}
@@ -239,7 +160,7 @@ class Agent:
 
     def run(self) -> None:
         """Serve until stop() was called and all work has ended, at most _STOP_SECONDS later."""
-        self._udp.serve(self.take, self._stopped)
+        self._udp.serve(self.take, self._stopped, self._see_to_jobs)
 
     def stop(self) -> None:
         """Refuse new work and cancel what runs. Called in the receive loop's thread."""
@@ -332,9 +253,10 @@ class Agent:
                 raise MigrationError(ErrorCode.MIGRATION_CANCELLED, facts)
             self.jobs.enter(command, host, migration, work.asked_by, now)
 
-    def _leave_job(self, work: _Work, *, begun: bool = True) -> None:
+    def _leave_job(self, work: _Work, *, begun: bool = True, settled: bool = False) -> None:
         if work.arguments is not None:
-            self.jobs.leave(work.request.cmd, work.arguments.migration, time.monotonic(), begun=begun)
+            self.jobs.leave(
+                work.request.cmd, work.arguments.migration, time.monotonic(), begun=begun, settled=settled)
 
     def _cancel(self, job_id: str) -> CancelReport:
         """Have the job's running step end."""
@@ -353,6 +275,7 @@ class Agent:
         request = work.request
         outcome: object = MigrationError(
             ErrorCode.INTERNAL, {"host": request.agent_ip, "reason": "the step's thread ended"})
+        settled = False
         if work.arguments is not None:
             _job.set((work.arguments.migration.job_id, work.arguments.migration.domain))
         elif isinstance(request.cmd_arguments, LinkArguments):
@@ -361,28 +284,52 @@ class Agent:
         _set_niceness(_ORDINARY)
         try:
             log.info("%s asked for by %s", request.cmd.value, work.asked_by)
-            outcome = self._outcome(work)
+            outcome, settled = self._recorded(work)
         finally:
             # Whatever becomes of this thread: the controller asks for its result until it has one.
-            self._udp.post(lambda: self._deliver(work, outcome))
+            self._udp.post(lambda: self._deliver(work, outcome, settled=settled))
 
-    def _deliver(self, work: _Work, outcome: object) -> None:
+    def _recorded(self, work: _Work) -> tuple[object, bool]:
+        """The outcome of the work, and whether the job is settled here with it; of a job, one step at a time."""
+        context, arguments, command = self._context(work), work.arguments, work.request.cmd
+        if arguments is None or command in CHANGE_NOTHING:
+            return self._outcome(work, context), False
+        with self._job_locks.setdefault(arguments.migration.job_id, threading.Lock()):
+            try:
+                recording.begin(context, command, arguments, work.asked_by, int(time.time()))
+            except MigrationError as error:
+                return error, False
+            outcome = self._outcome(work, context)
+            return outcome, recording.end(context, command, arguments, outcome, int(time.time()))
+
+    def _deliver(self, work: _Work, outcome: object, *, settled: bool) -> None:
         """Hand a result on, in the receive loop's thread."""
-        self._leave_job(work)
+        self._leave_job(work, settled=settled)
         self._udp.responder.finish(work.request.request_id, outcome, time.monotonic())
 
-    def _outcome(self, work: _Work) -> object:
-        """The step's result or its error; whatever else goes wrong in it is an error of its own code."""
+    def _context(self, work: _Work) -> StepContext:
         responder, request = self._udp.responder, work.request
-        context = StepContext(
+        return StepContext(
             host=request.agent_ip, epoch=responder.epoch, challenge=responder.challenge(time.monotonic()),
             destinations=self._settings.destinations, state_directory=self._state_directory,
             cancellation=work.cancellation, progress=lambda progress: self._progress(request.request_id, progress),
-            free_slots=self.jobs.free(), slots=self.jobs.limit)
+            wall=int(time.time()),
+            free_slots=self.jobs.free(), slots=self.jobs.limit, doing=self._doing(),
+            asked=responder.steps_of(request.cmd_arguments.job_id)
+            if isinstance(request.cmd_arguments, JobArguments) else ())
+
+    def _doing(self) -> dict[str, tuple[Command, ...]]:
+        return {job.job_id: tuple(job.running) for job in self.jobs.open()}
+
+    def _outcome(self, work: _Work, context: StepContext) -> object:
+        """The step's result or its error; whatever else goes wrong in it is an error of its own code."""
+        request = work.request
         began = time.monotonic()
         try:
             if request.cmd is Command.HELLO:
                 outcome: object = self._hello(context)
+            elif work.adopted and self._alone is not None:
+                outcome = self._alone.adopt(context, request.cmd_arguments)
             else:
                 outcome = self._steps[request.cmd](context, request.cmd_arguments)
         except MigrationError as error:
@@ -400,6 +347,75 @@ class Agent:
 
     def _progress(self, request_id: str, progress: Progress) -> None:
         self._udp.post(lambda: self._udp.responder.progress(request_id, progress, time.monotonic()))
+
+    # What it does without being asked.
+
+    def go_on(self, entries: Sequence[Entry], adopted: Mapping[str, Request]) -> None:
+        """Take up the jobs of an earlier life, and the requests of it that go on. Called before run()."""
+        self.jobs.restore(entries, time.monotonic())
+        if self._alone is not None:
+            self._alone.clear([job.job_id for job in self.jobs.open()])
+        for request in adopted.values():
+            work = _Work(request, self._udp.responder.asked_by(request.request_id), Cancellation(), adopted=True)
+            arguments = work.arguments
+            if arguments is not None:
+                self.jobs.enter(request.cmd, request.agent_ip, arguments.migration, work.asked_by, time.monotonic())
+                self._udp.responder.adopt(request)
+                self._working[request.request_id] = work
+                self._begin(work)
+
+    def _see_to_jobs(self) -> None:
+        """Look at the jobs that have nothing to do here, each in a thread of its own. Returns at once."""
+        now = time.monotonic()
+        if self._alone is None or now < self._look_at or self._stop_by is not None:
+            return
+        self._look_at = now + _LOOK_SECONDS
+        for job in self.jobs.unattended(now):
+            job.seeing_to = True
+            alone = job.closing or now - job.heard > GIVE_UP_SECONDS
+            threading.Thread(
+                target=self._see_to, args=(job, self._alone.settle, alone), name=f"job-{job.job_id}",
+                daemon=True).start()
+
+    def _see_to(self, job: Job, settle: Callable[..., Outcome | None], alone: bool) -> None:
+        """In a thread of its own: see to one job, then say so to the receive loop."""
+        _job.set((job.job_id, job.domain))
+        _set_niceness(_ORDINARY)
+        outcome = None
+        try:
+            outcome = self._settled(job, settle, alone)
+        except MigrationError as error:
+            log.warning("the job cannot be settled yet: %s", error.message)
+        except Exception:
+            log.exception("the job cannot be settled yet")
+        finally:
+            self._udp.post(lambda: self._seen_to(job, outcome, alone=alone))
+
+    def _settled(self, job: Job, settle: Callable[..., Outcome | None], alone: bool) -> Outcome | None:
+        kept = recording.recall(self._state_directory, job.job_id)
+        if kept is None or kept.outcome is not None:
+            # It is written down before anything is changed: there is nothing to do. Its controller may still be at it.
+            return kept.outcome if kept is not None else Outcome.NOTHING_CHANGED if alone else None
+        with self._job_locks.setdefault(job.job_id, threading.Lock()):
+            responder, arguments = self._udp.responder, kept.arguments
+            here = arguments.migration.source if job.on_source else arguments.migration.destination
+            context = StepContext(
+                host=here, epoch=responder.epoch, challenge="", destinations=self._settings.destinations,
+                state_directory=self._state_directory, cancellation=Cancellation(), progress=lambda _progress: None,
+                wall=int(time.time()))
+            outcome = settle(context, arguments, alone=alone)
+            if outcome is not None:
+                recording.put(context, kept.ending(outcome, int(time.time())))
+                log.warning("nobody asked any more: the job was settled here, %s", outcome.value)
+            return outcome
+
+    def _seen_to(self, job: Job, outcome: Outcome | None, *, alone: bool) -> None:
+        """In the receive loop's thread: the job has ended, or is looked at again, later each time."""
+        job.seeing_to = False
+        job.looks = job.looks + 1 if alone else 0
+        job.look_at = time.monotonic() + min(_LOOK_SECONDS * 2 ** job.looks, _LOOK_LONGEST_SECONDS)
+        if outcome is not None and not job.running:
+            self.jobs.settle(job.job_id)
 
 
 def configure_logging(*, verbose: bool) -> None:
@@ -474,13 +490,27 @@ def _open_socket(responder: Responder, listen: Sequence[str] | None, writer: Jou
         return udp
 
 
-def open_memory(journal: Journal) -> Memory:
+def adoptable(entries: Sequence[Entry], state_directory: Path) -> dict[str, Request]:
+    """The requests that an earlier life has begun and that go on without it: libvirt migrates by itself."""
+    found: dict[str, Request] = {}
+    for entry in entries:
+        if isinstance(entry, Begun) and entry.cmd is Command.LIVE_MIGRATION and entry.job_id is not None:
+            kept = recording.recall(state_directory, entry.job_id)
+            if kept is not None and kept.outcome is None:
+                found[entry.request_id] = Request(
+                    request_id=entry.request_id, agent_ip=entry.agent_ip, cmd=entry.cmd, cmd_arguments=kept.arguments)
+        elif isinstance(entry, Ended):
+            found.pop(entry.request_id, None)
+    return found
+
+
+def open_memory(journal: Journal, adopted: frozenset[str] = frozenset()) -> Memory:
     """What the agent remembers of its earlier lives, and the journal without what is past its time.
 
-    What was interrupted is written down as that.
+    What was interrupted is written down as that, unless it is `adopted`.
     """
     memory = Memory(time.monotonic(), time.time())
-    memory.restore(journal.entries)
+    memory.restore(journal.entries, adopted)
     kept = memory.entries()
     if {(type(entry), entry.request_id) for entry in kept} != {
             (type(entry), entry.request_id) for entry in journal.entries}:
@@ -491,11 +521,13 @@ def open_memory(journal: Journal) -> Memory:
     return memory
 
 
-def open_responder(settings: AgentSettings, journal: Journal) -> Responder:
+def open_responder(
+    settings: AgentSettings, journal: Journal, adopted: frozenset[str] = frozenset(),
+) -> Responder:
     """The protocol of an agent that starts now, and goes on where its journal ends."""
     return Responder(
-        Gate(settings.controllers), settings.keys, open_memory(journal), journal.epoch, secrets.token_bytes(32),
-        time.monotonic(), str(journal.path))
+        Gate(settings.controllers), settings.keys, open_memory(journal, adopted), journal.epoch,
+        secrets.token_bytes(32), time.monotonic(), str(journal.path))
 
 
 def _set_niceness(niceness: int) -> int:
@@ -522,7 +554,7 @@ def prompt_answers() -> Iterator[None]:
 
 def _serve(options: argparse.Namespace) -> None:
     # Imported here because a node without python3-libvirt is told so in a sentence instead of by a traceback.
-    from steps.table import HELLO, STEPS
+    from steps.table import ADOPT, CLEAR, HELLO, SETTLE, STEPS
 
     if os.geteuid() != 0:
         raise MigrationError(
@@ -536,12 +568,14 @@ def _serve(options: argparse.Namespace) -> None:
 
     settings = load()
     journal = Journal(state_directory, lambda: secrets.token_hex(8))
-    responder = open_responder(settings, journal)
+    adopted = adoptable(journal.entries, state_directory)
+    responder = open_responder(settings, journal, frozenset(adopted))
     writer = JournalWriter(journal)
     try:
         udp = _open_socket(responder, options.listen, writer)
-        agent = Agent(settings, udp, HELLO, STEPS, state_directory=state_directory, jobs_limit=options.jobs)
-        agent.jobs.restore(journal.entries, time.monotonic())
+        agent = Agent(settings, udp, HELLO, STEPS, state_directory=state_directory, jobs_limit=options.jobs,
+                      alone=Alone(ADOPT, SETTLE, CLEAR))
+        agent.go_on(journal.entries, adopted)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: udp.post(agent.stop))
         signal.signal(signal.SIGHUP, lambda _number, _frame: udp.post(lambda: agent.configure(load)))

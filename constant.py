@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import Enum, IntEnum
 from types import MappingProxyType
 
-VERSION = "0.4.0"
+VERSION = "0.5.0"
 
 # The original's ports. The controller takes any free port when another run already holds its own.
 CONTROLLER_PORT = 8001
@@ -87,9 +87,13 @@ class Command(str, Enum):
     LIVE_MIGRATION = "LIVE_MIGRATION"
     EXTRACT_CONFIGURE_FILE = "EXTRACT_CONFIGURE_FILE"
     DEFINE_VIRTUAL_MACHINE = "DEFINE_VIRTUAL_MACHINE"
+    HAND_OVER = "HAND_OVER"
     FINISH = "FINISH"
     ROLL_BACK = "ROLL_BACK"
+    RESTORE_SOURCE = "RESTORE_SOURCE"
     LOCATE = "LOCATE"
+    LIST = "LIST"
+    RECALL = "RECALL"
     STATUS = "STATUS"
     CANCEL = "CANCEL"
 
@@ -127,15 +131,17 @@ ANSWERED_AT_ONCE = frozenset({Command.STATUS, Command.CANCEL})
 # Commands that change nothing on a host.
 CHANGE_NOTHING = frozenset({
     Command.HELLO, Command.CHECK_SOURCE, Command.CHECK_LINK, Command.CHECK_DESTINATION, Command.MEASURE_LINK,
-    Command.LOCATE})
+    Command.LOCATE, Command.LIST, Command.RECALL})
 # Commands that the journal does not know: they leave nothing behind that must not happen twice, nor should a dry run.
 NOT_JOURNALED = ANSWERED_AT_ONCE | CHANGE_NOTHING
 # Commands that may run twice without harm: an agent that was restarted is asked for them again.
 REPEATABLE = CHANGE_NOTHING | {
-    Command.COPY_DISK_FILE, Command.DEFINE_VIRTUAL_MACHINE, Command.FINISH, Command.ROLL_BACK}
+    Command.COPY_DISK_FILE, Command.HAND_OVER, Command.EXTRACT_CONFIGURE_FILE, Command.DEFINE_VIRTUAL_MACHINE,
+    Command.FINISH, Command.ROLL_BACK, Command.RESTORE_SOURCE}
 # Steps that go on after the admin cancelled: they clear up, or the VM has moved already.
 CLEARING = frozenset({
-    Command.ROLL_BACK, Command.EXTRACT_CONFIGURE_FILE, Command.DEFINE_VIRTUAL_MACHINE, Command.FINISH})
+    Command.ROLL_BACK, Command.HAND_OVER, Command.EXTRACT_CONFIGURE_FILE, Command.DEFINE_VIRTUAL_MACHINE,
+    Command.FINISH})
 # A job begins on a host with the first of these, and ends there with one of CLOSE_JOB.
 OPEN_JOB = frozenset({Command.PREPARE_DESTINATION, Command.COPY_DISK_FILE, Command.LIVE_MIGRATION})
 CLOSE_JOB = frozenset({Command.FINISH, Command.ROLL_BACK})
@@ -169,6 +175,17 @@ class OnTimeout(str, Enum):
     """The guest is paused until it has arrived."""
     POST_COPY = "post-copy"
     """The guest goes on at the destination at once, and its memory follows."""
+
+
+class SourceAfter(str, Enum):
+    """What becomes of the copy that stays behind when a VM has moved."""
+
+    KEEP = "keep"
+    """It stays defined, and its disks get other names: it cannot be started by mistake, and can be brought back."""
+    UNDEFINE = "undefine"
+    """Only its disks stay, under those names."""
+    DELETE = "delete"
+    """Nothing stays but what other VMs may use as well: layers, media, and block devices."""
 
 
 # How long a guest may stand still at the switchover, in milliseconds: what QEMU begins with (its own default), how far
@@ -273,6 +290,7 @@ class Outcome(str, Enum):
     MOVED_INCOMPLETE = "moved, not finished"
     ROLLED_BACK = "rolled back"
     UNKNOWN = "state unknown"
+    DETACHED = "goes on without this command"
 
 
 class ExitCode(IntEnum):
@@ -286,3 +304,4 @@ class ExitCode(IntEnum):
     ROLLED_BACK = 5
     MOVED_INCOMPLETE = 6
     UNKNOWN = 7
+    DETACHED = 8

@@ -5,6 +5,7 @@ It prints nothing: an Observer is told what happens, and a RunReport says how it
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -12,81 +13,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
-from constant import DOWNTIME_FIRST, Command, DomainState, ExitCode, Outcome, Severity
+from constant import DOWNTIME_FIRST, GIVE_UP_SECONDS, Command, DomainState, Outcome
 from control.checks import Checked, check
 from control.conversation import (
     Asked,
     ControllerSettings,
     Conversation,
+    DetachedError,
     Observer,
     SilenceError,
-    StepResult,
     cancelled_by_admin,
 )
-from control.plan import Plan
+from control.looking import JobLook, Recalled, look_at_jobs, recall, unreached
+from control.report import RunReport
+from control.whereabouts import locate
 from udpmodule import ControllerSocket
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
 from wire.findings import Check, Finding
 from wire.records import Migration, MigrationReport, RollBackReport, StepArguments, StepReport
+from wire.situation import DomainView, has_whole
 
 log = logging.getLogger(__name__)
-
-_OUTCOME_EXIT_CODES: Mapping[Outcome, ExitCode] = {
-    Outcome.MOVED: ExitCode.MOVED,
-    Outcome.MOVED_INCOMPLETE: ExitCode.MOVED_INCOMPLETE,
-    Outcome.ROLLED_BACK: ExitCode.ROLLED_BACK,
-    Outcome.UNKNOWN: ExitCode.UNKNOWN,
-}
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """How a run ended. `runs_on` is the address of the host that has the VM now, None if that is not known."""
-
-    migration: Migration
-    outcome: Outcome
-    runs_on: Optional[str]
-    seconds: float
-    errors: tuple[MigrationError, ...] = ()
-    """What went wrong besides what the checks found."""
-    steps: tuple[StepResult, ...] = ()
-    moved: Optional[MigrationReport] = None
-    findings: tuple[Finding, ...] = ()
-    plan: Optional[Plan] = None
-    dry_run: bool = False
-    state: DomainState = DomainState.RUNNING
-    """How the VM was when it began, and is to be at the end."""
-    sent: int = 0
-    """Bytes of data that crossed as files, besides what QEMU copied."""
-
-    @property
-    def obstacles(self) -> tuple[Finding, ...]:
-        """What the checks found to stand in the way."""
-        return tuple(finding for finding in self.findings if finding.severity is Severity.STOPS)
-
-    @property
-    def warnings(self) -> tuple[Finding, ...]:
-        """What the admin should know, and what they asked to skip."""
-        return tuple(finding for finding in self.findings if finding.severity is Severity.WARNS)
-
-    @property
-    def would_start(self) -> bool:
-        """Whether a real run would begin to move the VM."""
-        return not self.errors and not self.obstacles
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """The exit code for this outcome; where nothing changed, the first error's own."""
-        if self.outcome is Outcome.NOTHING_CHANGED:
-            if self.dry_run and self.would_start:
-                return ExitCode.MOVED
-            # Nothing was changed, whatever the code says of an error in the middle of a migration.
-            first = self.errors[0] if self.errors else None
-            kind = first.exit_code if first is not None else ExitCode.REFUSED
-            return kind if kind in (ExitCode.INPUT, ExitCode.NO_CONTACT, ExitCode.INTERNAL) else ExitCode.REFUSED
-        return _OUTCOME_EXIT_CODES[self.outcome]
-
 
 @dataclass
 class Controller:
@@ -109,14 +57,26 @@ class Controller:
     def __post_init__(self) -> None:
         self._talk = Conversation(self.settings, self.udp, self.observer, self.clock, skipped=self.skipped)
 
+    @property
+    def conversation(self) -> Conversation:
+        """The run's talk with its agents."""
+        return self._talk
+
     def migrate(self, migration: Migration) -> RunReport:
         """Move the VM, or leave it as it was. Raises MigrationError for what is wrong before any agent is asked."""
-        began = self.clock()
         self._talk.migration = migration
         for address in (migration.source, migration.destination):
             self.settings.agent_keys(address)
+        return self._followed(migration, lambda: self._run(migration))
+
+    def _followed(self, migration: Migration, run: Callable[[], RunReport]) -> RunReport:
+        """The report of a run, whatever comes in between."""
+        began = self.clock()
         try:
-            report = self._run(migration)
+            report = run()
+        except DetachedError:
+            report = RunReport(migration, Outcome.DETACHED, None, 0.0, errors=(MigrationError(ErrorCode.DETACHED, {
+                "job": migration.job_id, "domain": migration.domain, "seconds": f"{GIVE_UP_SECONDS:.0f}"}),))
         except KeyboardInterrupt:
             report = self._left(migration, cancelled_by_admin(migration.domain))
         except Exception as error:
@@ -124,11 +84,11 @@ class Controller:
             report = self._left(
                 migration, MigrationError(ErrorCode.INTERNAL, {"host": "this host", "reason": repr(error)}))
         checked = self._checked
+        facts = checked.facts if checked is not None else None
         return dataclasses.replace(
             report, seconds=self.clock() - began, steps=tuple(self._talk.steps), dry_run=self.dry_run,
-            findings=checked.findings if checked is not None else (),
-            sent=self._sent,
-            state=checked.facts.state if checked is not None and checked.facts is not None else DomainState.RUNNING,
+            findings=checked.findings if checked is not None else (), sent=self._sent,
+            state=facts.state if facts is not None and report.outcome is not Outcome.ROLLED_BACK else report.state,
             plan=checked.plan if checked is not None else None)
 
     def _run(self, migration: Migration) -> RunReport:
@@ -137,12 +97,20 @@ class Controller:
         migration, facts = checked.migration, checked.facts
         if self.dry_run or not checked.may_start or facts is None:
             return RunReport(migration, Outcome.NOTHING_CHANGED, None, 0.0, errors=checked.errors)
+        return self._move(migration, facts, Recalled())
+
+    def _move(self, migration: Migration, facts: DomainFacts, known: Recalled) -> RunReport:
+        """The steps that move the VM; those that another controller has asked for are followed, or left out."""
         arguments = StepArguments(migration=migration, facts=facts)
+        source, destination = migration.source, migration.destination
         try:
-            self._talk.step(
-                Command.PREPARE_DESTINATION, migration.destination, arguments, StepReport, _summary)
-            self._copy_files(migration, arguments, both=bool(facts.files))
-            moved = self._talk.step(Command.LIVE_MIGRATION, migration.source, arguments, MigrationReport, _moved)
+            if not known.done(destination, Command.PREPARE_DESTINATION):
+                self._talk.end(self._asked(Command.PREPARE_DESTINATION, destination, arguments, known),
+                               StepReport, _summary)
+            if not known.done(source, Command.COPY_DISK_FILE):
+                self._copy_files(migration, arguments, known, both=bool(facts.files))
+            moved = self._talk.end(
+                self._asked(Command.LIVE_MIGRATION, source, arguments, known), MigrationReport, _moved)
         except MigrationError as error:
             return self._after_failure(migration, facts, error)
         except SilenceError as silence:
@@ -150,15 +118,113 @@ class Controller:
                 # libvirt may still be at it: nothing is undone under a migration that goes on.
                 return self._unknown(migration, facts, silence.error.message)
             return self._after_failure(migration, facts, silence.error)
-        return self._complete(migration, facts, moved, ())
+        return self._complete(migration, facts, moved, (), held=moved.held)
 
-    def _copy_files(self, migration: Migration, arguments: StepArguments, *, both: bool) -> None:
+    def _asked(self, command: Command, host: str, arguments: StepArguments, known: Recalled) -> Asked:
+        """A step that is asked for now, unless it runs already."""
+        running = known.running(host, command)
+        if running is not None:
+            return self._talk.attach(command, host, running.request_id, arguments)
+        return self._talk.begin(command, host, arguments)
+
+    # Going on with what another controller has begun.
+
+    def resume(self, job_id: str) -> RunReport:
+        """Go on with a job where it is. Raises MigrationError JOB_UNKNOWN, or for what is wrong on this host."""
+        migration, facts, known, look = self._recalled(job_id)
+        if look.outcome is not None:
+            return self._ended(migration, facts, look)
+        return self._followed(migration, lambda: self._go_on(migration, facts, known))
+
+    def cancel(self, job_id: str) -> RunReport:
+        """Have a job end and undo it. Raises MigrationError JOB_UNKNOWN or TOO_LATE."""
+        migration, facts, known, look = self._recalled(job_id)
+        moved = next((details.record.moved for details in known.details.values() if details.record.moved), None)
+        if look.outcome is not None or moved is not None:
+            reason = f"VM {migration.domain} has moved to {migration.destination}" if moved is not None else (
+                f"it has ended, {look.outcome.value if look.outcome is not None else ''}")
+            raise MigrationError(ErrorCode.TOO_LATE, {"job": job_id, "reason": reason})
+        self._talk.cancelled = True
+        self.observer.cancelling(possible=True)
+        self._talk.cancel()
+        return self._followed(migration, lambda: self._cancelled(migration, facts, known))
+
+    def _recalled(self, job_id: str) -> tuple[Migration, DomainFacts, Recalled, JobLook]:
+        """What all agents together know of a job."""
+        report = look_at_jobs(self._talk, job_id)
+        look = next((job for job in report.jobs if job.told.job_id == job_id), None)
+        if look is None:
+            for error in report.errors:
+                raise error
+            raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": "Any agent", "job": job_id})
+        hosts = (look.told.source, look.told.destination)
+        for error in unreached(self._talk, report, hosts).values():
+            # What a host did that cannot be asked is not known, and nothing is begun on suspicion.
+            raise error
+        known = recall(self._talk, job_id, hosts)
+        for error in known.errors:
+            if error.code is not ErrorCode.JOB_UNKNOWN:
+                raise error
+        for details in known.details.values():
+            migration = self._talk.migration = details.record.arguments.migration
+            return migration, details.record.arguments.known_facts(), known, look
+        raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": "Any agent", "job": job_id})
+
+    @staticmethod
+    def _ended(migration: Migration, facts: DomainFacts, look: JobLook) -> RunReport:
+        outcome = look.outcome or Outcome.UNKNOWN
+        runs_on = migration.destination if outcome is Outcome.MOVED else migration.source
+        return RunReport(migration, outcome, runs_on, 0.0, state=facts.state)
+
+    def _go_on(self, migration: Migration, facts: DomainFacts, known: Recalled) -> RunReport:
+        """From the step that the job is at. None that may have had its effect is asked for again."""
+        self._talk.changed = True
+        source, destination = migration.source, migration.destination
+        moved = known.details[source].record.moved if source in known.details else None
+        if moved is not None or known.done(source, Command.LIVE_MIGRATION):
+            return self._complete(migration, facts, moved, (), held=moved is not None and moved.held)
+        unfinished = [
+            (host, command) for host, command in (
+                (destination, Command.PREPARE_DESTINATION), (source, Command.COPY_DISK_FILE),
+                (source, Command.LIVE_MIGRATION))
+            if known.failed(host, command) is not None]
+        undoing = any(known.steps(host, Command.ROLL_BACK) for host in (source, destination))
+        if unfinished or undoing or destination not in known.details:
+            return self._after_failure(migration, facts, _interrupted(migration))
+        return self._move(migration, facts, known)
+
+    def _cancelled(self, migration: Migration, facts: DomainFacts, known: Recalled) -> RunReport:
+        """Wait for what was told to end, then undo."""
+        self._talk.changed = True
+        arguments = StepArguments(migration=migration, facts=facts)
+        for host, command in ((migration.source, Command.LIVE_MIGRATION), (migration.source, Command.COPY_DISK_FILE),
+                              (migration.destination, Command.COPY_DISK_FILE)):
+            running = known.running(host, command)
+            if running is None:
+                continue
+            asked = self._talk.attach(command, host, running.request_id, arguments)
+            try:
+                if command is Command.LIVE_MIGRATION:
+                    moved = self._talk.end(asked, MigrationReport, _moved)
+                    return self._complete(migration, facts, moved, (), held=moved.held)
+                self._talk.end(asked, StepReport, _summary)
+            except MigrationError as error:
+                log.debug("%s has ended: %s", command.value, error)
+            except SilenceError as silence:
+                return self._unknown(migration, facts, silence.error.message)
+        return self._after_failure(
+            migration, facts, cancelled_by_admin(migration.domain, "`vmmigration.py cancel` was called"))
+
+    def _copy_files(
+        self, migration: Migration, arguments: StepArguments, known: Recalled, *, both: bool,
+    ) -> None:
         """The source sends and the destination receives, if there is anything. Raises what went wrong first."""
         receiving = None
         if both:
-            receiving = self._talk.begin(Command.COPY_DISK_FILE, migration.destination, arguments)
+            receiving = self._asked(Command.COPY_DISK_FILE, migration.destination, arguments, known)
         try:
-            sent = self._talk.step(Command.COPY_DISK_FILE, migration.source, arguments, StepReport, _summary)
+            sent = self._talk.end(
+                self._asked(Command.COPY_DISK_FILE, migration.source, arguments, known), StepReport, _summary)
         except (MigrationError, SilenceError) as error:
             if receiving is not None:
                 self._prefer_cause(receiving, error)
@@ -181,7 +247,7 @@ class Controller:
 
     def _complete(
         self, migration: Migration, facts: DomainFacts, moved: MigrationReport | None,
-        errors: tuple[MigrationError, ...],
+        errors: tuple[MigrationError, ...], *, held: bool,
     ) -> RunReport:
         """The steps after switchover. Each is tried, whatever became of the one before: the VM has moved."""
         self._moved = True
@@ -189,48 +255,104 @@ class Controller:
         arguments = StepArguments(migration=migration, facts=facts)
         stood_still = max(moved.downtime, 0) if moved is not None else 0
         finishing = dataclasses.replace(arguments, stood_still=stood_still)
+        steps_before = len(found)
+        handing = dataclasses.replace(arguments, source_gave_up=True)
         for command, host, given in (
+            *([(Command.HAND_OVER, migration.destination, handing)] if held else []),
             (Command.EXTRACT_CONFIGURE_FILE, migration.destination, arguments),
             (Command.DEFINE_VIRTUAL_MACHINE, migration.destination, arguments),
             (Command.FINISH, migration.destination, finishing),
             (Command.FINISH, migration.source, finishing),
         ):
+            if (command, host) == (Command.FINISH, migration.source):
+                given = dataclasses.replace(given, destination_verified=len(found) == steps_before)
             try:
-                self._talk.step(command, host, given, StepReport, _summary)
+                self._after_switchover(command, host, given)
             except MigrationError as error:
                 found.append(error)
             except SilenceError as silence:
                 found.append(silence.error)
         outcome = Outcome.MOVED_INCOMPLETE if found else Outcome.MOVED
+        # An answer may be older than what it says: its host may have gone down since.
+        there = self._seen_there(migration)
+        if there is not facts.state and (there is not None or (held and len(found) > steps_before)):
+            said = f"it is {there.value} on {migration.destination}" if there is not None else (
+                f"it waited on {migration.destination} to go on, which cannot be asked now")
+            found.append(_state_unknown(migration, said))
+            return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=tuple(found), moved=moved)
         return RunReport(migration, outcome, migration.destination, 0.0, errors=tuple(found), moved=moved)
+
+    def _seen_there(self, migration: Migration) -> DomainState | None:
+        """How the VM is on the destination now; None if that cannot be asked."""
+        try:
+            return locate(self._talk, migration.destination, migration.name_there).state
+        except (MigrationError, SilenceError):
+            return None
+
+    def _after_switchover(self, command: Command, host: str, arguments: StepArguments) -> None:
+        """One of these steps, once more if libvirt has died in the middle of it: each may run twice."""
+        try:
+            self._talk.step(command, host, arguments, StepReport, _summary)
+        except MigrationError as error:
+            if error.code not in (ErrorCode.LIBVIRT_ERROR, ErrorCode.LIBVIRT_UNREACHABLE):
+                raise
+            self._talk.step(command, host, arguments, StepReport, _summary)
 
     def _after_failure(self, migration: Migration, facts: DomainFacts, error: MigrationError) -> RunReport:
         """Undo on both hosts, and conclude from what each says of the VM, not from what should be."""
         if not self._talk.changed:
             return RunReport(migration, Outcome.NOTHING_CHANGED, None, 0.0, errors=(error,))
-        states: dict[str, DomainState] = {}
+        reports: dict[str, RollBackReport] = {}
         silent = []
+        judge = _Judge(facts.state, post_copy=_may_run_there(migration, error))
         for host in (migration.source, migration.destination):
-            # The destination removes the images only if the VM is known to run where it was.
+            # The destination removes the images only if the VM is known to be where it was.
+            here = reports.get(migration.source)
             arguments = StepArguments(
-                migration=migration, facts=facts, source_keeps=states.get(migration.source) is facts.state)
+                migration=migration, facts=facts, source_keeps=judge.keeps(here),
+                source_is_off=judge.is_off(here))
             try:
-                states[host] = self._talk.step(Command.ROLL_BACK, host, arguments, RollBackReport, _rolled_back).state
+                reports[host] = self._talk.step(Command.ROLL_BACK, host, arguments, RollBackReport, _rolled_back)
             except MigrationError as undo_error:
-                silent.append(undo_error.message)
+                silent.append(undo_error)
             except SilenceError as silence:
-                silent.append(silence.error.message)
-        here, there = states.get(migration.source), states.get(migration.destination)
-        if here is facts.state and there is DomainState.ABSENT:
-            return RunReport(migration, Outcome.ROLLED_BACK, migration.source, 0.0, errors=(error,))
-        if here in (DomainState.SHUT_OFF, DomainState.ABSENT) and there is facts.state:
-            return self._complete(migration, facts, None, (error,))
-        found = [f"It is {state.value} on {host}." for host, state in states.items()]
+                silent.append(silence.error)
+        there = reports.get(migration.destination)
+        if there is not None and there.cleared and judge.is_off(reports.get(migration.source)):
+            # Nothing is over there, so what is shut off here is all of it: the job ends here as well.
+            with contextlib.suppress(MigrationError, SilenceError):
+                self._talk.step(Command.ROLL_BACK, migration.source, StepArguments(
+                    migration=migration, facts=facts, source_keeps=True), RollBackReport, _rolled_back)
+        return self._conclude(migration, facts, error, reports, tuple(silent))
+
+    def _conclude(
+        self, migration: Migration, facts: DomainFacts, error: MigrationError, reports: Mapping[str, RollBackReport],
+        silent: tuple[MigrationError, ...],
+    ) -> RunReport:
+        """Where the VM is, by what the hosts have said of it."""
+        here, there = reports.get(migration.source), reports.get(migration.destination)
+        held = not migration.convergence.may_post_copy and facts.state is DomainState.RUNNING
+        nothing_there = there is not None and there.state is DomainState.ABSENT
+        judge = _Judge(facts.state, post_copy=_may_run_there(migration, error))
+        stays = judge.keeps(here) and (nothing_there or (there is None and held))
+        if here is not None and (stays or (nothing_there and judge.is_off(here))):
+            # What is held over there has never run, whatever its agent could tell; it clears up once it is back.
+            left = () if there is not None else (_left_behind(migration, facts),)
+            return RunReport(
+                migration, Outcome.ROLLED_BACK, migration.source, 0.0, errors=(error, *silent, *left),
+                state=here.state, as_before=here.state is facts.state)
+        if there is not None and there.arrived and here is not None and here.gave_up and held:
+            return self._complete(migration, facts, None, (error,), held=True)
+        gone = here is not None and here.state in (DomainState.SHUT_OFF, DomainState.ABSENT)
+        if there is not None and there.state is facts.state and (gone or (here is None and held)):
+            return self._complete(migration, facts, None, (error,), held=False)
+        found = [f"It is {report.state.value} on {host}." for host, report in reports.items()]
+        reasons = [problem.message for problem in silent]
         if error.code is ErrorCode.POST_COPY_FAILED:
             # Its own hint is the one to go by.
-            state = _state_unknown(migration, " ".join([*silent, *found]) or error.message)
+            state = _state_unknown(migration, " ".join([*reasons, *found]) or error.message)
             return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(error, state))
-        return self._unknown(migration, facts, " ".join([error.message, *silent, *found]))
+        return self._unknown(migration, facts, " ".join([error.message, *reasons, *found]))
 
     @staticmethod
     def _unknown(migration: Migration, facts: DomainFacts, reason: str) -> RunReport:
@@ -238,10 +360,7 @@ class Controller:
         if migration.convergence.may_post_copy:
             # The guest may have run there: its image is not to be removed, even if it is seen there no more.
             return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(state,))
-        left = MigrationError(ErrorCode.LEFT_BEHIND, {
-            "host": migration.destination, "domain": migration.domain,
-            "paths": ", ".join(migration.placement(facts).paths.values())})
-        return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(state, left))
+        return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(state, _left_behind(migration, facts)))
 
     def _left(self, migration: Migration, error: MigrationError) -> RunReport:
         """The report of a run that was not followed to its end."""
@@ -253,10 +372,44 @@ class Controller:
         return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(_state_unknown(migration, reason),))
 
 
+def _interrupted(migration: Migration) -> MigrationError:
+    return MigrationError(ErrorCode.MIGRATION_CANCELLED, {
+        "domain": migration.domain, "reason": "the command that drove it was ended in the middle"})
+
+
 def _state_unknown(migration: Migration, reason: str) -> MigrationError:
     return MigrationError(ErrorCode.STATE_UNKNOWN, {
         "domain": migration.domain, "reason": reason.rstrip("."), "source": migration.source,
-        "destination": migration.destination})
+        "destination": migration.destination, "job": migration.job_id})
+
+
+def _left_behind(migration: Migration, facts: DomainFacts) -> MigrationError:
+    return MigrationError(ErrorCode.LEFT_BEHIND, {
+        "host": migration.destination, "domain": migration.domain, "job": migration.job_id,
+        "paths": ", ".join(migration.placement(facts).paths.values())})
+
+
+def _may_run_there(migration: Migration, error: MigrationError) -> bool:
+    """Whether the guest may have gone on at the destination before all of its memory was there."""
+    return migration.convergence.may_post_copy or error.code is ErrorCode.POST_COPY_FAILED
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """What the source's account of a VM means that was in the state `began` when its move began."""
+
+    began: DomainState
+    post_copy: bool
+
+    def keeps(self, report: RollBackReport | None) -> bool:
+        """Whether the source still has it, all of it, and will keep it."""
+        view = DomainView(state=report.state) if report is not None and not report.gave_up else None
+        return view is not None and has_whole(view, self.began, post_copy=self.post_copy)
+
+    def is_off(self, report: RollBackReport | None) -> bool:
+        """Whether it is shut off there, which does not say why: with its host, or because it has moved."""
+        return (report is not None and not report.gave_up and report.state is DomainState.SHUT_OFF
+                and self.began is not DomainState.SHUT_OFF and not self.post_copy)
 
 
 def _summary(report: StepReport) -> str:

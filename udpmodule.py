@@ -47,6 +47,7 @@ from wire.assembly import Assembly
 from wire.datagram import Direction, Dropped, keyring, seal_reply, unseal
 from wire.errors import ErrorCode, MigrationError
 from wire.exchange import BURST, Exchange, GaveUp, Requester
+from wire.history import StepState
 from wire.memory import Address, Asker, Begun, Ended, Entry, Memory, Remembered
 from wire.message import ArgumentsRefusedError, Reply, Request, can_hold, decode
 from wire.records import Obstacle, Page, Progress, StatusArguments, StepArguments
@@ -257,6 +258,16 @@ class Responder:
         if known is None:
             raise KeyError(request_id)
         return known
+
+    def adopt(self, request: Request) -> None:
+        """Take on a request that an earlier life of this agent has begun, and that the memory knows as not ended."""
+        self._requests[request.request_id] = request
+
+    def steps_of(self, job_id: str) -> tuple[StepState, ...]:
+        """The steps of a job that were begun, and how far they are."""
+        return tuple(
+            StepState(command=known.cmd, request_id=known.request_id, ended=known.ended, error=_code(known.reply))
+            for known in self._memory.of_job(job_id) if known.journaled)
 
     def asked_by(self, request_id: str) -> str:
         """The address that the request came from."""
@@ -470,11 +481,17 @@ class ControllerSocket:
             facts = {"host": agent, "reason": error.strerror or str(error)}
             raise MigrationError(ErrorCode.ADDRESS_UNUSABLE, facts) from error
 
-    def start(self, request: Request, keys: Sequence[Key], patience: float, limit: float = math.inf) -> Exchange:
-        """Begin a request; wait() follows it. Raises MigrationError MESSAGE_TOO_LONG or ADDRESS_UNUSABLE."""
+    def start(
+        self, request: Request, keys: Sequence[Key], patience: float, limit: float = math.inf, *,
+        attached: bool = False,
+    ) -> Exchange:
+        """Begin a request, or follow one that was made before; wait() tells how it ends.
+
+        Raises MigrationError MESSAGE_TOO_LONG or ADDRESS_UNUSABLE.
+        """
         self._open_socket(request.agent_ip)
         log.debug("request %s: %s to %s", request.request_id[:8], request.cmd.value, request.agent_ip)
-        return self._requester.start(request, keys, time.monotonic(), patience, limit)
+        return self._requester.start(request, keys, time.monotonic(), patience, limit, attached=attached)
 
     def wait(self, exchange: Exchange, on_progress: Callable[[Progress], None]) -> Reply | GaveUp:
         """Follow one exchange to its end, keeping the others alive. A KeyboardInterrupt passes; then call it again."""
@@ -516,6 +533,11 @@ class Journals(Protocol):
         """Write entries, then call `done` from any thread, with the reason if they could not be written."""
 
 
+def _code(reply: Reply | None) -> ErrorCode | None:
+    error = reply.error() if reply is not None else None
+    return error.code if error is not None else None
+
+
 class AgentSocket:
     """Runs a Responder over UDP. Other threads hand it work with post(); it never waits for anything but datagrams."""
 
@@ -552,9 +574,15 @@ class AgentSocket:
         with contextlib.suppress(OSError):
             self._wake_sender.send(b"w")
 
-    def serve(self, on_event: Callable[[Event], None], stopped: Callable[[], bool]) -> None:
-        """Receive until `stopped()`; what is to be done goes to `on_event`, which must return at once."""
+    def serve(
+        self, on_event: Callable[[Event], None], stopped: Callable[[], bool], on_turn: Callable[[], None],
+    ) -> None:
+        """Receive until `stopped()`; what is to be done goes to `on_event`, which must return at once.
+
+        So must `on_turn`, which is called several times a second.
+        """
         while not stopped():
+            self._guarded(on_turn)
             _turn(self.responder, self._sockets, (self._wake_receiver,), _LOOK_SECONDS)
             with contextlib.suppress(BlockingIOError):
                 self._wake_receiver.recv(4096)

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from console.arguments import PROGRAM, address_of, arguments_invalid, checking_user, migration_of, parse
+from console.commands import JOB_COMMANDS, show_run
 from console.display import Display, display_mode
 from console.hosts import fleet_json, fleet_text
 from console.plan import show_findings
-from console.result import error_json, result_json, result_text, show_errors
+from console.result import error_json, show_errors
 from console.terminal import write
 from constant import CONTROLLER_KEY_FILE, ExitCode, Outcome
 from control.conversation import ControllerSettings, Conversation
@@ -49,10 +50,19 @@ def _migrate(options: argparse.Namespace) -> int:
     finally:
         display.clear()
         udp.close()
-    show_errors(report.errors, sys.stderr)
-    result = json.dumps(result_json(report), indent=2) if options.json else result_text(report)
-    write(sys.stdout, result + "\n")
-    return int(report.exit_code)
+    return show_run(options, report)
+
+
+def _about_jobs(options: argparse.Namespace) -> int:
+    """status, list, resume, cancel, repair and restore-source."""
+    settings = ControllerSettings.load(config_directory(options.config_dir, __file__), insecure=options.insecure)
+    display = Display(display_mode(options, sys.stderr), sys.stderr)
+    udp = ControllerSocket()
+    try:
+        return JOB_COMMANDS[options.words[0]](options, Controller(settings, udp, display))
+    finally:
+        display.clear()
+        udp.close()
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -109,9 +119,9 @@ def _change_key(options: argparse.Namespace) -> int:
 
 
 class _Interrupt:
-    """The end of a terminal or of a service is taken like Ctrl-C: cancelled, not left alone.
+    """The end of a terminal or of a service is taken like Ctrl-C: the job is left to itself, not broken off.
 
-    Only a person's second Ctrl-C leaves at once: a terminal that is closed may send its signal twice.
+    Only a person's second Ctrl-C cancels: a terminal that is closed may send its signal twice.
     """
 
     def __init__(self) -> None:
@@ -133,7 +143,9 @@ def _run(argv: Sequence[str]) -> int:
         # nohup keeps its meaning, and Windows has no SIGHUP.
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
             signal.signal(getattr(signal, name), interrupt)
-    commands = {"check": _check, "new-key": _new_key, "agent-key": _agent_key, "change-key": _change_key}
+    commands = {
+        **dict.fromkeys(JOB_COMMANDS, _about_jobs), "check": _check, "new-key": _new_key, "agent-key": _agent_key,
+        "change-key": _change_key}
     return commands.get(options.words[0] if options.words else "", _migrate)(options)
 
 

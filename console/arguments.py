@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import ipaddress
+import socket
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -15,11 +17,12 @@ from constant import (
     VERSION,
     CopyStorage,
     OnTimeout,
+    SourceAfter,
     Transport,
 )
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import parse_skipped, skippable
-from wire.forms import USER_PATTERN
+from wire.forms import DOMAIN_PATTERN, JOB_ID_PATTERN, USER_PATTERN
 from wire.placement import parse_disk_map, parse_network_map
 from wire.records import Convergence, Migration
 
@@ -31,6 +34,10 @@ _CHECKING_USER = "kvm"
 _DESCRIPTION = "Moves a running KVM virtual machine, with its disks, between two hosts that share no storage."
 _USAGE = f"""{PROGRAM} [options] SRC DST USER VM [DISK [CONF]]
        {PROGRAM} [options] check [USER]
+       {PROGRAM} [options] list | status [JOB|VM]
+       {PROGRAM} [options] resume JOB | cancel JOB
+       {PROGRAM} [options] repair VM SRC DST
+       {PROGRAM} [options] restore-source JOB [--without-destination]
        {PROGRAM} [--config-dir DIR] new-key
        {PROGRAM} [--config-dir DIR] agent-key IP
        {PROGRAM} [--config-dir DIR] change-key begin|finish"""
@@ -48,6 +55,19 @@ before anything moves:
   check [USER]    without a VM: look at all agents of AgentIPAddr.txt and at SSH and libvirt between each two of
                   them, logging in as USER (default: kvm)
 
+while something moves, and after something broke; from any management host with the key:
+  status [JOB|VM] what is under way; of one job, live until it ends
+  list            all jobs that the agents know of, and how they ended
+  cancel JOB      end a job and undo it; until the switchover
+  resume JOB      go on with a job where it is, after Ctrl-C, a crash or from another management host
+  repair VM SRC DST
+                  ask both hosts where the VM really is, finish or undo what is left of its jobs, and say what else
+                  there is to do, and why
+  restore-source JOB
+                  bring back the copy that a move has left on SRC, for whoever must go back; what the VM has written
+                  since is not in it
+  Ctrl-C leaves a move to itself; a second one within 2 s cancels it.
+
 keys:
   new-key         make the master key on the management host, once
   agent-key IP    print the key for the agent at IP: put it into AgentKey.txt there
@@ -63,7 +83,8 @@ exit codes:
   4  nothing changed: an agent does not answer
   5  rolled back: it failed or was cancelled, the VM runs on SRC as before
   6  moved, but a step after the move failed
-  7  state unknown: look at both hosts before you do anything
+  7  state unknown: run resume or repair before you do anything
+  8  left by Ctrl-C: the job goes on, resume takes it up again
 
 example:
   vmmigration.py 192.168.111.130 192.168.111.132 kvm VM1 /var/lib/libvirt/images/node.qcow2 /etc/libvirt/qemu/VM1.xml
@@ -111,6 +132,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="the longest that the live migration may take in seconds, see --on-timeout (default: no limit)")
     _add_convergence(parser)
     _add_places(parser)
+    add("--source-after", choices=[each.value for each in SourceAfter], default=SourceAfter.KEEP.value,
+        help="what becomes of the copy on SRC once the VM has moved. keep: it stays defined, its disks get other names "
+        "so that it cannot be started by mistake (default); undefine: only those disks stay; delete: they go too, once "
+        "DST has said that all is well")
+    add("--without-destination", action="store_true",
+        help="with restore-source: although the host that the VM moved to cannot be asked whether it runs there")
     add("-n", "--dry-run", action="store_true", help="check everything, print the plan, change nothing")
     add("--skip-check", metavar="NAME", action="append", default=[], type=parse_skipped,
         help="go on although that check finds something in the way; one of " + ", ".join(skippable()))
@@ -187,6 +214,36 @@ def checking_user(options: argparse.Namespace) -> str:
     return user
 
 
+def job_of(options: argparse.Namespace) -> str:
+    """The job that `resume` or `cancel` is given. Raises MigrationError ARGUMENTS_INVALID."""
+    words: list[str] = options.words
+    if len(words) != 2 or not JOB_ID_PATTERN.fullmatch(words[1]):
+        raise arguments_invalid(f"{words[0]} takes one job, such as 1a2b3c4d; `{PROGRAM} list` shows them")
+    return words[1]
+
+
+def wanted_of(options: argparse.Namespace) -> str:
+    """The job or VM that `status` is asked for, empty for all. Raises MigrationError ARGUMENTS_INVALID."""
+    words: list[str] = options.words
+    if len(words) > 2 or (words[0] == "list" and len(words) > 1):
+        raise arguments_invalid("list takes no argument, status one job or VM at most")
+    if len(words) == 2 and not DOMAIN_PATTERN.fullmatch(words[1]):
+        raise arguments_invalid(f"{words[1]!r} is neither a job nor a VM")
+    return words[1] if len(words) == 2 else ""
+
+
+def repair_of(options: argparse.Namespace) -> tuple[str, str, str]:
+    """VM, source and destination. Raises MigrationError."""
+    words: list[str] = options.words
+    # A user's name at the end is as in the command that moved it, and not needed.
+    if not 4 <= len(words) <= 5 or not DOMAIN_PATTERN.fullmatch(words[1]):
+        raise arguments_invalid("repair takes VM SRC DST")
+    source, destination = address_of("Source", words[2]), address_of("Destination", words[3])
+    if source == destination:
+        raise MigrationError(ErrorCode.SAME_HOST, {"address": source})
+    return words[1], source, destination
+
+
 def migration_of(options: argparse.Namespace, job_id: str) -> Migration:
     """What the admin asks for. Raises MigrationError."""
     words: list[str] = options.words
@@ -203,7 +260,16 @@ def migration_of(options: argparse.Namespace, job_id: str) -> Migration:
         bandwidth=options.bandwidth, timeout=options.timeout, new_name=_new_name(options.rename, words[3]),
         disk_maps=tuple(options.disk_map), pool=options.pool, network_maps=tuple(options.network_map),
         flatten=options.flatten, eject_cdrom=options.eject_cdrom, trim=options.trim,
-        convergence=convergence_of(options))
+        convergence=convergence_of(options), source_after=SourceAfter(options.source_after), admin=_admin())
+
+
+def _admin() -> str:
+    """Who types this, and where: for another admin who finds the VM locked."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        user = "?"
+    return f"{user}@{socket.gethostname()}"[:200]
 
 
 def _new_name(name: str | None, domain: str) -> str | None:

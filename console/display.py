@@ -90,6 +90,13 @@ class Display:
             text = step.error.code.value if step.error else printable(step.summary)
             self._line(f"{step.command.value:<23} {step.host:<16} {result:<7} {step.seconds:6.2f} s  {text}")
 
+    def leaving(self, seconds: float) -> None:
+        """Say what Ctrl-C does."""
+        if self._mode == "json":
+            self._json({"event": "leaving"})
+        elif self._mode != "none":
+            self._line(f"Leaving: the job goes on. Ctrl-C once more within {seconds:.0f} s cancels it.")
+
     def cancelling(self, *, possible: bool) -> None:
         """Say that Ctrl-C was understood."""
         if self._mode == "json":

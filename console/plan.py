@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from console.arguments import PROGRAM
@@ -10,7 +10,7 @@ from console.figures import duration, size
 from console.terminal import printable, write
 from constant import Severity
 from control.plan import Plan
-from controller import RunReport
+from control.report import RunReport
 from wire.findings import CHECKS, Finding
 
 
@@ -60,7 +60,7 @@ def plan_text(report: RunReport) -> str:
     return printable_lines(lines)
 
 
-def printable_lines(lines: list[str]) -> str:
+def printable_lines(lines: Iterable[str]) -> str:
     """Lines without what would steer the terminal."""
     return "\n".join(map(printable, lines))
 

@@ -10,10 +10,12 @@ from console.figures import size
 from console.plan import finding_json, plan_json, plan_text
 from console.terminal import printable, write
 from constant import DomainState, Outcome
-from controller import RunReport
+from control.report import RunReport
 from wire.errors import MigrationError
 
-_STATES = {DomainState.RUNNING: "runs", DomainState.PAUSED: "is paused", DomainState.SHUT_OFF: "is shut off"}
+_STATES = {
+    DomainState.RUNNING: "runs", DomainState.PAUSED: "is paused", DomainState.SHUT_OFF: "is shut off",
+    DomainState.ABSENT: "is absent"}
 
 
 def result_text(report: RunReport) -> str:
@@ -25,10 +27,11 @@ def result_text(report: RunReport) -> str:
     where = {
         Outcome.NOTHING_CHANGED: "Nothing was changed on either host.",
         Outcome.MOVED: f"{migration.name_there} {is_so} on {report.runs_on} now.",
-        Outcome.MOVED_INCOMPLETE: f"{migration.name_there} {is_so} on {report.runs_on} now, but the steps after the "
-                                  "move did not all succeed.",
-        Outcome.ROLLED_BACK: f"Rolled back: {migration.domain} {is_so} on {report.runs_on} as before.",
+        Outcome.MOVED_INCOMPLETE: f"{migration.name_there} {is_so} on {report.runs_on} now, but not all went well.",
+        Outcome.ROLLED_BACK: f"Rolled back: {migration.domain} {is_so} on {report.runs_on}"
+                             f"{' as before' if report.as_before else ''}.",
         Outcome.UNKNOWN: f"STATE UNKNOWN: look for {migration.domain} on both hosts before you do anything.",
+        Outcome.DETACHED: f"Left: job {migration.job_id} of {migration.domain} goes on.",
     }
     lines = [where[report.outcome]]
     if report.moved is not None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Optional
 
-from constant import Command, Severity, Verdict
+from constant import Command, LibvirtDaemon, Severity, Verdict
 from control.conversation import Asked, Conversation, SilenceError, clock_skew
 from control.plan import Plan, make_plan, planned_bytes
 from wire.errors import ErrorCode, MigrationError
@@ -61,8 +61,9 @@ def check(talk: Conversation, migration: Migration) -> Checked:
     """Look at everything. What cannot be asked any more is left out, what can be is asked all the same."""
     errors = talk.greet((migration.source, migration.destination))
     hosts = {host: contact.facts for host, contact in talk.contacts.items()}
-    if migration.destination in hosts:
-        migration = migration.to_daemon(hosts[migration.destination].daemon)
+    daemons = [hosts[host].daemon if host in hosts else LibvirtDaemon.LIBVIRTD
+               for host in (migration.source, migration.destination)]
+    migration = migration.with_daemons(*daemons)
     checked = Checked(migration, errors=tuple(errors), hosts=hosts)
     found: list[Finding] = [*_clock(talk, migration)]
     for command, report in _reports(talk, checked):

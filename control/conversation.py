@@ -10,7 +10,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Optional, Protocol, TypeVar, Union
@@ -37,6 +37,7 @@ from wire.errors import ErrorCode, MigrationError
 from wire.exchange import Exchange, GaveUp
 from wire.facts import HostFacts, version_text
 from wire.findings import Check, CheckReport, skip
+from wire.history import JobArguments, JobsArguments
 from wire.message import Reply, Request
 from wire.records import CancelArguments, HelloArguments, LinkArguments, Migration, Progress, StepArguments
 from wire.situation import DomainArguments
@@ -44,7 +45,7 @@ from wire.situation import DomainArguments
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Arguments = Union[StepArguments, LinkArguments, DomainArguments]
+Arguments = Union[StepArguments, LinkArguments, DomainArguments, JobsArguments, JobArguments]
 
 # Answers that do not tell whether the request was begun, and what is said of it where that is not known.
 _ASK_AGAIN: Mapping[ErrorCode, ErrorCode] = {
@@ -55,6 +56,8 @@ _ASK_AGAIN: Mapping[ErrorCode, ErrorCode] = {
 }
 # While the challenge of the last time is alive, and some times before an agent gives up a job it hears nothing of.
 _KEEP_SECONDS = CHALLENGE_SECONDS * 2 / 3
+# How long a second Ctrl-C may take to come.
+LEAVING_SECONDS = 2.0
 # An agent that is restarted more often than that during one step is not running.
 _ATTEMPTS = 3
 
@@ -93,8 +96,30 @@ class Observer(Protocol):
     def step_ended(self, step: StepResult) -> None:
         """The step has ended, well or not."""
 
+    def leaving(self, seconds: float) -> None:
+        """The admin pressed Ctrl-C; once more within so many seconds cancels, otherwise the job is left to itself."""
+
     def cancelling(self, *, possible: bool) -> None:
         """The admin asked to stop; the running step is being ended, unless it is too late for that."""
+
+
+class Nobody:
+    """An Observer of what is only asked to find out: there is nothing to show of it."""
+
+    def step_began(self, command: Command, host: str) -> None:
+        """Not shown."""
+
+    def step_progress(self, command: Command, host: str, progress: Progress) -> None:
+        """Not shown."""
+
+    def step_ended(self, step: StepResult) -> None:
+        """Not shown."""
+
+    def leaving(self, seconds: float) -> None:
+        """Not shown."""
+
+    def cancelling(self, *, possible: bool) -> None:
+        """Not shown."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +140,10 @@ class SilenceError(Exception):
     def __init__(self, error: MigrationError) -> None:
         super().__init__(error.message)
         self.error = error
+
+
+class DetachedError(Exception):
+    """The admin has left; what runs goes on."""
 
 
 @dataclass
@@ -159,6 +188,7 @@ class Conversation:
     udp: ControllerSocket
     observer: Observer
     clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
     migration: Optional[Migration] = None
     skipped: frozenset[Check] = frozenset()
     """Checks that are not to stop the run, whatever they find."""
@@ -171,6 +201,16 @@ class Conversation:
     """Whether LIVE_MIGRATION has been sent."""
     _keeping: Optional[Exchange] = None
     _keep_at: float = 0.0
+
+    @contextlib.contextmanager
+    def unseen(self) -> Iterator[None]:
+        """For the length of a `with`, what is asked is neither shown nor among the run's steps."""
+        observer, steps = self.observer, self.steps
+        self.observer, self.steps = Nobody(), []
+        try:
+            yield
+        finally:
+            self.observer, self.steps = observer, steps
 
     # HELLO.
 
@@ -313,8 +353,22 @@ class Conversation:
         exchange = self.udp.start(request, self.settings.agent_keys(host), GIVE_UP_SECONDS, limit)
         return Asked(command, host, arguments, began, request, exchange, before)
 
+    def attach(
+        self, command: Command, host: str, request_id: str, arguments: StepArguments, *, watching: bool = False,
+    ) -> Asked:
+        """Follow a step that another controller has asked for; end() waits for it. `watching`, Ctrl-C just ends it."""
+        began = self.clock()
+        self.observer.step_began(command, host)
+        before = self.changed, self.may_have_moved
+        if not watching:
+            self.changed = True
+            self.may_have_moved = self.may_have_moved or command is Command.LIVE_MIGRATION
+        request = Request(request_id=request_id, agent_ip=host, cmd=command, cmd_arguments=arguments)
+        exchange = self.udp.start(request, self.settings.agent_keys(host), GIVE_UP_SECONDS, attached=True)
+        return Asked(command, host, arguments, began, request, exchange, before)
+
     def _wait(self, exchange: Exchange, command: Command) -> Reply | GaveUp:
-        """Wait for an answer. The first Ctrl-C cancels the job and the waiting goes on, the second one passes."""
+        """Wait for an answer. Ctrl-C leaves (DetachedError), twice in a short time cancels and waits for the end."""
         host = exchange.request.agent_ip
         self._keep_at = self.clock() + _KEEP_SECONDS
         no_way_back = command in CLEARING
@@ -330,12 +384,23 @@ class Conversation:
             try:
                 return self.udp.wait(exchange, on_progress)
             except KeyboardInterrupt:
-                if self.cancelled:
+                if self.cancelled or not self.changed:
                     raise
+                if not self._pressed_again():
+                    raise DetachedError from None
                 self.cancelled = True
                 self.observer.cancelling(possible=not no_way_back)
-                if self.changed and not no_way_back:
-                    self._cancel()
+                if not no_way_back:
+                    self.cancel()
+
+    def _pressed_again(self) -> bool:
+        """Whether a second Ctrl-C comes in time."""
+        self.observer.leaving(LEAVING_SECONDS)
+        try:
+            self.sleep(LEAVING_SECONDS)
+        except KeyboardInterrupt:
+            return True
+        return False
 
     def _keep_place(self) -> None:
         """Have the destination, which hears nothing of a long move, keep the job's place. Asks and does not wait."""
@@ -364,23 +429,24 @@ class Conversation:
             request_id=secrets.token_hex(16), agent_ip=host, cmd=command, cmd_arguments=arguments, epoch=facts.epoch,
             challenge=facts.challenge)
 
-    def _cancel(self) -> None:
-        """Ask the source's agent to end what it does for this job; the running step then ends with an error."""
+    def cancel(self) -> None:
+        """Ask both agents to end what they do for this job; the running step then ends with an error."""
         if self.migration is None:
             return
-        host = self.migration.source
-        try:
-            request = self._fresh_request(
-                Command.CANCEL, host, CancelArguments(job_id=self.migration.job_id))
-        except MigrationError as error:
-            log.warning("cannot cancel: %s", error)
-            return
-        exchange = self.udp.start(request, self.settings.agent_keys(host), GIVE_UP_SECONDS)
-        outcome = self.udp.wait(exchange, lambda _progress: None)
-        failure = outcome.error() if isinstance(outcome, Reply) else given_up(
-            outcome, host, Command.CANCEL, GIVE_UP_SECONDS)
-        if failure is not None:
-            log.warning("the step that runs may not have been cancelled: %s", failure)
+        exchanges = {}
+        for host in (self.migration.source, self.migration.destination):
+            try:
+                request = self._fresh_request(
+                    Command.CANCEL, host, CancelArguments(job_id=self.migration.job_id))
+                exchanges[host] = self.udp.start(request, self.settings.agent_keys(host), HELLO_GIVE_UP_SECONDS)
+            except MigrationError as error:
+                log.warning("cannot cancel: %s", error)
+        for host, exchange in exchanges.items():
+            outcome = self.udp.wait(exchange, lambda _progress: None)
+            failure = outcome.error() if isinstance(outcome, Reply) else given_up(
+                outcome, host, Command.CANCEL, HELLO_GIVE_UP_SECONDS)
+            if failure is not None:
+                log.warning("the step that runs may not have been cancelled: %s", failure)
 
 
 def given_up(gave_up: GaveUp, host: str, command: Command, patience: float) -> MigrationError:
@@ -392,9 +458,9 @@ def given_up(gave_up: GaveUp, host: str, command: Command, patience: float) -> M
         ErrorCode.AGENT_SILENT, {"host": host, "port": str(AGENT_PORT), "seconds": f"{patience:.0f}"})
 
 
-def cancelled_by_admin(domain: str) -> MigrationError:
-    """The error of a run that Ctrl-C has ended."""
-    facts = {"domain": domain, "reason": "somebody pressed Ctrl-C"}
+def cancelled_by_admin(domain: str, how: str = "somebody pressed Ctrl-C twice") -> MigrationError:
+    """The error of a run that was ended on purpose."""
+    facts = {"domain": domain, "reason": how}
     return MigrationError(ErrorCode.MIGRATION_CANCELLED, facts)
 
 

@@ -66,7 +66,7 @@ class FleetReport:
 
 def look_at_fleet(talk: Conversation, user: str, wall: Callable[[], float] = time.time) -> FleetReport:
     """Ask all agents, and each of them about its way to all others. Raises MigrationError LIST_TOO_LONG."""
-    named, addresses = _addresses(talk.settings.agents)
+    named, addresses = addresses_of(talk.settings.agents)
     errors = {error.facts.get("host", ""): error for error in talk.greet(addresses)}
     # A network of the list need not have an agent at each of its addresses.
     answered = [address for address in addresses if address in talk.contacts]
@@ -76,7 +76,7 @@ def look_at_fleet(talk: Conversation, user: str, wall: Callable[[], float] = tim
     return FleetReport(tuple(hosts), tuple(_pairs(talk, answered, user)), tuple(_skews(talk, answered)))
 
 
-def _addresses(agents: AddressList) -> tuple[set[str], list[str]]:
+def addresses_of(agents: AddressList) -> tuple[set[str], list[str]]:
     """The addresses that the list names one by one, and all that it comes to."""
     count = sum(network.num_addresses for network in agents.networks)
     if count > _ADDRESSES_LIMIT:

@@ -40,7 +40,8 @@ def whereabouts(talk: Conversation, source: tuple[str, str], destination: tuple[
 
 def locate(talk: Conversation, host: str, domain: str) -> DomainView:
     """How the domain is on that host. Raises MigrationError or SilenceError."""
-    return talk.step(Command.LOCATE, host, DomainArguments(domain=domain), DomainView, describe)
+    with talk.unseen():
+        return talk.step(Command.LOCATE, host, DomainArguments(domain=domain), DomainView, describe)
 
 
 def describe(view: DomainView) -> str:

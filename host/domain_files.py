@@ -14,7 +14,7 @@ from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, FileFacts, NvramFacts
 
 # Where libvirt has swtpm keep its state (libvirt's qemu_tpm.c, swtpmStorageDir).
-_TPM_DIRECTORY = "/var/lib/libvirt/swtpm"
+TPM_DIRECTORY = "/var/lib/libvirt/swtpm"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _named(question: FilesQuestion, disks: Sequence[DiskFacts]) -> Iterator[tupl
 
 
 def _tpm_files(uuid: str) -> Iterator[str]:
-    for directory, _directories, names in sorted(os.walk(os.path.join(_TPM_DIRECTORY, uuid))):
+    for directory, _directories, names in sorted(os.walk(os.path.join(TPM_DIRECTORY, uuid))):
         # A lock is of the program that holds it.
         yield from (os.path.join(directory, name) for name in sorted(names) if not name.endswith(".lock"))
 

@@ -32,11 +32,12 @@ class Incoming:
     path: str
     owner: tuple[int, int]
     mode: int
+    ending: str = ".part"
 
     @property
     def part(self) -> str:
         """Its name while it is incomplete."""
-        return f"{self.path}.part"
+        return self.path + self.ending
 
 
 class Target(Protocol):

@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import threading
+import time
+import xml.etree.ElementTree as ElementTree  # the documents are libvirt's own, never out of a datagram
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from constant import CopyStorage, DomainState, LibvirtDaemon, Pause
+from constant import DomainState, LibvirtDaemon, Pause
 from host import capabilities
+from host.bindings import libvirt
 from host.domain_xml import DomainDescription, describe, mac_addresses
 from host.job_statistics import JobStatistics
+from host.migration_target import MigrationTarget
+from host.qemu_process import last_end
 from wire.errors import ErrorCode, MigrationError
 from wire.records import DiskProgress, MigrationReport
-from wire.situation import DomainView
-
-try:
-    import libvirt
-except ImportError as _error:
-    raise MigrationError(
-        ErrorCode.PACKAGE_MISSING, {"module": "libvirt", "package": "python3-libvirt"}) from _error
+from wire.situation import DomainView, MovedNote
 
 SYSTEM_URI = "qemu:///system"
+# For so long a libvirtd that has died may take until its init system has it back and it knows its domains again.
+RESTART_SECONDS = 45.0
+_AGAIN_SECONDS = 0.3
 
-# libvirt keeps asking a silent peer every 5 s and gives it up after 5 unanswered questions (libvirtd.conf's defaults).
-_COPY_FLAGS = {
-    CopyStorage.ALL: libvirt.VIR_MIGRATE_NON_SHARED_DISK,
-    CopyStorage.INC: libvirt.VIR_MIGRATE_NON_SHARED_INC,
-    # The job made the image itself, empty: leaving out the zeroing copies the same bytes (design.md, section 3).
-    CopyStorage.AUTO: libvirt.VIR_MIGRATE_NON_SHARED_INC,
-}
-_LIVE_FLAGS = (
-    libvirt.VIR_MIGRATE_LIVE
-    | libvirt.VIR_MIGRATE_PEER2PEER
-    | libvirt.VIR_MIGRATE_CHANGE_PROTECTION
-    | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
-)
-_OFFLINE_FLAGS = libvirt.VIR_MIGRATE_OFFLINE | libvirt.VIR_MIGRATE_PEER2PEER
-# libvirt has it from 8.0 on.
-_SYNCHRONOUS_WRITES = "VIR_MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES"
+# The element in a domain's metadata that says that it has moved away; libvirt wants such a name to be a URI.
+_NOTE_KEY, _NOTE_URI = "vmmigration", "urn:vmmigration:moved"
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
     libvirt.VIR_DOMAIN_BLOCKED: DomainState.RUNNING,
@@ -71,7 +59,6 @@ _PAUSES = {
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: Pause.MIGRATION,
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: Pause.POST_COPY_FAILED,
 }
-_MIGRATED = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
 _SECRET_TYPES = {
     libvirt.VIR_SECRET_USAGE_TYPE_VOLUME: "volume",
     libvirt.VIR_SECRET_USAGE_TYPE_CEPH: "ceph",
@@ -88,44 +75,6 @@ class Network:
     active: bool
     port_groups: tuple[str, ...] = ()
     bridge: str | None = None
-
-
-@dataclass(frozen=True)
-class MigrationTarget:
-    """Where a domain goes, and how: URIs for the peer libvirtd, for memory and for the disks; limits in MiB/s."""
-
-    connection: str
-    memory: str
-    disks: str
-    listen_address: str | None
-    copy_storage: CopyStorage
-    bandwidth: int
-    mirrored: tuple[str, ...]
-    offline: bool = False
-    """Whether the domain is shut off: then only its definition is sent."""
-    persistent: bool = True
-    name: str | None = None
-    """What it is called over there, if otherwise than here."""
-    document: str | None = None
-    lasting: str | None = None
-    """Its XML over there, of the running domain and of its definition; None as it is here."""
-    auto_converge: bool = False
-    post_copy: bool = False
-    synchronous_writes: bool = False
-
-    def flags(self) -> int:
-        """libvirt's VIR_MIGRATE_* for all that. One that this libvirt lacks is refused by CHECK_SOURCE."""
-        flags: int = _OFFLINE_FLAGS if self.offline else _LIVE_FLAGS
-        wanted = {
-            "VIR_MIGRATE_PERSIST_DEST": self.persistent,
-            "VIR_MIGRATE_AUTO_CONVERGE": self.auto_converge and not self.offline,
-            "VIR_MIGRATE_POSTCOPY": self.post_copy and not self.offline,
-            _SYNCHRONOUS_WRITES: self.synchronous_writes and self.mirrored and not self.offline}
-        for name, is_wanted in wanted.items():
-            flags |= getattr(libvirt, name) if is_wanted else 0
-        if self.mirrored and not self.offline:
-            flags |= _COPY_FLAGS[self.copy_storage]
-        return flags
 
 
 def _silent(_context: object, _error: object) -> None:
@@ -153,12 +102,21 @@ class Hypervisor:
 
     @classmethod
     @contextmanager
-    def open(cls, host: str, uri: str = SYSTEM_URI) -> Iterator[Hypervisor]:
-        """Connect for the length of a `with`. Raises MigrationError LIBVIRT_UNREACHABLE."""
-        try:
-            connection = libvirt.open(uri)
-        except libvirt.libvirtError as error:
-            raise MigrationError(ErrorCode.LIBVIRT_UNREACHABLE, {"host": host, "reason": _reason(error)}) from error
+    def open(cls, host: str, uri: str = SYSTEM_URI, patience: float = 0.0) -> Iterator[Hypervisor]:
+        """Connect for the length of a `with`, trying for `patience` seconds: a libvirtd that has died comes back.
+
+        Raises MigrationError LIBVIRT_UNREACHABLE.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                connection = libvirt.open(uri)
+                break
+            except libvirt.libvirtError as error:
+                if time.monotonic() >= deadline:
+                    facts = {"host": host, "reason": _reason(error)}
+                    raise MigrationError(ErrorCode.LIBVIRT_UNREACHABLE, facts) from error
+            time.sleep(_AGAIN_SECONDS)
         try:
             with libvirt_errors(host):
                 yield cls(connection, host)
@@ -210,8 +168,27 @@ class Hypervisor:
         state, persistent = _STATES.get(number, DomainState.PAUSED), bool(found.isPersistent())
         return DomainView(
             state=state, pause=_PAUSES.get(reason, Pause.OTHER) if state is DomainState.PAUSED else Pause.NONE,
-            busy=self.busy(domain), migrated=(number, reason) == _MIGRATED, persistent=persistent,
-            autostart=bool(persistent and found.autostart()))
+            busy=self.busy(domain), migrated=_has_migrated(domain, number, reason), persistent=persistent,
+            autostart=bool(persistent and found.autostart()), moved=self.moved_note(domain))
+
+    def moved_note(self, domain: str) -> MovedNote | None:
+        """What the domain's definition says of having moved away; None if it says nothing that can be read."""
+        try:
+            text = self._find(domain).metadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT, _NOTE_URI, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+            words = ElementTree.fromstring(text)  # noqa: S314 - from our own libvirt
+            return MovedNote(job_id=words.get("job", ""), destination=words.get("to", ""), at=int(words.get("at", "")))
+        except (libvirt.libvirtError, MigrationError, ValueError, ElementTree.ParseError):
+            return None
+
+    def set_moved_note(self, domain: str, note: MovedNote | None) -> None:
+        """Write into the domain's definition that it has moved away, or take that out again."""
+        text = None
+        if note is not None:
+            text = ElementTree.tostring(
+                ElementTree.Element("moved", job=note.job_id, to=note.destination, at=str(note.at)), "unicode")
+        self._find(domain).setMetadata(
+            libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, _NOTE_KEY, _NOTE_URI, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
     def pause_problem(self, domain: str) -> str | None:
         """Why a domain that does not run is not simply paused; None if somebody paused it."""
@@ -219,6 +196,10 @@ class Hypervisor:
         if state == libvirt.VIR_DOMAIN_PMSUSPENDED:
             return "asleep"
         return _PAUSE_PROBLEMS.get(reason) if state == libvirt.VIR_DOMAIN_PAUSED else None
+
+    def has_arrived(self, domain: str) -> bool:
+        """Whether a domain that was migrated here to be held has all of its memory: it is paused, by nothing else."""
+        return tuple(self._find(domain).state()) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER)
 
     def has_managed_save(self, domain: str) -> bool:
         """Whether the memory of the domain lies in a file, to go on from at its next start."""
@@ -271,19 +252,23 @@ class Hypervisor:
     def busy(self, domain: str) -> bool:
         """Whether a job (a migration, a save, a dump) or a block job runs on the domain."""
         found = self._find(domain)
-        if not found.isActive():
-            # libvirt does not answer what follows then.
-            return False
-        if found.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
-            return True
-        disks = [disk.target for disk in describe(found.XMLDesc(0)).disks if disk.path]
         try:
+            if found.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+                return True
+            disks = [disk.target for disk in describe(found.XMLDesc(0)).disks if disk.path]
             return any(found.blockJobInfo(target, 0) for target in disks)
         except libvirt.libvirtError as error:
-            # A job that does not let even a question through.
-            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_TIMEOUT:
-                raise
-            return True
+            return _is_busy(error)
+
+    def end_block_jobs(self, domain: str) -> None:
+        """Ask QEMU to end the domain's mirrors and other block jobs, which a libvirtd that died may have left."""
+        try:
+            found = self._find(domain)
+            for disk in describe(found.XMLDesc(0)).disks:
+                if disk.path and found.blockJobInfo(disk.target, 0):
+                    found.blockJobAbort(disk.target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC)
+        except (libvirt.libvirtError, MigrationError):
+            return
 
     def machine_problem(self, virtualization: str, architecture: str, machine: str) -> str | None:
         """Why this host cannot run such a machine; None if it can."""
@@ -416,7 +401,7 @@ class Hypervisor:
     def migrate(self, domain: str, target: MigrationTarget) -> None:
         """Move the running domain; returns when it runs over there. Raises MigrationError MIGRATION_FAILED."""
         try:
-            self._find(domain).migrateToURI3(target.connection, _parameters(target), target.flags())
+            self._find(domain).migrateToURI3(target.connection, target.parameters(), target.flags())
         except libvirt.libvirtError as error:
             facts = {"domain": domain, "host": self._host, "reason": _reason(error)}
             raise MigrationError(ErrorCode.MIGRATION_FAILED, facts) from error
@@ -451,6 +436,13 @@ class Hypervisor:
         with libvirt_errors(self._host):
             self._find(domain).migrateStartPostCopy()
 
+    def in_post_copy(self, domain: str) -> bool:
+        """Whether the domain is paused here because it runs at the destination already, without all of its memory."""
+        try:
+            return tuple(self._find(domain).state()) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY)
+        except (libvirt.libvirtError, MigrationError):
+            return False
+
     def suspend(self, domain: str) -> None:
         """Pause the guest. If it is being migrated, libvirt lets it go on where it ends up, here or there."""
         with libvirt_errors(self._host):
@@ -464,6 +456,49 @@ class Hypervisor:
                 found.resume()
         except (libvirt.libvirtError, MigrationError):
             return
+
+    def resume(self, domain: str) -> None:
+        """Let a paused domain go on. Raises MigrationError LIBVIRT_ERROR or DOMAIN_MISSING."""
+        with libvirt_errors(self._host):
+            self._find(domain).resume()
+
+    def drop(self, domain: str, *, definition: bool) -> None:
+        """End a domain that never ran here, with its `definition` if that came with it.
+
+        Its NVRAM stays: whoever made it removes it. Raises MigrationError LIBVIRT_ERROR or DOMAIN_MISSING.
+        """
+        with libvirt_errors(self._host):
+            found = self._find(domain)
+            if found.isActive():
+                found.destroy()
+            if definition and self._is_defined(domain):
+                found.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+
+    def undefine(self, domain: str) -> None:
+        """Forget the definition of a domain that does not run. Its NVRAM and its TPM's state stay."""
+        flags = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | getattr(libvirt, "VIR_DOMAIN_UNDEFINE_KEEP_TPM", 0)
+        self._find(domain).undefineFlags(flags)
+
+    def disks_of_others(self, domain: str) -> frozenset[str]:
+        """The paths of all disks that any other domain here names."""
+        return frozenset(
+            disk.path for other in self._connection.listAllDomains(0) if other.name() != domain
+            for disk in describe(other.XMLDesc(0)).disks if disk.path)
+
+    def _is_defined(self, domain: str) -> bool:
+        try:
+            return bool(self._find(domain).isPersistent())
+        except MigrationError:
+            return False
+
+    def has_job(self, domain: str) -> bool:
+        """Whether libvirt runs a job, such as a migration, on the domain; its block jobs aside."""
+        try:
+            return bool(self._find(domain).jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+        except libvirt.libvirtError as error:
+            return _is_busy(error)
+        except MigrationError:
+            return False
 
     def abort_job(self, domain: str) -> None:
         """Ask libvirt to end the domain's job; after switchover, or without a job, nothing happens."""
@@ -481,33 +516,26 @@ class Hypervisor:
             downtime=int(values.get("downtime", -1)))
 
 
-def _parameters(target: MigrationTarget) -> dict[str, Any]:
-    """libvirt's parameters of the migration, those that mean something for it."""
-    live = {
-        libvirt.VIR_MIGRATE_PARAM_URI: target.memory,
-        libvirt.VIR_MIGRATE_PARAM_DISKS_URI: target.disks if target.mirrored else None,
-        libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: list(target.mirrored) or None,
-        libvirt.VIR_MIGRATE_PARAM_LISTEN_ADDRESS: target.listen_address,
-        libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: target.bandwidth or None,
-        libvirt.VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY: target.bandwidth or None if target.post_copy else None,
-    }
-    always = {
-        libvirt.VIR_MIGRATE_PARAM_DEST_NAME: target.name,
-        libvirt.VIR_MIGRATE_PARAM_DEST_XML: target.document,
-        libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: target.lasting,
-    }
-    given = always if target.offline else {**live, **always}
-    return {name: value for name, value in given.items() if value is not None}
-
-
 def _reason(error: Any) -> str:
     """libvirt's message, without the full stop that a sentence around it would double."""
     return str(error.get_error_message() or error).rstrip(".")
 
 
-def has_synchronous_writes() -> bool:
-    """Whether libvirt can have the guest's writes wait for the destination."""
-    return hasattr(libvirt, _SYNCHRONOUS_WRITES)
+def _has_migrated(domain: str, number: int, reason: int) -> bool:
+    """Whether a domain is shut off because it was migrated away; a libvirtd that was started anew has it in a log."""
+    return number == libvirt.VIR_DOMAIN_SHUTOFF and (
+        reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED
+        or (reason == libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN and last_end(domain) == "migrated"))
+
+
+def _is_busy(error: Any) -> bool:
+    """What an error says to the question for jobs: a domain that does not run has none. Raises any other."""
+    if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
+        return False
+    # A job that does not let even a question through, and one that arrives: its statistics are the source's alone.
+    if error.get_error_code() in (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_OPERATION_UNSUPPORTED):
+        return True
+    raise error
 
 
 def libvirt_daemon(sockets: dict[LibvirtDaemon, bool]) -> LibvirtDaemon:

@@ -22,6 +22,7 @@ from wire.errors import ErrorCode, MigrationError
 from wire.records import Migration
 
 _SOCKET_ROOT = "/run/libvirt/qemu"
+_PART = ".part"
 _STAGING = "staging"
 # What may stand in the name of a socket: ssh reads `:` `%` `$` and a backslash in a forward as its own.
 _FIT_NAME = re.compile(r"[\w.+@=,~ -]+")
@@ -84,6 +85,15 @@ class JobSockets:
     def fit(self, domain: str) -> bool:
         """Whether the kernel and ssh take such paths."""
         return len(self.memory.encode()) <= SOCKET_PATH_LIMIT and bool(_FIT_NAME.fullmatch(domain))
+
+
+def socket_directories() -> list[str]:
+    """The directories of sockets that there are, of whatever job."""
+    try:
+        names = sorted(os.listdir(_SOCKET_ROOT))
+    except FileNotFoundError:
+        return []
+    return [f"{_SOCKET_ROOT}/{name}" for name in names if name.startswith("vmmigration-")]
 
 
 def make_socket_directory(path: str, owner: tuple[int, int], others: list[str], host: str) -> os.stat_result:
@@ -188,8 +198,14 @@ class MadeKind(str, Enum):
     DIRECTORY = "directory"
     DEVICE = "device"
     SOCKET_DIRECTORY = "socket directory"
+    DEFINITION = "definition"
+    """The file with the definition of the copy that was here before: see host/set_aside.py."""
 
 
+# What served the job alone, and goes whatever becomes of it.
+OF_JOB = frozenset({MadeKind.SOCKET_DIRECTORY, MadeKind.DEFINITION})
+# What outlives the host's next start.
+_ON_DISK = frozenset({MadeKind.IMAGE, MadeKind.DIRECTORY, MadeKind.DEFINITION})
 # What becomes the domain's own.
 OF_DOMAIN = frozenset({MadeKind.IMAGE, MadeKind.DIRECTORY, MadeKind.DEVICE})
 
@@ -205,27 +221,50 @@ class Made:
 
     def still_there(self) -> bool:
         """Whether what is at the path now is what the job made."""
+        if self.inode == 0:
+            # Only planned: the name says whose it is.
+            return os.path.lexists(self.path)
         return is_still(self.path, self.device, self.inode)
+
+    def hidden(self) -> bool:
+        """Whether it cannot be told, because the file system that it is on is not mounted now."""
+        if self.kind not in _ON_DISK or self.device == 0 or os.path.lexists(self.path):
+            return False
+        return _device_below(self.path) not in (None, self.device)
 
     def remove(self) -> None:
         """Remove it; a block device is made blank again, as it was when the job took it."""
         _REMOVERS[self.kind](self.path)
 
 
-def make_directory(path: str, host: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Make a directory and those above it that are missing; yields each at once. Raises MigrationError."""
+def _device_below(path: str) -> int | None:
+    """The number of the file system that the path's directory is on; None if there is no such directory."""
+    try:
+        return os.stat(os.path.dirname(path)).st_dev
+    except OSError:
+        return None
+
+
+def missing_directories(path: str) -> list[str]:
+    """The directory and those above it that are not there, the topmost first."""
     missing = []
     while not os.path.isdir(path):
         missing.append(path)
         path = os.path.dirname(path)
-    for each in reversed(missing):
-        try:
-            # libvirt gives it to the right user when it starts what needs it.
-            os.mkdir(each, 0o711)
-        except OSError as error:
-            facts = {"path": each, "host": host, "reason": error.strerror or str(error)}
-            raise MigrationError(ErrorCode.DIRECTORY_MISSING, facts) from error
-        yield each, os.stat(each)
+    return missing[::-1]
+
+
+def make_directory(path: str, host: str) -> os.stat_result:
+    """Make a directory, as libvirt would for what it gives to the right user when that is started.
+
+    Raises MigrationError DIRECTORY_MISSING.
+    """
+    try:
+        os.mkdir(path, 0o711)
+    except OSError as error:
+        facts = {"path": path, "host": host, "reason": error.strerror or str(error)}
+        raise MigrationError(ErrorCode.DIRECTORY_MISSING, facts) from error
+    return os.stat(path)
 
 
 def _remove_directory(path: str) -> None:
@@ -249,7 +288,30 @@ _REMOVERS: Mapping[MadeKind, Callable[[str], None]] = MappingProxyType({
     MadeKind.DIRECTORY: _remove_directory,
     MadeKind.DEVICE: _blank,
     MadeKind.SOCKET_DIRECTORY: remove_socket_directory,
+    MadeKind.DEFINITION: os.unlink,
 })
+
+
+def sync_directory(path: str) -> None:
+    """Have the disk know the names in a directory as they are now. Raises OSError."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Put a file with that content in place of whatever is there, on disk before it returns. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = path.with_suffix(_PART)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    sync_directory(str(path.parent))
 
 
 class Ledger:
@@ -266,24 +328,19 @@ class Ledger:
             return []
         return [Made(**{**record, "kind": MadeKind(record["kind"])}) for record in records]
 
+    def plan(self, kind: MadeKind, path: str) -> None:
+        """Write down that the job is about to make this, under a name that has the job's id in it, so that whatever
+        lies there is the job's. Of a directory only an empty one is ever removed."""
+        if kind is not MadeKind.DIRECTORY and self._path.stem not in os.path.basename(path):
+            raise ValueError(f"{path} might be somebody else's")
+        self._write([*self.entries(), Made(kind, path, _device_below(path) or 0, 0)])
+
     def add(self, kind: MadeKind, path: str, status: os.stat_result) -> None:
         """Write down that the job made this, on disk before it returns."""
         self._write([*self.entries(), Made(kind, path, status.st_dev, status.st_ino)])
 
     def _write(self, entries: list[Made]) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = self._path.with_suffix(".part")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "w") as file:
-            json.dump([asdict(made) for made in entries], file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self._path)
-        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_synced(self._path, json.dumps([asdict(made) for made in entries]).encode())
 
     def keep(self, kinds: frozenset[MadeKind]) -> None:
         """Forget what is of these kinds: it is the domain's now, and never to be removed by this job."""
@@ -299,19 +356,30 @@ class Ledger:
         if any(made.path in paths for made in entries):
             self._write([made for made in entries if made.path not in paths])
 
-    def close(self, kinds: frozenset[MadeKind]) -> list[str]:
+    def close(self, kinds: frozenset[MadeKind]) -> tuple[list[str], list[str]]:
         """Remove what is of these kinds and still what the job made, newest first, then forget the job.
 
-        Returns the paths that were removed. Raises OSError; what could not be removed stays written down.
+        Returns the paths that were removed, and what could not be: that is told, stays written down, and does not keep
+        the rest from being removed.
         """
-        removed = []
+        removed: list[str] = []
+        problems: list[str] = []
+        kept: list[Made] = []
         entries = self.entries()
         while entries:
-            made = entries[-1]
-            if made.kind in kinds and made.still_there():
-                made.remove()
-                removed.append(made.path)
-            entries.pop()
-            self._write(entries)
-        self._path.unlink(missing_ok=True)
-        return removed
+            made = entries.pop()
+            try:
+                if made.kind in kinds and made.hidden():
+                    raise OSError(0, "its file system is not mounted", made.path)
+                if made.kind in kinds and made.still_there():
+                    made.remove()
+                    removed.append(made.path)
+                self._write([*entries, *reversed(kept)])
+            except OSError as error:
+                problems.append(f"{error.filename or made.path}: {error.strerror or error}")
+                kept.append(made)
+        if not kept:
+            self._path.unlink(missing_ok=True)
+            # What an agent has left that was killed while it wrote.
+            self._path.with_suffix(_PART).unlink(missing_ok=True)
+        return removed, problems

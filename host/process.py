@@ -13,7 +13,7 @@ from wire.errors import ErrorCode, MigrationError
 # Debian's package for each tool that the agent runs.
 TOOL_PACKAGES: Mapping[str, str] = MappingProxyType({
     "qemu-img": "qemu-utils", "setfacl": "acl", "ssh": "openssh-client", "setpriv": "util-linux",
-    "wipefs": "util-linux", "swtpm": "swtpm swtpm-tools",
+    "wipefs": "util-linux", "swtpm": "swtpm swtpm-tools", "ss": "iproute2",
 })
 _TIMEOUT_SECONDS = 60.0
 

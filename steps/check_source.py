@@ -5,6 +5,8 @@ It changes nothing, and goes on after the first obstacle: the admin hears of all
 
 from __future__ import annotations
 
+import time
+
 from constant import DomainState, Severity
 from host.domain_files import FilesQuestion, files_of
 from host.domain_xml import describe
@@ -43,6 +45,13 @@ def _examine(
     state = hypervisor.state(migration.domain)
     if state is DomainState.ABSENT:
         error = MigrationError(ErrorCode.DOMAIN_MISSING, known)
+        return [not_fine(Check.DOMAIN, Severity.STOPS, error)], None
+    note = hypervisor.moved_note(migration.domain)
+    if note is not None and state is DomainState.SHUT_OFF:
+        # That its disks are not there follows from this.
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(note.at))
+        error = MigrationError(ErrorCode.STALE_COPY, {
+            **known, "job": note.job_id, "destination": note.destination, "since": since})
         return [not_fine(Check.DOMAIN, Severity.STOPS, error)], None
     view = _view(context.host, hypervisor, migration, state)
     findings = [Finding(check=Check.DOMAIN, severity=Severity.FINE, facts=known)]

@@ -195,12 +195,18 @@ class _Receiving:
         with Hypervisor.open(self._context.host) as hypervisor:
             owner = hypervisor.qemu_ids(self._facts.virtualization)
         paths = [self._placement.path(file.path) for file in self._files]
+        # A name that can only be the job's, so that it can be written down before the file is made.
+        ending = f".vmmigration-{self._migration.job_id}"
         incoming = [
-            Incoming(path=path, owner=owner, mode=self._mode(file)) for path, file in zip(paths, self._files)]
+            Incoming(path=path, owner=owner, mode=self._mode(file), ending=ending)
+            for path, file in zip(paths, self._files)]
         # What an agent that was ended in the middle of this has left.
         self._ledger.remove([name for each in incoming for name in (each.path, each.part)])
         for path, file in zip(paths, self._files):
             self._take_place(path, file)
+        for each in incoming:
+            if not is_device(each.path):
+                self._ledger.plan(MadeKind.IMAGE, each.part)
         sockets = JobSockets.of(self._migration)
         receiver = Receiver(incoming, self._context.host, self._made, self._patience.watch, sockets.staging)
         with staging_directory(sockets.staging, self._migration.user, self._context.host), \

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from constant import DomainState
 from host.domain_xml import describe
-from host.hypervisor import Hypervisor
+from host.hypervisor import RESTART_SECONDS, Hypervisor
 from host.job_files import OF_DOMAIN
+from host.stale_copy import take_note_off
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
@@ -18,13 +19,14 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
     """Define it if the migration has not, then look at what libvirt holds. Raises MigrationError NOT_AS_EXPECTED."""
     migration, facts = arguments.migration, arguments.known_facts()
     domain = migration.name_there
-    with Hypervisor.open(context.host) as hypervisor:
+    with Hypervisor.open(context.host, patience=RESTART_SECONDS) as hypervisor:
         if facts.persistent and not hypervisor.is_persistent(domain):
             hypervisor.define(hypervisor.document(domain, inactive=True))
         for problem in _problems(hypervisor, migration, facts):
             raise MigrationError(
                 ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": domain})
         if facts.persistent:
+            take_note_off(hypervisor, domain)
             hypervisor.set_autostart(domain, facts.autostart)
     context.ledger(migration).keep(OF_DOMAIN)
     if not facts.persistent:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from host.hypervisor import Hypervisor
+from host.hypervisor import RESTART_SECONDS, Hypervisor
+from host.stale_copy import take_note_off
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
 from wire.records import StepArguments, StepReport, libvirt_conf_path
@@ -23,7 +24,9 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
             raise MigrationError(
                 ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": domain})
         return StepReport(summary=f"{path} (libvirt's own)")
-    with Hypervisor.open(context.host) as hypervisor:
+    with Hypervisor.open(context.host, patience=RESTART_SECONDS) as hypervisor:
+        if arguments.known_facts().persistent:
+            take_note_off(hypervisor, domain)
         document = hypervisor.document(domain, inactive=True)
     try:
         # Not for others: the document may hold a console's password.
@@ -33,8 +36,19 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
             file.flush()
             os.fsync(file.fileno())
     except FileExistsError as error:
-        raise MigrationError(ErrorCode.PATH_TAKEN, {"path": path, "host": context.host}) from error
+        if not _holds(path, document):
+            raise MigrationError(ErrorCode.PATH_TAKEN, {"path": path, "host": context.host}) from error
     except OSError as error:
         facts = {"path": os.path.dirname(path), "host": context.host, "reason": error.strerror or str(error)}
         raise MigrationError(ErrorCode.DIRECTORY_MISSING, facts) from error
     return StepReport(summary=path)
+
+
+def _holds(path: str, document: str) -> bool:
+    """Whether the file at the path holds just that: then this step has been here before."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, encoding="utf-8") as file:
+            return file.read(len(document) + 1) == document
+    except (OSError, UnicodeDecodeError):
+        return False

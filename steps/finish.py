@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 
-from constant import CLOCK_PAUSE, DomainState
-from host.hypervisor import Hypervisor
-from host.job_files import MadeKind
+from constant import CLOCK_PAUSE, DomainState, SourceAfter
+from host import orphans
+from host.hypervisor import RESTART_SECONDS, Hypervisor
+from host.job_files import OF_JOB, JobSockets
+from host.stale_copy import StaleCopy
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
 from wire.records import Migration, StepArguments, StepReport
+from wire.situation import MovedNote
 
 log = logging.getLogger(__name__)
 
@@ -19,24 +22,52 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
     migration, facts = arguments.migration, arguments.known_facts()
     domain = migration.name_on(context.host)
     here = context.host == migration.destination
-    with Hypervisor.open(context.host) as hypervisor:
+    with Hypervisor.open(context.host, patience=RESTART_SECONDS) as hypervisor:
         state = hypervisor.state(domain)
         expected = [facts.state] if here else [DomainState.SHUT_OFF, DomainState.ABSENT]
         if state not in expected:
             problem = f"VM {domain} is {state.value}, not {expected[0].value}"
             raise MigrationError(
                 ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": domain})
-        if not here and state is DomainState.SHUT_OFF and hypervisor.autostart(domain):
-            # The copy left behind must not come to life at this host's next start, beside the one that moved.
-            hypervisor.set_autostart(domain, False)
         # The images are the domain's now: only what served the job itself goes.
-        context.ledger(migration).close(frozenset({MadeKind.SOCKET_DIRECTORY}))
-        words = [f"{state.value} here"]
+        _, problems = context.ledger(migration).close(OF_JOB)
+        words = [f"{state.value} here", *(f"cannot remove {problem}" for problem in problems)]
         if not here:
-            words.append("its disks kept")
+            # What an agent that was killed has left.
+            orphans.clear(JobSockets.of(migration).directory)
+            if state is DomainState.SHUT_OFF:
+                words = [_leave_copy(context, hypervisor, arguments), *words[1:]]
         elif state is DomainState.RUNNING:
             words += _ask_guest(hypervisor, migration, arguments.stood_still)
     return StepReport(summary=", ".join(words))
+
+
+def _leave_copy(context: StepContext, hypervisor: Hypervisor, arguments: StepArguments) -> str:
+    """See that the copy here cannot be started beside the VM that has moved. Returns what became of it, in words.
+
+    Raises MigrationError NOT_AS_EXPECTED if it still could be started.
+    """
+    migration = arguments.migration
+    domain, wanted = migration.domain, migration.source_after
+    copy = StaleCopy.of(hypervisor, domain, migration.job_id)
+    problems = copy.hide(hypervisor, domain, MovedNote(
+        job_id=migration.job_id, destination=migration.destination, at=context.wall))
+    said = "shut off here, cannot be started"
+    if not problems and wanted is not SourceAfter.KEEP:
+        if not arguments.destination_verified:
+            log.warning("VM %s: its copy is kept: %s has not said that the VM is there", domain, migration.destination)
+            said += f", kept because {migration.destination} has not said that all is well there"
+        else:
+            hypervisor.undefine(domain)
+            said = "undefined here, its disks kept under other names"
+            if wanted is SourceAfter.DELETE:
+                problems, said = copy.delete(), "undefined here, its disks deleted"
+    if problems:
+        raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
+            "host": context.host, "problem": "; ".join(problems), "domain": domain})
+    if copy.shared:
+        said += f"; {', '.join(copy.shared)} left alone, another VM names it as well"
+    return said
 
 
 def _ask_guest(hypervisor: Hypervisor, migration: Migration, stood_still: int) -> list[str]:

@@ -5,34 +5,38 @@ from __future__ import annotations
 import logging
 import time
 import urllib.parse
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Optional
 
 from constant import LIBVIRT_SOCKETS, CopyStorage, DomainState, Transport
+from host import orphans
+from host.connections import cut_connections
 from host.domain_edit import Changes, edit
 from host.domain_xml import describe, inserted_media
-from host.hypervisor import Hypervisor, MigrationTarget, MigrationThread
-from host.job_files import JobSockets, socket_directory
+from host.hypervisor import Hypervisor, MigrationThread
+from host.job_files import JobSockets, remove_socket_directory, socket_directory
 from host.job_statistics import JobStatistics
-from host.ssh import Login, Tunnel, tunnel
+from host.migration_target import MigrationTarget
+from host.orphans import OrphanedTunnel
+from host.qemu_process import ExitWatch, process_id
+from host.ssh import Login, tunnel
 from steps.context import StepContext
-from steps.convergence import Advice, ConvergenceControl, Remedy, Stage
+from steps.convergence import ConvergenceControl, Stage
 from steps.domain_changes import changes_for
+from steps.hand_over import Peer, is_held
+from steps.resting import bring_to_rest, has_left
+from steps.watching import Running, Watch
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
 from wire.placement import is_device
-from wire.records import Migration, MigrationReport, Progress, StepArguments, fitting
+from wire.records import Migration, MigrationReport, Progress, StepArguments
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.1
-_STATISTICS_SECONDS = 0.5
-# libvirt ends a job some time after it was asked to, and may have missed the first asking while it began.
-_ABORT_AGAIN_SECONDS = 2.0
-
 
 def run(context: StepContext, arguments: StepArguments) -> MigrationReport:
-    """Move the running domain. Raises MigrationError; the domain then runs here, as libvirt left it."""
+    """Move the running domain. Raises MigrationError; the domain then runs here, unlocked."""
     migration = arguments.migration
     if migration.destination not in context.destinations:
         raise MigrationError(ErrorCode.DESTINATION_NOT_ALLOWED, {
@@ -50,11 +54,90 @@ def run(context: StepContext, arguments: StepArguments) -> MigrationReport:
                 raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
                     "host": context.host, "domain": migration.domain,
                     "problem": f"VM {migration.domain} is no longer {facts.state.value}"})
-            watch = _Watch(context, migration, hypervisor, opened)
-            watch.follow(target)
-            if target.offline:
-                return MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1)
-            return _after_switchover(hypervisor, migration.domain, watch.control, watch.last)
+            watch = Watch(context, migration, hypervisor, opened,
+                          lambda: cut_connections(migration.domain, migration.destination, context.host))
+            with Peer(target.connection, migration) as peer, _released_at_once(peer, migration, facts):
+                thread = MigrationThread(context.host, migration.domain, target)
+                thread.start()
+                return follow(watch, thread, facts, peer)
+
+
+def adopt(context: StepContext, arguments: StepArguments) -> MigrationReport:
+    """Go on with a migration that an earlier life of this agent has begun, as far as there is anything left of it.
+
+    Nothing is begun again. Raises MigrationError; the domain then runs here, unlocked.
+    """
+    migration, facts = arguments.migration, arguments.known_facts()
+    sockets = JobSockets.of(migration)
+    login = Login(context.host, migration.user, migration.destination)
+    left = OrphanedTunnel(login, orphans.find(sockets.directory))
+    try:
+        with Hypervisor.open(context.host) as hypervisor, \
+                Peer(_connection(sockets), migration) as peer, _released_at_once(peer, migration, facts):
+            watch = Watch(context, migration, hypervisor, left,
+                          lambda: cut_connections(migration.domain, migration.destination, context.host))
+            log.info("VM %s: going on with the migration that was begun before", migration.domain)
+            return follow(watch, AdoptedMigration(hypervisor, migration.domain, context.host), facts, peer)
+    finally:
+        left.close()
+        remove_socket_directory(sockets.directory)
+
+
+class AdoptedMigration:
+    """A migration that runs in libvirt without anybody waiting for its end."""
+
+    def __init__(self, hypervisor: Hypervisor, domain: str, host: str) -> None:
+        self._hypervisor = hypervisor
+        self._domain = domain
+        # How it ended nobody has been told: it is looked at.
+        self.error: Exception | None = MigrationError(
+            ErrorCode.MIGRATION_INTERRUPTED, {"domain": domain, "host": host})
+
+    def is_alive(self) -> bool:
+        """Whether libvirt's job still runs."""
+        return self._hypervisor.has_job(self._domain)
+
+    def join(self, timeout: float) -> None:
+        """Let time pass."""
+        time.sleep(timeout)
+
+
+def _released_at_once(peer: Peer, migration: Migration, facts: DomainFacts) -> AbstractContextManager[object]:
+    """Has the peer release the VM in the moment in which the QEMU here is gone, instead of when libvirt says so."""
+    if not is_held(migration, facts):
+        return nullcontext()
+    try:
+        return ExitWatch(process_id(migration.domain), peer.source_ended)
+    except (OSError, ValueError) as error:
+        log.info("VM %s is handed over when libvirt says so: %s", migration.domain, error)
+        return nullcontext()
+
+
+def follow(
+    watch: Watch, running: Running, facts: DomainFacts, peer: Peer,
+) -> MigrationReport:
+    """Follow it to its end, and hand the VM over to the peer."""
+    context, migration = watch.context, watch.migration
+    try:
+        watch.follow(running, tuple(disk.target for disk in facts.mirrored))
+    except MigrationError as error:
+        peer.failed()
+        if not is_held(migration, facts):
+            raise
+        view = bring_to_rest(context.host, migration, facts)
+        if view is None or not has_left(view, peer.view):
+            raise
+        log.warning("VM %s has moved although libvirt said: %s", migration.domain, error.message)
+    if facts.state is DomainState.SHUT_OFF:
+        return MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1)
+    ended = time.monotonic()
+    held = is_held(migration, facts) and not peer.release()
+    paused = round((time.monotonic() - ended) * 1000)
+    with Hypervisor.open(context.host) as hypervisor:
+        report = _after_switchover(hypervisor, migration.domain, watch.control, watch.last)
+    if report.downtime >= 0 and is_held(migration, facts):
+        report = replace(report, downtime=report.downtime + paused)
+    return replace(report, held=held)
 
 
 def _documents(
@@ -96,6 +179,11 @@ def _after_switchover(
         return MigrationReport(disk_bytes=0, memory_bytes=0, downtime=-1)
 
 
+def _connection(sockets: JobSockets) -> str:
+    """libvirt's URI of the destination, through the tunnel."""
+    return f"qemu+unix:///system?socket={sockets.libvirt}"
+
+
 def _forwards(migration: Migration, sockets: JobSockets) -> dict[str, str]:
     forwards = {sockets.libvirt: LIBVIRT_SOCKETS[migration.destination_daemon]}
     if migration.transport is Transport.SSH:
@@ -110,7 +198,7 @@ def _target(
     address = f"[{migration.destination}]" if ":" in migration.destination else migration.destination
     over_ssh = migration.transport is Transport.SSH
     return MigrationTarget(
-        connection=f"qemu+unix:///system?socket={sockets.libvirt}",
+        connection=_connection(sockets),
         memory=f"unix://{urllib.parse.quote(sockets.memory)}" if over_ssh else f"tcp://{address}",
         disks=f"unix://{urllib.parse.quote(sockets.disks)}" if over_ssh else f"tcp://{address}",
         listen_address=None if over_ssh else migration.destination,
@@ -124,6 +212,7 @@ def _target(
         lasting=lasting,
         auto_converge=migration.convergence.auto_converge,
         post_copy=migration.convergence.may_post_copy,
+        held=is_held(migration, facts),
         synchronous_writes=migration.convergence.synchronous_writes,
     )
 
@@ -136,115 +225,3 @@ def _copy_storage(migration: Migration, facts: DomainFacts) -> CopyStorage:
     # A block device holds whatever was on it; a chain that becomes one image has to be read as a whole.
     whole = migration.flatten or any(is_device(placement.path(disk.path)) for disk in facts.mirrored)
     return CopyStorage.ALL if whole else CopyStorage.INC
-
-
-@dataclass
-class _Watch:
-    """Follows one migration: reports how far it is, helps it to converge, ends it on cancel or a lost tunnel.
-
-    Once post-copy has begun the guest is on neither host alone: nothing is ended any more, whatever happens.
-    """
-
-    context: StepContext
-    migration: Migration
-    hypervisor: Hypervisor
-    tunnel: Tunnel
-    control: ConvergenceControl = field(init=False)
-    last: Optional[JobStatistics] = None
-    _stopped_by: MigrationError | None = None
-    _abort_at: float = 0.0
-    _failed: frozenset[Remedy] = frozenset()
-
-    def __post_init__(self) -> None:
-        self.control = ConvergenceControl(self.migration.convergence, self.migration.timeout)
-
-    def follow(self, target: MigrationTarget) -> None:
-        """Migrate to `target` and return when it is done. Raises MigrationError with the reason that came first."""
-        began = statistics_at = time.monotonic()
-        thread = MigrationThread(self.context.host, self.migration.domain, target)
-        thread.start()
-        while thread.is_alive():
-            thread.join(_LOOK_SECONDS)
-            now = time.monotonic()
-            if now >= statistics_at and thread.is_alive():
-                self._look(now - began, target.mirrored)
-                statistics_at = now + _STATISTICS_SECONDS
-            self._stop_if_asked(now)
-        if thread.error is not None:
-            raise self._reason(thread.error)
-
-    # What ends it.
-
-    def _stop_if_asked(self, now: float) -> None:
-        self._stopped_by = self._stopped_by or self._reason_to_stop()
-        if self._stopped_by is None or now < self._abort_at or self.control.stage is Stage.POST_COPY:
-            return
-        log.warning("asking libvirt to end the migration: %s", self._stopped_by.message)
-        self.hypervisor.abort_job(self.migration.domain)
-        self._abort_at = now + _ABORT_AGAIN_SECONDS
-
-    def _reason_to_stop(self) -> MigrationError | None:
-        if self.context.cancellation.reason is not None:
-            facts = {"domain": self.migration.domain, "reason": self.context.cancellation.reason}
-            return MigrationError(ErrorCode.MIGRATION_CANCELLED, facts)
-        return self.tunnel.lost() if self.tunnel.ended() else None
-
-    def _reason(self, error: Exception) -> Exception:
-        """Why it failed: libvirt may notice first and name a closed socket; the admin needs the reason behind it."""
-        if self.control.stage is Stage.PAUSED:
-            # libvirt has let it go on already, unless the pause came after the end of the migration.
-            self.hypervisor.resume_if_suspended(self.migration.domain)
-        lost = self.tunnel.lost() if self.tunnel.ended() else None
-        if self.control.stage is not Stage.POST_COPY:
-            return self._stopped_by or lost or error
-        told = lost or error
-        reason = told.facts.get("reason", told.message) if isinstance(told, MigrationError) else str(told)
-        return MigrationError(ErrorCode.POST_COPY_FAILED, {
-            "domain": self.migration.domain, "host": self.context.host, "destination": self.migration.destination,
-            "user": self.migration.user, "reason": reason.rstrip(".")})
-
-    # What helps it.
-
-    def _look(self, seconds: float, mirrored: tuple[str, ...]) -> None:
-        """Take libvirt's figures, do what they call for, and report."""
-        statistics = self.hypervisor.job_statistics(self.migration.domain)
-        advice = self.control.look(statistics, seconds)
-        if self._stopped_by is None:
-            self._do(advice)
-        if statistics is not None:
-            self.last = statistics
-            progress = as_progress(statistics, self.control)
-            disks = self.hypervisor.mirrors(self.migration.domain, mirrored) if statistics.mirroring else ()
-            self.context.progress(replace(progress, disks=fitting(disks)))
-
-    def _do(self, advice: Advice) -> None:
-        domain = self.migration.domain
-        try:
-            if advice.remedy is Remedy.ABORT:
-                facts = {"domain": domain, "seconds": str(self.migration.timeout)}
-                self._stopped_by = MigrationError(ErrorCode.MIGRATION_TIMEOUT, facts)
-            elif advice.remedy is Remedy.SET_DOWNTIME:
-                self.hypervisor.set_downtime_limit(domain, advice.downtime)
-            elif advice.remedy is Remedy.SUSPEND:
-                self.hypervisor.suspend(domain)
-            elif advice.remedy is Remedy.START_POST_COPY:
-                self.hypervisor.start_post_copy(domain)
-                # Without its way between the hosts the guest would be lost.
-                self.tunnel.keep()
-        except MigrationError as error:
-            # It may just have ended. Otherwise it is advised, and tried, again.
-            if advice.remedy not in self._failed:
-                log.warning("VM %s: cannot %s: %s", domain, advice.remedy.value, error.message)
-                self._failed |= {advice.remedy}
-            return
-        self.control.did(advice)
-        if advice.news:
-            log.warning("VM %s: %s", domain, advice.news)
-
-
-def as_progress(statistics: JobStatistics, control: ConvergenceControl) -> Progress:
-    """libvirt's counts as one figure: disk and memory together, since both cross the same link."""
-    done = statistics.disk_done + statistics.memory_done
-    return Progress(
-        phase=control.phase(), done=done, total=max(done, statistics.disk_total + statistics.memory_total),
-        memory=control.memory())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from constant import FilePurpose, ImageFormat, Transport
+from constant import DomainState, FilePurpose, ImageFormat, Transport
 from host import image
 from host.hypervisor import Hypervisor
 from host.job_files import (
@@ -14,14 +14,17 @@ from host.job_files import (
     MadeKind,
     make_directory,
     make_socket_directory,
+    missing_directories,
     refuse_system_directory,
     remove_if_same,
+    sync_directory,
 )
+from host.set_aside import set_aside
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, DomainFacts
 from wire.placement import Placement, is_device
-from wire.records import StepArguments, StepReport
+from wire.records import Migration, StepArguments, StepReport
 
 _MIB = 1024 * 1024
 
@@ -32,12 +35,19 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
     ledger = context.ledger(migration)
     with Hypervisor.open(context.host) as hypervisor:
         owner = hypervisor.qemu_ids(facts.virtualization)
-    maker = _Maker(context.host, migration.domain, ledger, migration.placement(facts), owner)
+        view = hypervisor.view(migration.name_there)
+        if view.state is not DomainState.ABSENT:
+            if not view.gone or hypervisor.name_of(facts.uuid) != migration.name_there:
+                raise MigrationError(ErrorCode.DOMAIN_EXISTS, {
+                    "host": context.host, "domain": migration.name_there, "what": "name", "state": view.state.value})
+            set_aside(hypervisor, migration.name_there, ledger, context.aside(migration))
+    maker = _Maker(context.host, migration, ledger, migration.placement(facts), owner)
     made = [maker.image(disk) for disk in facts.mirrored]
     made += maker.nvram(facts)
     maker.directories(facts)
     if migration.transport is Transport.SSH or facts.files:
         directory = JobSockets.of(migration).directory
+        ledger.plan(MadeKind.SOCKET_DIRECTORY, directory)
         status = make_socket_directory(directory, owner, [migration.user], context.host)
         ledger.add(MadeKind.SOCKET_DIRECTORY, directory, status)
     return StepReport(summary=", ".join(made) or "the directory for what is sent")
@@ -56,10 +66,11 @@ class _Maker:
     """Makes files, and writes each of them down before anything else happens."""
 
     def __init__(
-        self, host: str, domain: str, ledger: Ledger, placement: Placement, owner: tuple[int, int],
+        self, host: str, migration: Migration, ledger: Ledger, placement: Placement, owner: tuple[int, int],
     ) -> None:
         self._host = host
-        self._domain = domain
+        self._domain = migration.domain
+        self._job_id = migration.job_id
         self._ledger = ledger
         self._placement = placement
         self._owner = owner
@@ -82,11 +93,21 @@ class _Maker:
     def _make(self, new: DiskFacts) -> None:
         # Checked before, and again here: the two requests need not have come from one careful controller.
         refuse_system_directory("Disk path", new.path, self._host)
-        status = image.create_empty(new, self._owner, self._host)
+        # Under a name that can only be the job's until it is written down: an agent may be killed at any moment.
+        part = f"{new.path}.vmmigration-{self._job_id}"
         try:
-            self._ledger.add(MadeKind.IMAGE, new.path, status)
+            self._ledger.plan(MadeKind.IMAGE, part)
+            status = image.create_empty(replace(new, path=part), self._owner, self._host)
+            try:
+                self._ledger.add(MadeKind.IMAGE, new.path, status)
+                os.link(part, new.path)
+            finally:
+                remove_if_same(part, status)
+                # Or the name might be back after a crash, when the ledger has forgotten it.
+                sync_directory(os.path.dirname(part))
+        except FileExistsError as error:
+            raise MigrationError(ErrorCode.PATH_TAKEN, {"path": new.path, "host": self._host}) from error
         except OSError as error:
-            remove_if_same(new.path, status)
             facts = {"path": error.filename or "the ledger", "reason": error.strerror or str(error)}
             raise MigrationError(ErrorCode.FILE_NOT_WRITTEN, facts) from error
 
@@ -107,5 +128,6 @@ class _Maker:
         for file in facts.files:
             if file.purpose is FilePurpose.TPM:
                 refuse_system_directory("TPM path", self._placement.path(file.path), self._host)
-                for path, status in make_directory(os.path.dirname(self._placement.path(file.path)), self._host):
-                    self._ledger.add(MadeKind.DIRECTORY, path, status)
+                for path in missing_directories(os.path.dirname(self._placement.path(file.path))):
+                    self._ledger.plan(MadeKind.DIRECTORY, path)
+                    self._ledger.add(MadeKind.DIRECTORY, path, make_directory(path, self._host))

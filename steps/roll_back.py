@@ -1,19 +1,29 @@
-"""ROLL_BACK: after a failure, removes what the job made here, unless the domain came to live here after all."""
+"""ROLL_BACK: after a failure, removes what the job made here, unless the domain came to live here after all.
+
+On the source, the domain is brought to rest: unlocked, and not left paused half way.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from constant import DomainState
-from host.hypervisor import Hypervisor
-from host.job_files import MadeKind
+from host import orphans
+from host.hypervisor import RESTART_SECONDS, Hypervisor
+from host.job_files import JobSockets, MadeKind
+from host.set_aside import put_back
 from steps.context import StepContext
+from steps.hand_over import has_arrived, is_held
+from steps.resting import bring_to_rest
 from wire.errors import ErrorCode, MigrationError
 from wire.records import Migration, RollBackReport, StepArguments
+from wire.situation import has_whole
 
 # libvirt here ends the half-arrived domain when it notices that its peer is gone: 5 s when the link was cut
 # (design.md, section 4), at most its keepalive of 5 x 5 s and the end of QEMU.
 _GONE_SECONDS = 45.0
+_LOOK_SECONDS = 0.2
 
 
 def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
@@ -22,28 +32,50 @@ def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
     Nothing is removed unless the domain is gone from here and is as it was on the source: it may be the last good copy.
     """
     migration = arguments.migration
-    with Hypervisor.open(context.host) as hypervisor:
-        if context.host == migration.source:
-            state = hypervisor.state(migration.domain)
-            return RollBackReport(state=state, removed=())
-        state = _state_at_rest(hypervisor, migration)
-    if state is not DomainState.ABSENT or not arguments.source_keeps:
-        return RollBackReport(state=state, removed=())
-    try:
-        removed = context.ledger(migration).close(frozenset(MadeKind))
-    except OSError as error:
-        facts = {"host": context.host, "problem": f"cannot remove {error.filename}: {error.strerror}"}
-        raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {**facts, "domain": migration.domain}) from error
-    return RollBackReport(state=state, removed=tuple(removed))
+    if context.host == migration.source:
+        return _on_source(context, arguments)
+    _wait_for_rest(context.host, migration)
+    with Hypervisor.open(context.host, patience=RESTART_SECONDS) as hypervisor:
+        view = hypervisor.view(migration.name_there)
+        if has_arrived(view) and arguments.source_keeps and is_held(migration, arguments.known_facts()):
+            # It was held and never ran; the source, which does, never gave it up.
+            hypervisor.drop(migration.name_there, definition=True)
+            view = hypervisor.view(migration.name_there)
+        # The copy that an earlier move has left is as good as nothing.
+        state = DomainState.ABSENT if view.gone else view.state
+        if not view.gone or not (arguments.source_keeps or arguments.source_is_off):
+            return RollBackReport(state=state, removed=(), arrived=has_arrived(view))
+        ledger = context.ledger(migration)
+        put_back(hypervisor, migration.name_there, ledger)
+    removed, problems = ledger.close(frozenset(MadeKind))
+    if problems:
+        raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
+            "host": context.host, "problem": f"cannot remove {'; '.join(problems)}", "domain": migration.domain})
+    return RollBackReport(state=state, removed=tuple(removed), cleared=True)
 
 
-def _state_at_rest(hypervisor: Hypervisor, migration: Migration) -> DomainState:
-    """How the domain is here once a half-arrived one, which libvirt shows as paused, has been ended by libvirt."""
-    deadline, domain = time.monotonic() + _GONE_SECONDS, migration.name_there
+def _on_source(context: StepContext, arguments: StepArguments) -> RollBackReport:
+    migration = arguments.migration
+    orphans.clear(JobSockets.of(migration).directory)
+    view = bring_to_rest(context.host, migration, arguments.known_facts())
+    if view is None:
+        problem = f"VM {migration.domain} is still busy with its migration"
+        raise MigrationError(
+            ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": migration.domain})
+    gave_up = view.migrated or view.state is DomainState.ABSENT
+    keeps = has_whole(
+        view, arguments.known_facts().state, post_copy=migration.convergence.may_post_copy) or arguments.source_keeps
+    return RollBackReport(state=view.state, removed=(), cleared=keeps and not gave_up, gave_up=gave_up)
+
+
+def _wait_for_rest(host: str, migration: Migration) -> None:
+    """Give libvirt the time to end a half-arrived domain, which it shows as paused."""
+    deadline = time.monotonic() + _GONE_SECONDS
     while True:
-        state = hypervisor.state(domain)
-        # One that has arrived and that somebody had paused is at rest.
-        arriving = state is DomainState.PAUSED and hypervisor.pause_problem(domain) is not None
-        if not arriving or time.monotonic() > deadline:
-            return state
-        time.sleep(0.2)
+        with contextlib.suppress(MigrationError), Hypervisor.open(host) as hypervisor:
+            # One that has arrived and is held, or that somebody had paused, is at rest.
+            if not hypervisor.view(migration.name_there).half:
+                return
+        if time.monotonic() > deadline:
+            return
+        time.sleep(_LOOK_SECONDS)

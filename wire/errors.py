@@ -66,6 +66,7 @@ class ErrorCode(str, Enum):
     JOURNAL_UNUSABLE = "journal-unusable"
     JOURNAL_IN_USE = "journal-in-use"
     JOURNAL_NOT_WRITTEN = "journal-not-written"
+    JOB_UNKNOWN = "job-unknown"
     AGENT_STOPPING = "agent-stopping"
     AGENT_BUSY = "agent-busy"
     JOBS_LIMIT_REACHED = "jobs-limit-reached"
@@ -146,6 +147,8 @@ class ErrorCode(str, Enum):
     TUNNEL_LOST = "tunnel-lost"
     MIGRATION_FAILED = "migration-failed"
     MIGRATION_TIMEOUT = "migration-timeout"
+    MIGRATION_STALLED = "migration-stalled"
+    MIGRATION_INTERRUPTED = "migration-interrupted"
     MIGRATION_CANCELLED = "migration-cancelled"
     POST_COPY_FAILED = "post-copy-failed"
     NOT_AS_EXPECTED = "not-as-expected"
@@ -153,6 +156,14 @@ class ErrorCode(str, Enum):
     GUEST_AGENT_SILENT = "guest-agent-silent"
     LEFT_BEHIND = "left-behind"
     STATE_UNKNOWN = "state-unknown"
+    DETACHED = "detached"
+    TOO_LATE = "too-late"
+    STALE_COPY = "stale-copy"
+    STALE_COPY_REPLACED = "stale-copy-replaced"
+    NO_STALE_COPY = "no-stale-copy"
+    COPY_OUTDATED = "copy-outdated"
+    RUNS_ELSEWHERE = "runs-elsewhere"
+    JOB_RUNS = "job-runs"
     INTERNAL = "internal"
 
 
@@ -260,6 +271,8 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.JOURNAL_NOT_WRITTEN: ErrorText(
         _REFUSED, "{host} cannot write {path}, so it did not begin {command}: {reason}.",
         "Make room on that file system of {host} or mend it, then run the command again."),
+    ErrorCode.JOB_UNKNOWN: ErrorText(
+        _REFUSED, "{host} knows of no job {job}.", "See `vmmigration.py list`; a job is known for 30 days."),
     ErrorCode.AGENT_STOPPING: ErrorText(
         _REFUSED, "The agent on {host} is being stopped.", "Start it again, then repeat the command."),
     ErrorCode.AGENT_BUSY: ErrorText(
@@ -269,7 +282,8 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "Wait for one of them, or start the agent there with a larger --jobs."),
     ErrorCode.DOMAIN_LOCKED: ErrorText(
         _REFUSED, "VM {domain} is being migrated on {host} already: job {job}, asked for by {asked_by} since {since}.",
-        "Wait for it to end. If its controller was killed, it is given up {seconds} s after it was last heard of."),
+        "`vmmigration.py status {job}` shows it. If its command was ended, `resume {job}` or `cancel {job}` brings it "
+        "to its end; the two hosts do so by themselves {seconds} s after they last heard of it."),
     # What stands in the way on a host.
     ErrorCode.DESTINATION_NOT_ALLOWED: ErrorText(
         _REFUSED, "{host} may not migrate to {address}: it is not in its {path}.",
@@ -366,7 +380,15 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "help it: {helps}. A `--timeout` alone leaves it where it is."),
     ErrorCode.DOMAIN_EXISTS: ErrorText(
         _REFUSED, "{host} has a VM with the same {what} already: {domain} ({state}).",
-        "If it is a stale copy, remove it on {host}: `virsh undefine {domain}`."),
+        "If nobody needs that one, remove it on {host}: `virsh undefine {domain}`; or give the VM another name there: "
+        "`--rename`."),
+    ErrorCode.STALE_COPY: ErrorText(
+        _REFUSED, "VM {domain} on {host} is only the copy that stayed behind when job {job} moved it to {destination} "
+        "at {since}.", "Move it from where it is now; `vmmigration.py restore-source {job}` brings this copy back, "
+        "without what was written since."),
+    ErrorCode.STALE_COPY_REPLACED: ErrorText(
+        _REFUSED, "{host} still has the copy of VM {domain} that job {job} left there: the VM takes its place, its old "
+        "disks stay as {paths}.", "Remove those once the VM is back and well; `--source-after delete` leaves none."),
     ErrorCode.PATH_TAKEN: ErrorText(
         _REFUSED, "{path} exists already on {host}.",
         "Nothing is overwritten: move that file away on {host} if nobody needs it."),
@@ -494,6 +516,12 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _FAILED, "VM {domain} was not moved within {seconds} s.",
         "Give more `--timeout`, more `--bandwidth`, a quieter hour, or `--on-timeout suspend`, which pauses the guest "
         "for the rest."),
+    ErrorCode.MIGRATION_STALLED: ErrorText(
+        _FAILED, "The migration of VM {domain} was ended: not a byte crossed from {host} to {destination} for "
+        "{seconds} s.", "See on {destination} whether its disk and its libvirtd answer, and whether the link is up."),
+    ErrorCode.MIGRATION_INTERRUPTED: ErrorText(
+        _FAILED, "The agent on {host} was ended while VM {domain} was being moved, and the migration ended without it.",
+        "See its log on {host} for why it was ended, then repeat the command."),
     ErrorCode.MIGRATION_CANCELLED: ErrorText(
         _FAILED, "The migration of VM {domain} was cancelled: {reason}.", "Repeat the command when you want it moved."),
     ErrorCode.POST_COPY_FAILED: ErrorText(
@@ -520,10 +548,34 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "Install and start qemu-guest-agent in the guest, or leave `--trim` out."),
     ErrorCode.LEFT_BEHIND: ErrorText(
         _FAILED, "What this run made on {host} may still be there: {paths}.",
-        "Once {host} can be reached again and `virsh list --all` there shows no {domain}, remove it."),
+        "The agent on {host} removes it once it can tell where {domain} runs; `vmmigration.py resume {job}` has it "
+        "done as soon as {host} can be reached."),
     ErrorCode.STATE_UNKNOWN: ErrorText(
         ErrorKind.UNKNOWN, "It is not certain where VM {domain} runs: {reason}.",
-        "Run `virsh list --all` on {source} and on {destination}; start nothing before you have looked at both."),
+        "Start nothing. Run `vmmigration.py resume {job}` as soon as both hosts can be reached: it asks both and "
+        "finishes or undoes the job. `vmmigration.py repair {domain} {source} {destination}` says what else there is "
+        "to do."),
+    ErrorCode.DETACHED: ErrorText(
+        ErrorKind.UNKNOWN, "This command has left; job {job} of VM {domain} goes on with its step.",
+        "`vmmigration.py resume {job}` takes it up again, from any management host; `status {job}` shows it, `cancel "
+        "{job}` ends it. If nobody does, the two hosts finish or undo it by themselves after {seconds} s."),
+    ErrorCode.TOO_LATE: ErrorText(
+        _REFUSED, "Job {job} cannot be cancelled any more: {reason}.",
+        "`vmmigration.py resume {job}` finishes what is left to do, if anything is."),
+    ErrorCode.NO_STALE_COPY: ErrorText(
+        _REFUSED, "VM {domain} on {host} is not the copy that job {job} left behind there: it is {state}.",
+        "See `virsh dumpxml {domain}` on {host} for a note of another job, and `vmmigration.py list`."),
+    ErrorCode.COPY_OUTDATED: ErrorText(
+        ErrorKind.UNKNOWN, "What VM {domain} has written since it moved is on {destination} alone; it is not in the "
+        "copy on {host}.", "Start the copy (`virsh start {domain}` on {host}) only if the one on {destination} never "
+        "starts again; to take the newer data along, move the VM back instead."),
+    ErrorCode.RUNS_ELSEWHERE: ErrorText(
+        _REFUSED, "VM {domain} is {state} on {host}: two of it would write.",
+        "Move it back with `vmmigration.py`, or end it there for good (`virsh shutdown {domain}`), then repeat the "
+        "command."),
+    ErrorCode.JOB_RUNS: ErrorText(
+        _REFUSED, "VM {domain} is being moved by job {job} now: {doing}.",
+        "`vmmigration.py status {job}` shows it, `cancel {job}` ends it."),
     ErrorCode.INTERNAL: ErrorText(
         ErrorKind.INTERNAL, "Unexpected error on {host}: {reason}.",
         "Please report it, with the log of a run with -v."),

@@ -58,9 +58,11 @@ class Exchange:
 
     def __init__(
         self, request: Request, keys: Sequence[Key], now: float, patience: float, random: Callable[[], float],
-        limit: float = math.inf,
+        limit: float = math.inf, *, attached: bool = False,
     ) -> None:
         """`patience` is for how many seconds of silence to go on, `limit` for how many altogether.
+
+        `attached`, it only asks what has become of a request that somebody else has made.
 
         `random` gives numbers from 0 to 1. Raises MigrationError MESSAGE_TOO_LONG.
         """
@@ -74,7 +76,7 @@ class Exchange:
         self._wait = RETRY_FIRST_SECONDS
         self._next_send = now
         self._sequence = -1
-        self._state = MessageType.REQUEST
+        self._state = MessageType.ACCEPTED if attached else MessageType.REQUEST
         self._last: Reply | None = None
         self._pages = Pages()
         self._asked: set[int] = set()
@@ -204,10 +206,11 @@ class Requester:
         self._ready: deque[Exchange] = deque()
 
     def start(
-        self, request: Request, keys: Sequence[Key], now: float, patience: float, limit: float = math.inf,
+        self, request: Request, keys: Sequence[Key], now: float, patience: float, limit: float = math.inf, *,
+        attached: bool = False,
     ) -> Exchange:
-        """Begin a request. Raises MigrationError MESSAGE_TOO_LONG."""
-        exchange = Exchange(request, keys, now, patience, self._random, limit)
+        """Begin a request, or follow one that was made before. Raises MigrationError MESSAGE_TOO_LONG."""
+        exchange = Exchange(request, keys, now, patience, self._random, limit, attached=attached)
         self._keys[request.agent_ip] = exchange.keys
         self._all_keys.update(exchange.keys)
         self._exchanges[request.request_id] = exchange

@@ -211,8 +211,11 @@ class Memory:
                     found.append(self.ended(request, request.reply.cmd_result, request.changed))
         return tuple(found)
 
-    def restore(self, entries: Iterable[Entry]) -> None:
-        """Take what a journal holds. A request that was begun and has no end was interrupted: so it is answered."""
+    def restore(self, entries: Iterable[Entry], adopted: frozenset[str] = frozenset()) -> None:
+        """Take what a journal holds. A request that was begun and has no end was interrupted: so it is answered.
+
+        Unless it is among those `adopted`, which go on.
+        """
         for entry in entries:
             if isinstance(entry, Begun):
                 self._restore(entry)
@@ -221,7 +224,11 @@ class Memory:
             elif (request := self.find(entry.request_id)) is not None:
                 self._end(request, entry.cmd_result, self._time(entry.at))
         for request in list(self._requests.values()):
-            if not request.ended:
+            if request.request_id in adopted and not request.ended:
+                # Its numbers go on above all that an earlier life may have come to.
+                request.reply = self._said(request, MessageType.ACCEPTED, None, round(self._wall))
+                request.changed = self._now
+            elif not request.ended:
                 facts = {"host": request.agent_ip, "command": request.cmd.value, "domain": request.domain or "?"}
                 # From now on, however long ago it was begun.
                 self._end(request, Obstacle(code=ErrorCode.REQUEST_INTERRUPTED, facts=facts), self._now)
@@ -235,6 +242,14 @@ class Memory:
 
     def _end(self, request: Remembered, result: object, time: float) -> None:
         # An end is the last word whatever its number: the numbers of an earlier life are not known.
-        self.answered(request, Reply(
-            msg_type=MessageType.RESPONSE, request_id=request.request_id, agent_ip=request.agent_ip,
-            cmd=request.cmd, sequence=0, cmd_result=result), time)
+        self.answered(request, self._said(request, MessageType.RESPONSE, result, 0), time)
+
+    @staticmethod
+    def _said(request: Remembered, msg_type: MessageType, result: object, sequence: int) -> Reply:
+        return Reply(
+            msg_type=msg_type, request_id=request.request_id, agent_ip=request.agent_ip, cmd=request.cmd,
+            sequence=sequence, cmd_result=result)
+
+    def of_job(self, job_id: str) -> list[Remembered]:
+        """The requests of a job, in the order in which they came."""
+        return [request for request in self._requests.values() if request.job_id == job_id]

@@ -17,6 +17,7 @@ from wire.errors import ErrorCode, MigrationError
 from wire.facts import HostFacts
 from wire.findings import CheckReport
 from wire.forms import check_address, check_request_id, check_tokens
+from wire.history import JobArguments, JobDetails, JobList, JobsArguments
 from wire.records import (
     CancelArguments,
     CancelReport,
@@ -42,8 +43,12 @@ ARGUMENTS: Mapping[Command, type] = MappingProxyType({
     Command.CHECK_LINK: LinkArguments,
     Command.MEASURE_LINK: LinkArguments,
     Command.LOCATE: DomainArguments,
-    **{command: StepArguments for command in Command if command not in (
-        Command.HELLO, Command.STATUS, Command.CANCEL, Command.CHECK_LINK, Command.MEASURE_LINK, Command.LOCATE)},
+    Command.LIST: JobsArguments,
+    Command.RECALL: JobArguments,
+    **dict.fromkeys((
+        Command.CHECK_SOURCE, Command.CHECK_DESTINATION, Command.PREPARE_DESTINATION, Command.COPY_DISK_FILE,
+        Command.LIVE_MIGRATION, Command.HAND_OVER, Command.EXTRACT_CONFIGURE_FILE, Command.DEFINE_VIRTUAL_MACHINE,
+        Command.FINISH, Command.ROLL_BACK, Command.RESTORE_SOURCE), StepArguments),
 })
 # STATUS has none of its own: it is answered with what is known of the request that it asks for.
 RESULTS: Mapping[Command, type] = MappingProxyType({
@@ -57,10 +62,14 @@ RESULTS: Mapping[Command, type] = MappingProxyType({
     Command.LIVE_MIGRATION: MigrationReport,
     Command.EXTRACT_CONFIGURE_FILE: StepReport,
     Command.DEFINE_VIRTUAL_MACHINE: StepReport,
+    Command.HAND_OVER: StepReport,
     Command.FINISH: StepReport,
+    Command.RESTORE_SOURCE: StepReport,
     Command.ROLL_BACK: RollBackReport,
     Command.CANCEL: CancelReport,
     Command.LOCATE: DomainView,
+    Command.LIST: JobList,
+    Command.RECALL: JobDetails,
 })
 # What `cmd_result` may hold in each type of reply, by the name of its only field; "" stands for nothing.
 _CONTENTS: Mapping[MessageType, frozenset[str]] = MappingProxyType({

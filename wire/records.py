@@ -17,6 +17,7 @@ from constant import (
     DomainState,
     LibvirtDaemon,
     OnTimeout,
+    SourceAfter,
     Transport,
 )
 from wire.errors import ErrorCode, MigrationError
@@ -92,6 +93,10 @@ class Migration:
     trim: bool = False
     """Whether the guest's file systems are trimmed after the arrival."""
     convergence: Convergence = Convergence()
+    source_daemon: LibvirtDaemon = LibvirtDaemon.LIBVIRTD
+    source_after: SourceAfter = SourceAfter.KEEP
+    admin: str = ""
+    """Who typed the command, on which host; for whoever meets the job, not for any decision."""
 
     def __post_init__(self) -> None:
         for what, pattern, value in (
@@ -111,6 +116,8 @@ class Migration:
                 check_path(what, path)
         if self.directory is not None:
             check_directory("Pool directory", self.directory)
+        if len(self.admin) > 200:
+            raise ValueError("nobody is called that")
         if self.bandwidth < 0 or self.timeout < 0:
             raise ValueError("bandwidth and timeout must not be negative")
         if self.convergence.on_timeout is not OnTimeout.ABORT and not self.timeout:
@@ -133,9 +140,9 @@ class Migration:
         """The same migration, once it is known where the pool's images lie."""
         return replace(self, directory=directory)
 
-    def to_daemon(self, daemon: LibvirtDaemon) -> Migration:
-        """The same migration, to a destination on which `daemon` serves libvirt."""
-        return replace(self, destination_daemon=daemon)
+    def with_daemons(self, source: LibvirtDaemon, destination: LibvirtDaemon) -> Migration:
+        """The same migration, between hosts on which these daemons serve libvirt."""
+        return replace(self, source_daemon=source, destination_daemon=destination)
 
     def conf_path(self) -> str:
         """Where the destination's domain XML goes: as asked for, or where libvirt itself keeps it."""
@@ -155,8 +162,14 @@ class StepArguments:
     facts: Optional[DomainFacts] = None
     source_keeps: bool = False
     """For ROLL_BACK: the source has said that the VM is there as it was, so what was made for it elsewhere may go."""
+    source_is_off: bool = False
+    """For ROLL_BACK: the VM is shut off on the source, which does not say why: what never arrived here may go."""
+    source_gave_up: bool = False
+    """For HAND_OVER: libvirt at the source has ended its copy, so the one that is held here may go on."""
     stood_still: int = 0
     """For FINISH: for how long the guest did on its way, in milliseconds."""
+    destination_verified: bool = False
+    """For FINISH on the source: the destination has said that the VM is there, so the copy here may go."""
 
     def __post_init__(self) -> None:
         if self.stood_still < 0:
@@ -285,6 +298,8 @@ class MigrationReport:
     """How often the memory was gone over; 0 if that is not known."""
     post_copy: bool = False
     """Whether the guest ran on the destination before all of its memory was there."""
+    held: bool = False
+    """Whether it still waits at the destination to be handed over."""
 
 
 @record
@@ -293,6 +308,12 @@ class RollBackReport:
 
     state: DomainState
     removed: tuple[str, ...]
+    cleared: bool = False
+    """Whether nothing of the job is left here."""
+    arrived: bool = False
+    """On the destination: whether it is held here, all of it, for its source to give it up."""
+    gave_up: bool = False
+    """On the source: whether libvirt here has ended its copy because it was migrated away."""
 
 
 @record

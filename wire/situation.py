@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Optional
 
 from constant import DomainState, Pause
-from wire.forms import DOMAIN_PATTERN
+from wire.forms import DOMAIN_PATTERN, check_address, check_job_id
 from wire.schema import record
 
 
@@ -25,6 +25,19 @@ class DomainArguments:
 
 
 @record
+class MovedNote:
+    """What the copy that stays behind says of itself: which job moved the VM, where to, and when (since 1970)."""
+
+    job_id: str
+    destination: str
+    at: int
+
+    def __post_init__(self) -> None:
+        check_job_id(self.job_id)
+        check_address(self.destination)
+
+
+@record
 class DomainView:
     """How a domain is on one host, as its libvirt says."""
 
@@ -36,6 +49,13 @@ class DomainView:
     """Whether it is shut off because it was migrated away, as far as libvirt remembers."""
     persistent: bool = False
     autostart: bool = False
+    moved: Optional[MovedNote] = None
+    """What it says of itself if it is only the copy that stayed behind."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is nothing of the VM here, or nothing but the copy that an earlier move has left."""
+        return self.state is DomainState.ABSENT or (self.state is DomainState.SHUT_OFF and self.moved is not None)
 
     @property
     def has_it(self) -> bool:
@@ -46,6 +66,17 @@ class DomainView:
     def half(self) -> bool:
         """Whether it is paused in the middle of a migration."""
         return self.pause in (Pause.MIGRATION, Pause.POST_COPY_FAILED)
+
+
+def has_whole(view: DomainView, began: DomainState, *, post_copy: bool) -> bool:
+    """Whether the source certainly has all of a VM that was in the state `began` when its move began.
+
+    Where it may have gone on at the destination before all of its memory was there (`post_copy`), a source that holds
+    it paused may have less. One that ran and is shut off may have been shut off because it has moved.
+    """
+    if view.state is began:
+        return view.pause is not Pause.POST_COPY_FAILED and not view.gone
+    return view.has_it and not post_copy
 
 
 class Situation(str, Enum):
@@ -89,7 +120,7 @@ _KINDS = {
 
 
 def _kind(view: DomainView) -> _Kind:
-    return _KINDS[view.state]
+    return _Kind.NONE if view.gone else _KINDS[view.state]
 
 
 _SITUATIONS = {

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from constant import DomainState, Transport
 from host.domain_files import nvram_facts
 from host.domain_xml import DiskElement, DomainDescription, describe
-from host.hypervisor import Hypervisor, has_synchronous_writes
+from host.hypervisor import Hypervisor
 from host.image import flattened
 from host.job_files import JobSockets
+from host.migration_target import has_synchronous_writes
 from steps.checks.look import Looks, Saw, fine, stops, warns
 from wire.errors import ErrorCode, MigrationError, fill
 from wire.facts import DiskFacts, DomainFacts, FileFacts, NvramFacts

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from constant import LIBVIRT_SOCKETS, DomainState
+from host.stale_copy import leftovers
 from steps.checks.look import Looks, Saw, fine, stops, warns
 from steps.checks.machine import DestinationView
 from wire.errors import ErrorCode
@@ -81,10 +82,15 @@ def _network_device(what: str, name: str) -> Iterator[Saw]:
 def vm_name(view: DestinationView) -> Iterator[Saw]:
     """No VM here has the name, and no file that libvirt would write over."""
     domain = view.migration.name_there
-    state = view.hypervisor.state(domain)
+    found = view.hypervisor.view(domain)
     own = libvirt_conf_path(domain)
-    if state is not DomainState.ABSENT:
-        yield stops(ErrorCode.DOMAIN_EXISTS, what="name", domain=domain, state=state.value)
+    if found.moved is not None and found.gone and view.hypervisor.name_of(view.facts.uuid) == domain:
+        placement = view.migration.placement(view.facts)
+        kept = leftovers(placement.path(disk.path) for disk in view.facts.disks)
+        yield warns(ErrorCode.STALE_COPY_REPLACED, domain=domain, job=found.moved.job_id,
+                    paths=", ".join(kept) or "none")
+    elif found.state is not DomainState.ABSENT:
+        yield stops(ErrorCode.DOMAIN_EXISTS, what="name", domain=domain, state=found.state.value)
     elif os.path.lexists(own):
         # Also where the admin wants the XML elsewhere: libvirt writes this one by itself.
         yield stops(ErrorCode.PATH_TAKEN, path=own)

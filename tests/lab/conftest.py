@@ -110,6 +110,10 @@ class Admin:
         """Move `domain` from node1 to node2, or back."""
         return self.run(self.words(domain, *options, back=back))
 
+    def command(self, *words: str) -> Run:
+        """Run one of the commands about jobs to its end."""
+        return self.run([PYTHON, CONTROLLER, *words])
+
     def start(self, domain: str, *options: str) -> subprocess.Popen[str]:
         """Begin a move and return at once."""
         return self.lab.host("boss").popen(
@@ -147,6 +151,14 @@ def virsh(host: Host, *words: str) -> str:
     return host.run(["virsh", "-q", "-c", "qemu:///system", *words]).stdout
 
 
+def stayed(host: Host, path: str) -> str:
+    """The name of what stays on the source under that path's, once its VM has moved."""
+    directory, _, name = path.rpartition("/")
+    found = sorted(host.path(directory).glob(f"{name}.moved-*"))
+    assert len(found) <= 1, found
+    return f"{directory}/{found[0].name}" if found else path
+
+
 MakeGuest = Callable[..., Guest]
 
 
@@ -171,7 +183,10 @@ def make_guest(lab: Lab) -> Iterator[MakeGuest]:
         for host in lab.nodes:
             for command in (["destroy", guest.name], ["undefine", guest.name, "--nvram", "--managed-save"]):
                 host.run(["virsh", "-q", "-c", "qemu:///system", *command], check=False)
-            host.path(guest.disk).unlink(missing_ok=True)
+            images = host.path(guest.disk).parent
+            # The copies that moves have left have more at the end of the name.
+            for path in images.glob(f"{Path(guest.disk).name}*") if images.is_dir() else []:
+                path.unlink()
 
 
 def job_leftovers(host: Host) -> list[str]:

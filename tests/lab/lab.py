@@ -197,7 +197,10 @@ class Lab:
             key = boss.run([*controller, "agent-key", node.address]).stdout
             hostfiles.write_text(node.path(CONFIGURATION / "AgentKey.txt"), key, 0o600)
 
-    def start_agent(self, host: Host, *options: str, checkout: Path = CHECKOUT, wait: float = 10.0) -> Agent:
+    def start_agent(
+        self, host: Host, *options: str, checkout: Path = CHECKOUT, wait: float = 10.0,
+        env: Mapping[str, str] | None = None,
+    ) -> Agent:
         """Start the agent in a host and wait until it listens on UDP 8002; raises LabError with its log."""
         log = host.path(AGENT_LOG)
         with log.open("a") as stream:
@@ -207,6 +210,7 @@ class Lab:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env=env,
             )
         deadline = time.monotonic() + wait
         while not host.listens_on_udp(8002):

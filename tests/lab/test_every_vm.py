@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from . import Host, Lab
-from .conftest import IMAGES, Admin, Guest, MakeGuest, job_leftovers, virsh
+from .conftest import IMAGES, Admin, Guest, MakeGuest, job_leftovers, stayed, virsh
 from .guest import AGENT_DEVICES, BOOT_DIRECTORY, serial_log
 from .lab import AGENT_LOG
 from .obstacles import BRIDGE, NETWORK, make_bridge, make_networks, remove_networks
@@ -164,18 +164,20 @@ def test_a_vm_with_a_chain_four_disks_media_and_a_bridge_arrives_elsewhere_under
             (f"{THERE}/first.qcow2", "qcow2"), (f"{THERE}/middle.qcow2", "qcow2"), ("layers/base.img", "raw")]
         for name, there in (("rich.qcow2", "first.qcow2"), ("middle.qcow2", "middle.qcow2"),
                             ("second.qcow2", "second.qcow2")):
-            assert information(node1, f"{DATA}/{name}") == information(node2, f"{THERE}/{there}")
-            here, copied = node1.path(f"{DATA}/{name}").stat(), node2.path(f"{THERE}/{there}").stat()
+            stays = stayed(node1, f"{DATA}/{name}")
+            assert information(node1, stays) == information(node2, f"{THERE}/{there}")
+            here, copied = node1.path(stays).stat(), node2.path(f"{THERE}/{there}").stat()
             assert copied.st_blocks <= here.st_blocks * 1.05 + 1024
         for name in ("layers/base.img", "reading.img", "seed.iso", "floppy.img"):
-            assert digest(node1.path(f"{DATA}/{name}")) == digest(node2.path(f"{THERE}/{name}"))
+            stays = stayed(node1, f"{DATA}/{name}")
+            assert digest(node1.path(stays)) == digest(node2.path(f"{THERE}/{name}"))
         base = [host.path(f"{path}/layers/base.img").stat().st_blocks
                 for host, path in zip(admin.lab.nodes, (DATA, THERE))]
         assert base[1] <= base[0] * 1.05
-        assert_same_content(admin.lab, f"{DATA}/second.qcow2", f"{THERE}/second.qcow2")
+        assert_same_content(admin.lab, stayed(node1, f"{DATA}/second.qcow2"), f"{THERE}/second.qcow2")
         assert_records(guest, node2, f"{THERE}/first.qcow2")
         assert job_leftovers(node1) == job_leftovers(node2) == []
-        assert not list(node2.path(THERE).rglob("*.part"))
+        assert not list(node2.path(THERE).rglob("*.vmmigration-*"))
     finally:
         node2.run(["virsh", "-q", "destroy", "poor"], check=False)
         node2.run(["virsh", "-q", "undefine", "poor"], check=False)
@@ -235,7 +237,7 @@ def test_five_layers_a_kernel_that_is_not_there_and_preallocated_disks_cross_wit
             assert [driver.get("detect_zeroes") for driver in arrived.findall("devices/disk/driver")] == [
                 None, detected, None]
         for name in (*DEEP_LAYERS, "thin", "thick"):
-            here, there = f"{DATA}/{name}.qcow2", f"{THERE}/{name}.qcow2"
+            here, there = stayed(node1, f"{DATA}/{name}.qcow2"), f"{THERE}/{name}.qcow2"
             assert information(node1, here) == information(node2, there)
             assert node2.path(there).stat().st_blocks <= node1.path(here).stat().st_blocks * 1.05
             # The guest is paused on both sides: not even the last layers may differ.
@@ -268,11 +270,12 @@ def test_hardly_more_crosses_than_a_sparse_image_takes(admin: Admin, make_guest:
     run = admin.migrate("sparse", "--json")
     crossed = received(node2) - before
     assert run.code == 0, run.text
-    allocated = node1.path(guest.disk).stat().st_blocks * 512
+    source = node1.path(stayed(node1, guest.disk))
+    allocated = source.stat().st_blocks * 512
     assert crossed - run.result()["memory_bytes"] <= 1.05 * allocated
     assert node2.path(guest.disk).stat().st_blocks * 512 <= 1.05 * allocated
     # Both hosts' files lie on this machine.
-    images = [str(host.path(guest.disk)) for host in admin.lab.nodes]
+    images = [str(source), str(node2.path(guest.disk))]
     compared = subprocess.run(
         ["qemu-img", "compare", "-U", "-s", "-f", "qcow2", "-F", "qcow2", *images],  # noqa: S607
         capture_output=True, text=True, check=False)
@@ -295,19 +298,21 @@ def test_firmware_and_tpm_go_along_running_and_shut_off(admin: Admin, make_guest
     assert run.code == 0, run.text
     guest.witness.wait_for_ticks(20)
     assert guest.witness.report().sound
-    assert digest(node1.path(variables)) == digest(node2.path(variables))
-    assert node1.path(variables).stat().st_size == node2.path(variables).stat().st_size
-    # And back, shut off. The stale copy has to go first.
+    stays = node1.path(stayed(node1, variables))
+    assert digest(stays) == digest(node2.path(variables))
+    assert stays.stat().st_size == node2.path(variables).stat().st_size
+    # And back, shut off, over the copy that stayed.
     virsh(node2, "destroy", "firm")
-    virsh(node1, "undefine", "firm", "--keep-nvram", "--keep-tpm")
     uuid = guest.on(node2, "domuuid").strip()
-    shell(node1, f"rm -r {guest.disk} {variables} /var/lib/libvirt/swtpm/{uuid}")
     state = f"/var/lib/libvirt/swtpm/{uuid}/tpm2/tpm2-00.permall"
     run = admin.migrate("firm", back=True)
     assert run.code == 0, run.text
     assert f"firm is shut off on {node1.address} now." in run.stdout
-    for path in (variables, state, guest.disk):
-        assert digest(node1.path(path)) == digest(node2.path(path))
+    tpm = f"/var/lib/libvirt/swtpm/{uuid}"
+    for path, stays in ((variables, node2.path(stayed(node2, variables))),
+                        (guest.disk, node2.path(stayed(node2, guest.disk))),
+                        (state, node2.path(f"{stayed(node2, tpm)}/tpm2/tpm2-00.permall"))):
+        assert digest(node1.path(path)) == digest(stays)
     # The small ones went that way.
     assert "Opened sftp connection" in node2.path(AGENT_LOG).read_text()
     ticks = len(guest.witness.ticks())
@@ -317,7 +322,7 @@ def test_firmware_and_tpm_go_along_running_and_shut_off(admin: Admin, make_guest
     for host in (node1, node2):
         host.run(["virsh", "-q", "destroy", "firm"], check=False)
         host.run(["virsh", "-q", "undefine", "firm", "--nvram"], check=False)
-        host.run(["rm", "-rf", f"/var/lib/libvirt/swtpm/{uuid}", variables])
+        shell(host, f"rm -rf {tpm}* {variables}*")
 
 
 # OVMF's own for trying: firmware that lets only what is signed with this key start.
@@ -353,7 +358,7 @@ def test_a_vm_with_secure_boot_boots_securely_where_it_has_arrived(admin: Admin,
     assert "sent vmlinuz" in run.stderr
     guest.witness.wait_for_ticks(20)
     assert guest.witness.report().sound
-    assert digest(node1.path(variables)) == digest(node2.path(variables))
+    assert digest(node1.path(stayed(node1, variables))) == digest(node2.path(variables))
     virsh(node2, "destroy", "safe")
     ticks = len(guest.witness.ticks())
     virsh(node2, "start", "safe")
@@ -391,9 +396,10 @@ def test_a_vm_that_is_shut_off_goes_into_a_pool_with_its_snapshots_inside(admin:
         run = admin.migrate("off", "--pool", "lab-pool")
         assert run.code == 0, run.text
         assert "its disks cross as files" in run.stderr
-        assert information(node1, guest.disk) == information(node2, f"{THERE}/off.qcow2")
+        stays = stayed(node1, guest.disk)
+        assert information(node1, stays) == information(node2, f"{THERE}/off.qcow2")
         assert information(node2, f"{THERE}/off.qcow2")["snapshots"] == ["before"]
-        assert digest(node1.path(guest.disk)) == digest(node2.path(f"{THERE}/off.qcow2"))
+        assert digest(node1.path(stays)) == digest(node2.path(f"{THERE}/off.qcow2"))
         assert virsh(node2, "list", "--autostart", "--all", "--name").split() == ["off"]
         assert virsh(node1, "list", "--autostart", "--all", "--name").split() == []
         ticks = len(guest.witness.ticks())
@@ -412,8 +418,15 @@ def test_a_copy_goes_on_after_the_link_was_down_and_the_vm_cannot_be_started_mea
     guest = make_guest("resumed", data_mib=128)
     virsh(node1, "destroy", "resumed")
     running = admin.start("resumed", "--bandwidth", "6")
-    part = node2.path(f"{guest.disk}.part")
-    node2.wait_for("the first MiB", lambda: part.exists() and part.stat().st_blocks > 4096)
+    images = node2.path(guest.disk).parent
+    parts = list[Path]()
+
+    def begun() -> bool:
+        parts[:] = [path for path in images.glob("resumed.*.vmmigration-*") if path.stat().st_blocks > 4096]
+        return bool(parts)
+
+    node2.wait_for("the first MiB", begun)
+    part = parts[0]
     started = node1.run(["virsh", "-q", "start", "resumed"], check=False)
     assert started.returncode != 0
     assert 'Failed to get "write" lock' in started.stderr
@@ -426,7 +439,7 @@ def test_a_copy_goes_on_after_the_link_was_down_and_the_vm_cannot_be_started_mea
     assert running.returncode == 0, stdout + stderr
     assert node2.path(guest.disk).stat().st_ino == before
     assert not part.exists()
-    assert digest(node1.path(guest.disk)) == digest(node2.path(guest.disk))
+    assert digest(node1.path(stayed(node1, guest.disk))) == digest(node2.path(guest.disk))
 
 
 def layer_below(name: str) -> Callable[[Host], None]:
@@ -514,7 +527,7 @@ def test_a_disk_that_waits_for_the_next_start_goes_along_and_only_the_definition
     virsh(node1, "attach-disk", "later", waiting, "vdb", "--subdriver", "qcow2", "--config")
     run = admin.migrate("later", "--disk-map", f"{DATA}={THERE}")
     assert run.code == 0, run.text
-    assert digest(node1.path(waiting)) == digest(node2.path(f"{THERE}/waiting.qcow2"))
+    assert digest(node1.path(stayed(node1, waiting))) == digest(node2.path(f"{THERE}/waiting.qcow2"))
     targets = [
         [target.get("dev") for target in document(node2, "later", *options).findall("devices/disk/target")]
         for options in ([], ["--inactive"])]
@@ -585,8 +598,9 @@ def test_a_block_device_goes_to_another_one_that_is_blank_and_has_its_size(
         assert (disk.get("type"), source.get("dev")) == ("block", there)
     virsh(node2, "destroy", "block")
     assert_records(guest, node2, there, "raw")
+    # The device keeps its name, so the definition has another one for it.
+    assert "No such file or directory" in node1.run(["virsh", "-q", "start", "block"], check=False).stderr
     # And, shut off, into a file of another name: the size stays exact to the byte.
-    virsh(node1, "undefine", "block")
     run = admin.migrate("block", "--disk-map", f"{there}={DATA}/from-device.img", back=True)
     assert run.code == 0, run.text
     copied = node1.path(f"{DATA}/from-device.img")

@@ -73,29 +73,43 @@ class Steps:
                     raise MigrationError(ErrorCode.MIGRATION_CANCELLED, facts)
                 time.sleep(min(_LOOK_SECONDS, seconds))
 
-    def _roll_back(self, context: StepContext, arguments: StepArguments) -> RollBackReport:
+    def adopt(self, context: StepContext, arguments: StepArguments) -> object:
+        """A migration that goes on without its agent: it is over when that comes back, and has moved the VM or not."""
+        if self._moved(arguments):
+            return _RESULTS[Command.LIVE_MIGRATION]
+        facts = {"domain": arguments.migration.domain, "host": context.host}
+        raise MigrationError(ErrorCode.MIGRATION_INTERRUPTED, facts)
+
+    def _moved(self, arguments: StepArguments) -> bool:
         """The VM runs where the executions say: at its destination once LIVE_MIGRATION was done."""
-        moved = f'["done", "{Command.LIVE_MIGRATION.value}", "{arguments.migration.domain}"' in (
-            self.executions.read_text())
+        done = f'["done", "{Command.LIVE_MIGRATION.value}", "{arguments.migration.domain}"'
+        return done in self.executions.read_text()
+
+    def _roll_back(self, context: StepContext, arguments: StepArguments) -> RollBackReport:
+        moved, on_source = self._moved(arguments), context.host == arguments.migration.source
         here, elsewhere = (
-            (DomainState.SHUT_OFF, DomainState.RUNNING) if context.host == arguments.migration.source else
-            (DomainState.RUNNING, DomainState.ABSENT))
-        state = (here if moved else elsewhere)
-        return RollBackReport(state=state, removed=_REMOVED)
+            (DomainState.SHUT_OFF, DomainState.RUNNING) if on_source else (DomainState.RUNNING, DomainState.ABSENT))
+        return RollBackReport(
+            state=here if moved else elsewhere, removed=_REMOVED, cleared=not moved, gave_up=moved and on_source)
+
+
+def settle(_context: StepContext, _arguments: StepArguments, *, alone: bool) -> None:
+    """Nothing can be told without a libvirt: the job stays as it is."""
 
 
 def recording(executions: Path) -> type[agent.Agent]:
     """The Agent that writes down each step that it runs, with the id of the request, which the step does not know."""
 
     class RecordingAgent(agent.Agent):
-        def _outcome(self, work: agent._Work) -> object:
+        def _outcome(self, work: agent._Work, context: StepContext) -> object:
             request, arguments = work.request, work.request.cmd_arguments
             asked = arguments.migration if isinstance(arguments, StepArguments) else arguments
-            if not isinstance(asked, (Migration, LinkArguments)):
-                return super()._outcome(work)
+            if work.adopted or not isinstance(asked, (Migration, LinkArguments)):
+                # What is adopted was begun in an earlier life.
+                return super()._outcome(work, context)
             what = (request.cmd.value, asked.domain, asked.job_id, request.request_id, request.agent_ip)
             write_line(executions, ("begun", *what, os.getpid()))
-            outcome = super()._outcome(work)
+            outcome = super()._outcome(work, context)
             if not isinstance(outcome, MigrationError):
                 write_line(executions, ("done", *what, os.getpid()))
             return outcome
@@ -147,7 +161,7 @@ def main(argv: Sequence[str]) -> int:
     pairs = [text.rpartition("=") for text in options.work]
     steps = Steps(options.executions, {command: float(seconds) for command, _, seconds in pairs})
     table = types.ModuleType("steps.table")
-    vars(table).update(HELLO=hello, STEPS=steps.table())
+    vars(table).update(HELLO=hello, STEPS=steps.table(), ADOPT=steps.adopt, SETTLE=settle, CLEAR=lambda _job_ids: None)
     # Put in the place of what is there as long as this process lives: libvirt and root, which nothing here needs ...
     sys.modules["steps.table"] = table
     vars(os).update(geteuid=lambda: 0)

@@ -60,6 +60,9 @@ class Nobody(Observer):
     def step_ended(self, step: StepResult) -> None:
         pass
 
+    def leaving(self, seconds: float) -> None:
+        """Nobody."""
+
     def cancelling(self, *, possible: bool) -> None:
         pass
 
@@ -93,7 +96,7 @@ def migrate(options: argparse.Namespace) -> None:
 
 
 class Asker:
-    """Asks one agent for one command after the other, each with a job and a VM of its own."""
+    """Asks one agent for one command after the other, each with a job and a VM of its own unless it is given one."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
@@ -120,7 +123,7 @@ class Asker:
         """Until the agent takes it: one that was restarted wants to be greeted anew."""
         stale = True
         while stale:
-            job_id = secrets.token_hex(4)
+            job_id = self._options.job_id or secrets.token_hex(4)
             migration = dataclasses.replace(
                 MIGRATION, source=self._options.agent, domain=f"VM-{job_id}", job_id=job_id)
             facts = dataclasses.replace(FACTS, secrets=("x" * self._options.longer,) if self._options.longer else ())
@@ -162,6 +165,7 @@ def main(argv: Sequence[str]) -> None:
     asking = modes.add_parser("ask")
     asking.add_argument("agent")
     asking.add_argument("commands", help="with commas between them")
+    asking.add_argument("--job-id", default="")
     asking.add_argument("--until", type=Path)
     asking.add_argument("--patience", type=float, default=90.0)
     asking.add_argument("--longer", type=int, default=0, help="have so many more bytes in each request")

@@ -20,14 +20,13 @@ from pathlib import Path
 
 from constant import NOT_JOURNALED, Command, DomainState
 from tests.unit.pair import responder
-from tests.unit.samples import AGENT_KEY, FACTS, HOST_FACTS, LINK, MASTER, MIGRATION, MOVED, SOURCE
+from tests.unit.samples import AGENT_KEY, ARGUMENTS_OF, FACTS, HOST_FACTS, MASTER, MIGRATION, MOVED, SOURCE
 from udpmodule import Stage
 from wire.access import AddressList
 from wire.datagram import Direction, seal, seal_request
 from wire.findings import CheckReport
 from wire.message import Request, encode
 from wire.records import (
-    CancelArguments,
     CancelReport,
     HelloArguments,
     LinkReport,
@@ -54,17 +53,11 @@ def bodies(agent_ip: str, epoch: str, challenge: str) -> list[bytes]:
     """A request of each kind, or its pages where it is long, as a controller makes it and before it is sealed."""
     found = []
     for number, command in enumerate(Command):
-        arguments: object = StepArguments(migration=MIGRATION, facts=FACTS)
+        arguments = ARGUMENTS_OF[command]
         if command is Command.PREPARE_DESTINATION:
             arguments = StepArguments(migration=MIGRATION, facts=replace(FACTS, secrets=("x" * 2000,)))
-        if command is Command.HELLO:
-            arguments = HelloArguments()
         elif command is Command.STATUS:
             arguments = StatusArguments(of=f"{3:032x}")
-        elif command is Command.CANCEL:
-            arguments = CancelArguments(job_id=MIGRATION.job_id)
-        elif command in (Command.CHECK_LINK, Command.MEASURE_LINK):
-            arguments = LINK
         request = Request(
             request_id=f"{number:032x}", agent_ip=agent_ip, cmd=command, cmd_arguments=arguments, epoch=epoch,
             challenge=challenge)

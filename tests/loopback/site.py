@@ -358,13 +358,13 @@ class Site:
 
     def ask(
         self, node: Node, commands: Sequence[Command], *options: object, until: Path | None = None,
-        patience: float = 90.0, longer: int = 0,
+        patience: float = 90.0, longer: int = 0, job_id: str = "",
     ) -> ControllerRun:
-        """Start a controller that asks a node for one command after the other."""
+        """Start a controller that asks a node for one command after the other, each of a job of its own or of that."""
         forever = ["--until", until] if until is not None else []
         return self._run(options, [
             "ask", node.address, ",".join(command.value for command in commands), "--patience", patience,
-            "--longer", longer, *forever])
+            "--longer", longer, "--job-id", job_id, *forever])
 
 
 # What must hold of every run, whatever was done to it.

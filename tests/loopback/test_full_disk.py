@@ -25,9 +25,10 @@ Full = Callable[[], AbstractContextManager[None]]
 
 # What clears up is begun also on a full disk, on which it makes room, and may run twice.
 CLEARING_UP = (Command.DEFINE_VIRTUAL_MACHINE, Command.FINISH, Command.ROLL_BACK)
-# More than fit into what is left of the last page of the journal.
-COMMANDS = (
-    *[Command.EXTRACT_CONFIGURE_FILE] * 12, *CLEARING_UP, Command.EXTRACT_CONFIGURE_FILE)
+# More than fit into what is left of the last page of the journal. All are of one job, about which a file of its own is
+# written when it begins: not one that begins on a full disk.
+COMMANDS = (*[Command.COPY_DISK_FILE] * 12, *CLEARING_UP, Command.COPY_DISK_FILE)
+JOB = "0badcafe"
 # Less than any entry takes, so that one is written in part.
 A_LITTLE_ROOM = 100
 ROOT = os.geteuid() == 0
@@ -92,9 +93,9 @@ def test_what_cannot_be_journaled_is_refused_and_not_executed_until_there_is_roo
 ) -> None:
     node.start()
     # So the executions file stays shorter than the journal, and below the limit.
-    site.ask(node, COMMANDS).finish()
+    site.ask(node, COMMANDS, job_id=JOB).finish()
     with full():
-        results = site.ask(node, COMMANDS).finish().results()[1:]
+        results = site.ask(node, COMMANDS, job_id=JOB).finish().results()[1:]
         refused = [result for result in results if result.msg_type == "refused"]
         assert {result.error for result in refused} == {ErrorCode.JOURNAL_NOT_WRITTEN.value}
         assert {result.error for result in results if result not in refused} == {None}
@@ -103,7 +104,7 @@ def test_what_cannot_be_journaled_is_refused_and_not_executed_until_there_is_roo
         assert not {result.request_id for result in refused} & {*node.executed(), *node.begun()}
     cleared_up = [result.request_id for result in results if Command(result.cmd) in CLEARING_UP]
     for _life in range(2):
-        results = site.ask(node, COMMANDS).finish().results()
+        results = site.ask(node, COMMANDS, job_id=JOB).finish().results()
         assert [result.error for result in results] == [None] * len(results)
         assert_journal_agrees(node, results, without=cleared_up)
         node.running.end(signal.SIGTERM)
@@ -114,13 +115,14 @@ def test_a_result_that_cannot_be_journaled_is_told_and_after_a_restart_the_agent
     site: Site, node: Node, full: Full,
 ) -> None:
     node.start("--work", "ROLL_BACK=2")
-    short = [Command.EXTRACT_CONFIGURE_FILE] * 16
-    site.ask(node, short).finish()
+    short = [Command.COPY_DISK_FILE] * 16
+    site.ask(node, short, job_id=JOB).finish()
     run = site.ask(node, [Command.ROLL_BACK])
     wait_until("it works", lambda: site.executions()[-1].cmd == Command.ROLL_BACK.value)
     with full():
         # Where no beginning fits into the journal's last page any more, this end, which is longer, does not either.
-        assert site.ask(node, short).finish().results()[-1].error == ErrorCode.JOURNAL_NOT_WRITTEN.value
+        refused = site.ask(node, short, job_id=JOB).finish().results()[-1]
+        assert refused.error == ErrorCode.JOURNAL_NOT_WRITTEN.value
         result = run.finish().results()[-1]
         assert (result.msg_type, result.error) == ("response", None)
         assert result.request_id in node.begun()
@@ -144,16 +146,17 @@ def test_an_agent_that_is_started_on_a_full_disk_needs_no_room_for_a_journal_tha
     with small_file_system(node):
         if had_journal:
             node.start()
-            site.ask(node, COMMANDS).finish()
+            site.ask(node, COMMANDS, job_id=JOB).finish()
             node.running.end(signal.SIGTERM)
         with file_system_is_full(node):
             node.start(wait=False)
             if had_journal:
                 node.wait_for_log(" serves ")
-                assert site.ask(node, COMMANDS).finish().results()[-1].error == ErrorCode.JOURNAL_NOT_WRITTEN.value
+                refused = site.ask(node, COMMANDS, job_id=JOB).finish().results()[-1]
+                assert refused.error == ErrorCode.JOURNAL_NOT_WRITTEN.value
             else:
                 assert node.running.wait() == ExitCode.INPUT
                 assert "cannot keep its journal" in node.running.log.read_text()
         if had_journal:
-            results = site.ask(node, COMMANDS).finish().results()
+            results = site.ask(node, COMMANDS, job_id=JOB).finish().results()
             assert [result.error for result in results] == [None] * len(results)

@@ -26,7 +26,9 @@ ONE, TWO, THREE, FOUR = (
         request_id=f"{number:032x}", digest="ab" * 32, agent_ip="192.0.2.11", cmd=Command.COPY_DISK_FILE,
         asked_by="192.0.2.1", at=1_790_000_000, job_id="0badcafe", domain="büro") for number in range(1, 5))
 Line = Union[Head, Entry]
-_WRITING = ("open", "mkdir", "write", "fdatasync", "fsync", "ftruncate", "replace", "rename", "link", "unlink")
+_WRITING = (
+    "open", "mkdir", "rmdir", "write", "fdatasync", "fsync", "ftruncate", "chown", "fchown", "replace", "rename",
+    "link", "unlink")
 
 
 # Journals.
@@ -174,7 +176,8 @@ def killed(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], ob
         return descriptors[-1]
 
     def before(asked: int, _name: str) -> None:
-        if asked == number:
+        # Nor does it do anything afterwards, whatever is to be done at its end.
+        if asked >= number:
             raise KilledError
 
     with monkeypatch.context() as patched:

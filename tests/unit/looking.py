@@ -19,6 +19,7 @@ from tests.unit.samples import DESTINATION, FACTS, MIGRATION
 from wire.errors import ErrorCode
 from wire.facts import DomainFacts
 from wire.findings import Check, Finding
+from wire.situation import DomainView, MovedNote
 
 View = TypeVar("View")
 CAPABILITIES = """<capabilities><host><uuid>there</uuid>
@@ -35,6 +36,7 @@ class FakeHypervisor:
     """The domain's XML, by whether it is the inactive one."""
     states: Mapping[str, DomainState] = field(default_factory=dict)
     same_uuid: str | None = None
+    moved: MovedNote | None = None
     jobs: bool = False
     snapshot_count: int = 0
     checkpoint_count: int = 0
@@ -66,6 +68,14 @@ class FakeHypervisor:
     def state(self, domain: str) -> DomainState:
         """How the domain is here."""
         return self.states.get(domain, DomainState.ABSENT)
+
+    def view(self, domain: str) -> DomainView:
+        """The same, with what it says of itself."""
+        return DomainView(state=self.state(domain), moved=self.moved)
+
+    def moved_note(self, _domain: str) -> MovedNote | None:
+        """What it says of having moved away."""
+        return self.moved
 
     def pause_problem(self, _domain: str) -> str | None:
         """Why it is not simply paused."""

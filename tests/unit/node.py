@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import secrets
+import shutil
 import socket
+import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -17,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import Agent, AgentSettings, Step, open_responder
+from agent import Agent, AgentSettings, Alone, Step, open_responder
 from constant import JOBS_LIMIT, Command, MessageType
 from steps.context import StepContext
 from tests.unit.pair import responder as fresh_responder
@@ -280,10 +283,15 @@ class _Later:
 class StillAgent(AgentSocket):
     """An agent without socket and threads: its journal and its work go on when the test says so."""
 
-    def __init__(self, steps: Mapping[Command, Step], *, jobs_limit: int = JOBS_LIMIT) -> None:
+    def __init__(
+        self, steps: Mapping[Command, Step], *, jobs_limit: int = JOBS_LIMIT, alone: Alone | None = None,
+    ) -> None:
         self.responder = fresh_responder(now=time.monotonic())
+        self.state_directory = Path(tempfile.mkdtemp(prefix="still-agent-"))
+        weakref.finalize(self, shutil.rmtree, self.state_directory, ignore_errors=True)
         self.agent = Agent(
-            AgentSettings(CONTROLLERS, AGENTS, (AGENT_KEY,)), self, hello, steps, jobs_limit=jobs_limit)
+            AgentSettings(CONTROLLERS, AGENTS, (AGENT_KEY,)), self, hello, steps, state_directory=self.state_directory,
+            jobs_limit=jobs_limit, alone=alone)
         self.waiting: list[Write] = []
         """What the disk has not taken yet."""
         self.begun: list[Callable[[], None]] = []

@@ -18,6 +18,7 @@ from constant import (
     LibvirtDaemon,
     MessageType,
     OnTimeout,
+    Outcome,
     Pause,
     Severity,
     Transport,
@@ -36,6 +37,15 @@ from wire.facts import (
     SerialFacts,
 )
 from wire.findings import Check, CheckReport, Finding
+from wire.history import (
+    JobArguments,
+    JobDetails,
+    JobList,
+    JobRecord,
+    JobsArguments,
+    JobSummary,
+    StepState,
+)
 from wire.memory import Begun, Ended, Entry, Seen
 from wire.message import Reply, Request
 from wire.placement import Connection, DiskMap, NetworkMap
@@ -58,7 +68,7 @@ from wire.records import (
     StepArguments,
     StepReport,
 )
-from wire.situation import DomainArguments, DomainView
+from wire.situation import DomainArguments, DomainView, MovedNote
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = "192.0.2.11"
@@ -113,6 +123,18 @@ LINK = LinkArguments(
     job_id="0badcafe", source=SOURCE, destination=DESTINATION, user="kvm", transport=Transport.SSH,
     destination_daemon=LibvirtDaemon.LIBVIRTD, domain="VM1", milliseconds=800)
 MOVED = MigrationReport(disk_bytes=2 << 30, memory_bytes=300 << 20, downtime=87)
+
+REQUEST_ID = "0123456789abcdef" * 2
+STEP = StepArguments(migration=MIGRATION, facts=FACTS, source_keeps=True, stood_still=90_000)
+DID = StepReport(summary="did it")
+PATH_TAKEN = Obstacle(code=ErrorCode.PATH_TAKEN, facts={"path": "/srv/vm/ü.img", "host": DESTINATION})
+KEPT = JobRecord(
+    arguments=STEP, asked_by=CONTROLLER[0], since=1_790_000_000, ended=1_790_000_060, outcome=Outcome.MOVED,
+    moved=MOVED, sent=1)
+SUMMARY = JobSummary.of(KEPT, (Command.FINISH,))
+NOTE = MovedNote(job_id="0badcafe", destination=DESTINATION, at=1_790_000_000)
+STEP_STATE = StepState(
+    command=Command.LIVE_MIGRATION, request_id=REQUEST_ID, ended=True, error=ErrorCode.TUNNEL_LOST)
 
 # One of every record that crosses the wire, with every optional field once there and once not.
 EVERY_RECORD: tuple[object, ...] = (
@@ -180,15 +202,24 @@ EVERY_RECORD: tuple[object, ...] = (
     StatusArguments(of="0" * 32),
     StatusArguments(of="f" * 32, page=63),
     CancelReport(known=True),
+    JobsArguments(),
+    JobsArguments(wanted="0badcafe"),
+    JobArguments(job_id="0badcafe"),
+    JobRecord(arguments=StepArguments(migration=MIGRATION, facts=FACTS), asked_by="2001:db8::1", since=1),
+    KEPT,
+    SUMMARY,
+    STEP_STATE,
+    StepState(command=Command.FINISH, request_id=REQUEST_ID, ended=False),
+    JobList(jobs=()),
+    JobList(jobs=(SUMMARY,)),
+    JobDetails(record=KEPT, steps=(STEP_STATE,)),
     DomainArguments(domain="VM1"),
     DomainView(state=DomainState.SHUT_OFF, migrated=True, persistent=True, autostart=True),
+    NOTE,
+    DomainView(state=DomainState.SHUT_OFF, persistent=True, moved=NOTE),
     Page(page=0, pages=2, digest="0123456789abcdef" * 4, part='{"value":{'),
 )
 
-REQUEST_ID = "0123456789abcdef" * 2
-STEP = StepArguments(migration=MIGRATION, facts=FACTS, source_keeps=True, stood_still=90_000)
-DID = StepReport(summary="did it")
-PATH_TAKEN = Obstacle(code=ErrorCode.PATH_TAKEN, facts={"path": "/srv/vm/ü.img", "host": DESTINATION})
 # What each command is asked with, and what it may come to. STATUS comes to nothing of its own.
 ARGUMENTS_OF: Mapping[Command, object] = {
     **dict.fromkeys(Command, STEP),
@@ -198,6 +229,8 @@ ARGUMENTS_OF: Mapping[Command, object] = {
     Command.CHECK_LINK: LINK,
     Command.MEASURE_LINK: LINK,
     Command.LOCATE: DomainArguments(domain="VM1"),
+    Command.LIST: JobsArguments(wanted="VM1"),
+    Command.RECALL: JobArguments(job_id=MIGRATION.job_id),
 }
 RESULT_OF: Mapping[Command, object] = {
     Command.HELLO: HOST_FACTS,
@@ -211,8 +244,12 @@ RESULT_OF: Mapping[Command, object] = {
     Command.EXTRACT_CONFIGURE_FILE: DID,
     Command.DEFINE_VIRTUAL_MACHINE: DID,
     Command.FINISH: DID,
+    Command.RESTORE_SOURCE: DID,
     Command.ROLL_BACK: RollBackReport(state=DomainState.PAUSED, removed=("/a/b",)),
     Command.CANCEL: CancelReport(known=False),
+    Command.HAND_OVER: DID,
+    Command.LIST: JobList(jobs=(SUMMARY,)),
+    Command.RECALL: JobDetails(record=KEPT, steps=(STEP_STATE,)),
     Command.LOCATE: DomainView(state=DomainState.PAUSED, pause=Pause.MIGRATION, busy=True),
 }
 PROGRESS = Progress(phase="copying the disk", done=1, total=2)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import ipaddress
 import json
 import math
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from constant import CHALLENGE_SECONDS, Command, DomainState, MessageType
+from constant import CHALLENGE_SECONDS, Command, DomainState, MessageType, Outcome
 from control.conversation import ControllerSettings, StepResult
-from controller import Controller, RunReport
+from control.report import RunReport
+from controller import Controller
 from tests.unit.samples import (
     AGENTS,
+    CONTROLLER,
     DESTINATION,
     FACTS,
     HOST_FACTS,
@@ -23,12 +28,31 @@ from tests.unit.samples import (
     FakeClock,
 )
 from udpmodule import ControllerSocket
-from wire.access import Key
+from wire.access import AddressList, Key
 from wire.errors import ErrorCode, MigrationError
 from wire.exchange import Exchange, GaveUp
 from wire.findings import CheckReport
+from wire.history import JobDetails, JobList, JobRecord, JobSummary, StepState
 from wire.message import Reply, Request, decode
-from wire.records import CancelReport, LinkReport, Obstacle, Progress, RollBackReport, StepReport
+from wire.records import (
+    CancelReport,
+    LinkReport,
+    MigrationReport,
+    Obstacle,
+    Progress,
+    RollBackReport,
+    StepArguments,
+    StepReport,
+)
+from wire.situation import DomainView
+
+Call = tuple[Command, str]
+
+
+def _but_for_the_last_look(calls: list[Call]) -> list[Call]:
+    """What was asked before the controller looks once more whether the VM is where it is going to say that it is."""
+    looked = calls[-2:] == [(Command.FINISH, SOURCE), (Command.LOCATE, DESTINATION)]
+    return calls[:-1] if looked else calls
 
 
 class Silence:
@@ -51,7 +75,9 @@ class InTurn:
 
 
 class Interrupt:
-    """The admin presses Ctrl-C while the controller waits for this answer, which comes all the same."""
+    """The admin presses Ctrl-C so many times, one right after the other, while the controller waits for this answer,
+    which comes all the same.
+    """
 
     def __init__(self, then: object, times: int = 1) -> None:
         self.then = then
@@ -86,8 +112,6 @@ def error_of(code: ErrorCode, msg_type: MessageType = MessageType.REFUSED) -> Ra
     return Raw({"error": {"code": code.value, "facts": {"host": "the agent"}}}, msg_type)
 
 
-Call = tuple[Command, str]
-
 HAPPY: Mapping[Call, object] = {
     (Command.HELLO, SOURCE): HOST_FACTS,
     (Command.HELLO, DESTINATION): HOST_FACTS,
@@ -99,11 +123,15 @@ HAPPY: Mapping[Call, object] = {
     (Command.PREPARE_DESTINATION, DESTINATION): StepReport(summary="empty qcow2 of 8192 MiB"),
     (Command.COPY_DISK_FILE, SOURCE): StepReport(summary="nothing to send beforehand"),
     (Command.LIVE_MIGRATION, SOURCE): MOVED,
+    (Command.HAND_OVER, DESTINATION): StepReport(summary="it goes on here"),
     (Command.EXTRACT_CONFIGURE_FILE, DESTINATION): StepReport(summary="/etc/libvirt/qemu/VM1.xml (libvirt's own)"),
     (Command.DEFINE_VIRTUAL_MACHINE, DESTINATION): StepReport(summary="persistent, autostart on"),
     (Command.FINISH, DESTINATION): StepReport(summary="running here"),
     (Command.FINISH, SOURCE): StepReport(summary="shut off here, its disk kept"),
+    # Asked for before it is said that the VM is there.
+    (Command.LOCATE, DESTINATION): DomainView(state=DomainState.RUNNING),
     (Command.CANCEL, SOURCE): CancelReport(known=True),
+    (Command.CANCEL, DESTINATION): CancelReport(known=False),
 }
 GREETED = [(Command.HELLO, SOURCE), (Command.HELLO, DESTINATION)]
 # In the order in which they are asked for, side by side.
@@ -123,20 +151,72 @@ COMPLETING = [
     (Command.EXTRACT_CONFIGURE_FILE, DESTINATION), (Command.DEFINE_VIRTUAL_MACHINE, DESTINATION),
     (Command.FINISH, DESTINATION), (Command.FINISH, SOURCE),
 ]
+CANCELLING = [(Command.CANCEL, SOURCE), (Command.CANCEL, DESTINATION)]
 ROLLING_BACK = [(Command.ROLL_BACK, SOURCE), (Command.ROLL_BACK, DESTINATION)]
 
 
-def states(source: DomainState, destination: DomainState) -> dict[Call, object]:
-    """What both agents say of the domain when they are asked to roll back."""
+def states(
+    source: DomainState, destination: DomainState, *, gave_up: bool | None = None, arrived: bool = False,
+) -> dict[Call, object]:
+    """What both agents say of the domain when they are asked to roll back.
+
+    Unless it is said, the source has given it up where it has none, or none that runs while the destination has one.
+    """
+    if gave_up is None:
+        there = destination in (DomainState.RUNNING, DomainState.PAUSED)
+        gave_up = source is DomainState.ABSENT or (source is DomainState.SHUT_OFF and there)
     return {
-        (Command.ROLL_BACK, SOURCE): RollBackReport(state=source, removed=()),
+        (Command.ROLL_BACK, SOURCE): RollBackReport(state=source, removed=(), cleared=not gave_up, gave_up=gave_up),
         (Command.ROLL_BACK, DESTINATION): RollBackReport(
-            state=destination, removed=("/var/lib/libvirt/images/node.qcow2",))}
+            state=destination, removed=("/var/lib/libvirt/images/node.qcow2",), arrived=arrived,
+            cleared=destination is DomainState.ABSENT)}
 
 
+HANDING = (Command.HAND_OVER, DESTINATION)
+# The VM has arrived, and waits there.
+HELD = dataclasses.replace(MOVED, held=True)
+FAILED = MigrationError(ErrorCode.MIGRATION_FAILED, {"domain": "VM1", "host": SOURCE, "reason": "no route"})
+FORGOTTEN = error_of(ErrorCode.REQUEST_UNKNOWN)
 # The VM runs where it was, and where it was to go.
 BEFORE = states(DomainState.RUNNING, DomainState.ABSENT)
 AFTER = states(DomainState.SHUT_OFF, DomainState.RUNNING)
+
+
+LISTED = [(Command.LIST, SOURCE), (Command.LIST, DESTINATION)]
+RECALLED = [(Command.RECALL, SOURCE), (Command.RECALL, DESTINATION)]
+# A job as a host knows it that is not through with it.
+BEGUN = JobRecord(arguments=StepArguments(migration=MIGRATION, facts=FACTS), asked_by=CONTROLLER[0], since=1)
+_UNKNOWN = MigrationError(ErrorCode.JOB_UNKNOWN, {"host": DESTINATION, "job": MIGRATION.job_id})
+
+
+def step(command: Command, number: int = 1, error: ErrorCode | None = None, *, ended: bool = True) -> StepState:
+    """A step that has ended well, unless it says otherwise."""
+    return StepState(command=command, request_id=f"{number:032x}", ended=ended, error=error)
+
+
+def known(
+    source: Sequence[StepState] | None, destination: Sequence[StepState] | None, *, record: JobRecord = BEGUN,
+    outcomes: tuple[Outcome | None, Outcome | None] = (None, None), moved: MigrationReport | None = None,
+) -> dict[Call, object]:
+    """What both hosts know of the job; None for one that does not know it."""
+    told: dict[Call, object] = {}
+    for host, steps, outcome in ((SOURCE, source, outcomes[0]), (DESTINATION, destination, outcomes[1])):
+        kept = record.ending(outcome, 9) if outcome is not None else record
+        kept = dataclasses.replace(kept, moved=moved if host == SOURCE else None)
+        told[Command.LIST, host] = JobList(jobs=()) if steps is None else JobList(jobs=(JobSummary.of(kept, ()),))
+        told[Command.RECALL, host] = _UNKNOWN if steps is None else JobDetails(record=kept, steps=tuple(steps))
+    return told
+
+
+PREPARED = [step(Command.PREPARE_DESTINATION)]
+COPIED = [step(Command.COPY_DISK_FILE, 2)]
+
+
+def job(number: int, outcome: Outcome | None = None, *doing: Command, **changes: Any) -> JobSummary:
+    """A job of the VM as a host tells of it, begun at that time and with that in its id."""
+    record = dataclasses.replace(BEGUN, since=number)
+    told = dict(vars(JobSummary.of(record if outcome is None else record.ending(outcome, 99), doing)))
+    return JobSummary(**{**told, "job_id": f"{number:08x}", **changes})
 
 
 @dataclass
@@ -162,12 +242,17 @@ class ScriptedAgents(ControllerSocket):
     tells_when: bool = False
     """Whether the controller has the same clock, so that it can be told when an answer came."""
     started_before_first_wait: int = 0
+    pressing: Interrupt | None = None
+    """The Ctrl-C that was pressed last."""
 
-    def start(self, request: Request, keys: Sequence[Key], patience: float, limit: float = math.inf) -> Exchange:
+    def start(
+        self, request: Request, keys: Sequence[Key], patience: float, limit: float = math.inf, *,
+        attached: bool = False,
+    ) -> Exchange:
         """Write the request down."""
         self.before(request)
         self.asked.append(Asked(request, tuple(keys), patience, limit))
-        return Exchange(request, keys, self.clock.now, patience, lambda: 0.0, limit)
+        return Exchange(request, keys, self.clock.now, patience, lambda: 0.0, limit, attached=attached)
 
     def wait(self, exchange: Exchange, on_progress: Callable[[Progress], None]) -> Reply | GaveUp:
         """Answer as the script says."""
@@ -182,9 +267,7 @@ class ScriptedAgents(ControllerSocket):
         if isinstance(line, InTurn):
             line = line.next()
         if isinstance(line, Interrupt):
-            if line.left > 0:
-                line.left -= 1
-                raise KeyboardInterrupt
+            self._press(line)
             line = line.then
         if isinstance(line, WithProgress):
             for report in line.reports:
@@ -194,13 +277,25 @@ class ScriptedAgents(ControllerSocket):
             if isinstance(line, Interrupt):
                 # It was shown what was reported, and asks for the rest now.
                 self.script = {**self.script, (request.cmd, request.agent_ip): line.then}
-                raise KeyboardInterrupt
+                self._press(line)
         self.clock.now += self.step_seconds
         if self.tells_when:
             exchange.ended_at = self.clock.now
         if isinstance(line, (Silence, Overdue)):
             return GaveUp(answered=isinstance(line, Overdue))
         return _reply(request, line)
+
+    def _press(self, line: Interrupt) -> None:
+        if line.left > 0:
+            line.left -= 1
+            self.pressing = line
+            raise KeyboardInterrupt
+
+    def sleep(self, seconds: float) -> None:
+        """Time passes, unless the admin presses Ctrl-C again."""
+        self.clock.sleep(seconds)
+        if self.pressing is not None:
+            self._press(self.pressing)
 
     def drop(self, exchange: Exchange) -> Reply | GaveUp | None:
         """Answer what was asked without waiting for it."""
@@ -211,12 +306,13 @@ class ScriptedAgents(ControllerSocket):
         self.closed = True
 
     def calls(self) -> list[Call]:
-        """Who was asked what, in order."""
-        return [(each.request.cmd, each.request.agent_ip) for each in self.asked]
+        """Who was asked what, in order, but for the last look at where the VM is."""
+        return _but_for_the_last_look([(each.request.cmd, each.request.agent_ip) for each in self.asked])
 
     def steps(self) -> list[Call]:
         """The same without the HELLOs that only fetch a fresh challenge."""
-        return [(each.request.cmd, each.request.agent_ip) for each in self.asked[:2] + self.asked_for_steps()]
+        return _but_for_the_last_look([
+            (each.request.cmd, each.request.agent_ip) for each in self.asked[:2] + self.asked_for_steps()])
 
     def asked_for_steps(self) -> list[Asked]:
         """What was asked after the first two HELLOs, without any other."""
@@ -240,6 +336,14 @@ def _reply(request: Request, line: object) -> Reply:
         sequence=1, cmd_result=result)
 
 
+def network_of(agents: ScriptedAgents, *silent: str) -> AddressList:
+    """A list of agents that names a network and no address, with the silence of all of it that is not scripted."""
+    network = ipaddress.ip_network("192.0.2.8/29")
+    every = {(Command.HELLO, str(address)): Silence() for address in network.hosts()}
+    agents.script = {**every, **{call: HAPPY[call] for call in GREETED if call[1] not in silent}, **agents.script}
+    return AddressList(AGENTS.path, (network,))
+
+
 class Notes:
     """An Observer that writes everything down."""
 
@@ -258,6 +362,10 @@ class Notes:
         """Write it down."""
         self.told.append(f"{step.command.value} {step.host} {'failed' if step.error else 'ended'}")
 
+    def leaving(self, seconds: float) -> None:
+        """Write it down."""
+        self.told.append(f"leaving in {seconds:.0f} s")
+
     def cancelling(self, *, possible: bool) -> None:
         """Write it down."""
         self.told.append("cancelling" if possible else "too late to cancel")
@@ -268,9 +376,25 @@ def run(script: Mapping[Call, object], agents: ScriptedAgents | None = None) -> 
     agents = agents or ScriptedAgents()
     agents.script = script
     notes = Notes()
-    settings = ControllerSettings(agents=AGENTS, keys=(MASTER,))
-    report = Controller(settings, agents, notes, agents.clock).migrate(MIGRATION)
-    return report, agents, notes
+    return controller_of(agents, notes).migrate(MIGRATION), agents, notes
+
+
+def sleeping_with(agents: ScriptedAgents) -> Callable[[Controller], None]:
+    """For Controller.__post_init__: a controller that is made somewhere else then waits by their clock."""
+    made = Controller.__post_init__
+
+    def made_to_sleep(controller: Controller) -> None:
+        made(controller)
+        controller.conversation.sleep = agents.sleep
+
+    return made_to_sleep
+
+
+def controller_of(agents: ScriptedAgents, notes: Notes, listed: AddressList = AGENTS) -> Controller:
+    """A controller that talks to these agents, by their clock."""
+    controller = Controller(ControllerSettings(agents=listed, keys=(MASTER,)), agents, notes, agents.clock)
+    controller.conversation.sleep = agents.sleep
+    return controller
 
 
 def slow_at(call: Call) -> ScriptedAgents:

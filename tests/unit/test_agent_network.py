@@ -426,7 +426,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """Run the agent's command in this thread, and meanwhile in another what happens outside; give its exit code."""
     configured(tmp_path / "config", "127.0.0.1")
     table = types.ModuleType("steps.table")
-    table.__dict__.update(HELLO=hello, STEPS={Command.PREPARE_DESTINATION: done, Command.CHECK_DESTINATION: done})
+    table.__dict__.update(
+        HELLO=hello, STEPS={Command.PREPARE_DESTINATION: done, Command.CHECK_DESTINATION: done}, ADOPT=done,
+        SETTLE=lambda _context, _arguments, *, alone: None, CLEAR=lambda _job_ids: None)
     monkeypatch.setitem(sys.modules, "steps.table", table)
     monkeypatch.setattr("agent.os.geteuid", lambda: 0)
     monkeypatch.setattr(agent_module, "configure_logging", lambda *, verbose: None)

@@ -30,8 +30,7 @@ from wire.errors import ErrorCode
 from wire.message import Request
 
 PREPARING, COPYING, MIGRATING = MOVING
-EXTRACTING = COMPLETING[0]
-ONLY_ONCE = [PREPARING, MIGRATING, EXTRACTING]
+ONLY_ONCE = [PREPARING, MIGRATING]
 AGAIN = [call for call in CHECKED[2:] + MOVING + COMPLETING if call not in ONLY_ONCE]
 
 STALE = error_of(ErrorCode.REQUEST_STALE)
@@ -96,7 +95,7 @@ def test_a_check_that_stays_stale_has_the_exit_code_of_a_refusal() -> None:
 
 
 def test_a_cancelled_move_is_not_asked_for_again() -> None:
-    report, agents, _notes = run({**BEFORE, MIGRATING: Interrupt(STALE)})
+    report, agents, _notes = run({**BEFORE, MIGRATING: Interrupt(STALE, 2)})
     assert agents.count(MIGRATING) == 1
     assert (report.outcome, codes(report)) == (Outcome.ROLLED_BACK, [ErrorCode.MIGRATION_CANCELLED])
 
@@ -133,16 +132,6 @@ def test_a_preparation_that_may_have_begun_before_the_journal_was_lost_is_rolled
     assert codes(report) == [ErrorCode.REQUEST_UNKNOWN]
 
 
-@pytest.mark.parametrize("trouble", [STALE, *FORGOTTEN])
-def test_a_conf_file_that_may_have_been_written_before_the_journal_was_lost_is_told_and_the_rest_goes_on(
-    trouble: Raw,
-) -> None:
-    report, agents, _notes = run({EXTRACTING: trouble, (Command.HELLO, DESTINATION): InTurn(HOST_FACTS, ANEW)})
-    assert agents.steps() == CHECKED + MOVING + COMPLETING
-    assert (report.outcome, report.runs_on) == (Outcome.MOVED_INCOMPLETE, DESTINATION)
-    assert codes(report) == [ErrorCode.REQUEST_UNKNOWN]
-
-
 def test_a_move_is_not_asked_for_again_once_the_journal_was_lost_between_two_attempts() -> None:
     report, agents, _notes = run({
         **BEFORE, MIGRATING: STALE, (Command.HELLO, SOURCE): InTurn(HOST_FACTS, RESTARTED, ANEW)})
@@ -172,7 +161,7 @@ def test_an_interrupted_step_that_may_run_twice_is_asked_for_again_after_a_hello
 
 @pytest.mark.parametrize(("call", "outcome"), [
     *[(call, Outcome.NOTHING_CHANGED) for call in LOOKED[2:]], (COPYING, Outcome.ROLLED_BACK),
-    *[(call, Outcome.MOVED_INCOMPLETE) for call in COMPLETING[1:]],
+    *[(call, Outcome.MOVED_INCOMPLETE) for call in COMPLETING],
 ])
 def test_an_agent_that_is_ended_in_every_attempt_is_not_asked_for_ever(call: Call, outcome: Outcome) -> None:
     report, agents, _notes = run({**BEFORE, call: INTERRUPTED})
@@ -196,12 +185,6 @@ def test_an_interrupted_preparation_is_rolled_back() -> None:
     assert agents.calls() == [*CHECKED, PREPARING, *ROLLING_BACK]
     assert (report.outcome, report.exit_code) == (Outcome.ROLLED_BACK, ExitCode.ROLLED_BACK)
     assert codes(report) == [ErrorCode.REQUEST_INTERRUPTED]
-
-
-def test_an_interrupted_conf_file_is_told_and_the_rest_goes_on() -> None:
-    report, agents, _notes = run({EXTRACTING: INTERRUPTED})
-    assert agents.calls() == CHECKED + MOVING + COMPLETING
-    assert (report.outcome, codes(report)) == (Outcome.MOVED_INCOMPLETE, [ErrorCode.REQUEST_INTERRUPTED])
 
 
 # Refusals that mean what they say.

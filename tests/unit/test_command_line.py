@@ -23,7 +23,8 @@ from console.result import result_json, result_text
 from console.terminal import printable, write
 from constant import Command, CopyStorage, DomainState, ExitCode, OnTimeout, Outcome, Transport
 from control.conversation import StepResult
-from controller import RunReport
+from control.report import RunReport
+from controller import Controller
 from tests.unit.samples import (
     DESTINATION,
     FACTS,
@@ -46,6 +47,7 @@ from tests.unit.scripted import (
     Signalled,
     Silence,
     WithProgress,
+    sleeping_with,
     states,
 )
 from vmmigration import _Interrupt, main
@@ -94,6 +96,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, script: Mapping[Call, object]) -> 
     """Put scripted agents behind the command."""
     agents = ScriptedAgents(script=script)
     monkeypatch.setattr(vmmigration, "ControllerSocket", lambda: agents)
+    monkeypatch.setattr(Controller, "__post_init__", sleeping_with(agents))
     return agents
 
 
@@ -276,12 +279,23 @@ def test_each_kind_of_end_has_its_exit_code_and_its_sentence(
     assert "\nvmmigration.py: " in err
 
 
-def test_leaving_with_a_second_ctrl_c_is_told_as_unknown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    agents = scripted(monkeypatch, {(Command.LIVE_MIGRATION, SOURCE): Interrupt(MOVED, times=2)})
+def test_leaving_with_ctrl_c_is_told_with_the_job_that_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for options, said in (([], "Leaving: the job goes on. Ctrl-C once more within 2 s cancels it."),
+                          (["--progress", "json"], '{"event": "leaving"}')):
+        agents = scripted(monkeypatch, {(Command.LIVE_MIGRATION, SOURCE): Interrupt(MOVED)})
+        code, out, err = run(*options, *WORDS)
+        assert code == 8
+        job = re.fullmatch(r"Left: job ([0-9a-f]{8}) of VM1 goes on\.\n", out)
+        assert job is not None
+        assert said in err
+        assert f"vmmigration.py resume {job[1]}" in err
+        assert (agents.closed, agents.count((Command.CANCEL, SOURCE))) == (True, 0)
+
+
+def test_leaving_a_cancel_is_told_as_unknown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, {(Command.LIVE_MIGRATION, SOURCE): Interrupt(MOVED, times=3)})
     code, out, err = run("--json", *WORDS)
-    assert code == 7
-    assert json.loads(out)["outcome"] == "state unknown"
-    assert agents.closed
+    assert (code, json.loads(out)["outcome"]) == (7, "state unknown")
     assert "Cancelling" in err
 
 
@@ -289,11 +303,11 @@ def test_leaving_with_a_second_ctrl_c_is_told_as_unknown(run: Run, monkeypatch: 
     ((Command.FINISH, DESTINATION), StepReport(summary="running here")),
     ((Command.EXTRACT_CONFIGURE_FILE, DESTINATION), StepReport(summary="written")),
 ])
-def test_ctrl_c_after_the_move_is_told_to_be_too_late(
+def test_a_cancel_after_the_move_is_told_to_be_too_late(
     run: Run, monkeypatch: pytest.MonkeyPatch, call: Call, answer: object,
 ) -> None:
     for options, said in (([], "Too late to cancel"), (["--progress", "json"], '{"event": "too-late-to-cancel"}')):
-        scripted(monkeypatch, {call: Interrupt(answer)})
+        scripted(monkeypatch, {call: Interrupt(answer, 2)})
         code, out, err = run(*options, *WORDS)
         assert code == 0
         assert out.startswith("VM1 runs on")
@@ -498,10 +512,10 @@ def test_the_end_of_a_terminal_or_a_service_is_taken_like_ctrl_c(
     agents = scripted(monkeypatch, {
         **states(DomainState.RUNNING, DomainState.ABSENT), (Command.COPY_DISK_FILE, SOURCE): Signalled(name)})
     code, out, err = run(*WORDS)
-    assert code == 5
-    assert out.startswith("Rolled back")
-    assert "Cancelling" in err
-    assert (Command.LIVE_MIGRATION, SOURCE) not in agents.calls()
+    assert code == 8
+    assert out.startswith("Left: job ")
+    assert "Leaving: the job goes on." in err
+    assert agents.calls()[-1] == (Command.COPY_DISK_FILE, SOURCE)
 
 
 def test_a_hangup_that_nohup_ignores_stays_ignored(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -514,7 +528,7 @@ def test_a_hangup_that_nohup_ignores_stays_ignored(run: Run, monkeypatch: pytest
     assert out.startswith("VM1 runs on")
 
 
-def test_a_terminal_that_is_closed_and_sends_its_signal_twice_cancels_and_does_not_leave_at_once() -> None:
+def test_a_terminal_that_is_closed_and_sends_its_signal_twice_leaves_and_does_not_cancel() -> None:
     interrupt = _Interrupt()
     with pytest.raises(KeyboardInterrupt):
         interrupt(signal.SIGHUP, None)

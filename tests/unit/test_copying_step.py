@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from constant import FilePurpose, ImageFormat
+from constant import DomainState, FilePurpose, ImageFormat
 from tests.unit.samples import AGENTS, DESTINATION, FACTS, LAYERED, MIGRATION, QCOW2, SOURCE
 
 pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)",
@@ -32,6 +32,7 @@ from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, DomainFacts, FileFacts, NvramFacts
 from wire.placement import parse_disk_map, parse_network_map
 from wire.records import Migration, Progress, StepArguments, StepReport
+from wire.situation import DomainView
 
 needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 
@@ -42,6 +43,10 @@ class Here:
     def qemu_ids(self, _virtualization: str) -> tuple[int, int]:
         """User and group."""
         return os.getuid(), os.getgid()
+
+    def view(self, _domain: str) -> DomainView:
+        """There is none of that name."""
+        return DomainView(state=DomainState.ABSENT)
 
 
 @dataclasses.dataclass
@@ -219,9 +224,11 @@ def test_nvram_and_the_directory_of_a_tpm_are_made_and_written_down(hosts: Hosts
     assert (hosts.there / "new_VARS.fd").stat().st_size == 540672
     assert (hosts.there / "tpm" / "uuid" / "tpm2").is_dir()
     ledger = hosts.context(DESTINATION).ledger(MIGRATION)
+    # What is made under another name first is written down under both, and so is what is planned.
     assert [each.kind for each in ledger.entries()] == [
-        MadeKind.IMAGE, *[MadeKind.DIRECTORY] * 3, MadeKind.SOCKET_DIRECTORY]
-    ledger.close(frozenset(MadeKind))
+        *[MadeKind.IMAGE] * 2, *[MadeKind.DIRECTORY] * 6, *[MadeKind.SOCKET_DIRECTORY] * 2]
+    assert [each.inode == 0 for each in ledger.entries()] == [True, False] * 5
+    assert ledger.close(frozenset(MadeKind))[1] == []
     assert [path.name for path in hosts.there.iterdir()] == ["state"]
 
 

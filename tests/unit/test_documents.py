@@ -10,16 +10,23 @@ import pytest
 
 from console.arguments import parse
 from console.hosts import fleet_json
+from console.jobs import jobs_json, repair_json, restored_json
 from console.result import result_json
-from constant import Command, ExitCode, Outcome, Verdict
+from constant import Command, DomainState, ExitCode, Outcome, Verdict
 from control.conversation import StepResult
 from control.fleet import FleetReport, HostLook, PairLook
+from control.looking import JobLook, JobsReport
 from control.plan import make_plan
-from controller import RunReport
+from control.repairing import RepairReport
+from control.report import RunReport
+from control.restoring import Restored
+from control.whereabouts import Whereabouts
 from tests.unit.samples import DESTINATION, FACTS, FINE, HOST_FACTS, MIGRATION, ROOT, SOURCE, STOPS
+from tests.unit.scripted import job
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import CHECKS, Check
 from wire.records import LinkReport
+from wire.situation import DomainView, Situation
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHECKS_DOCUMENT = (ROOT / "docs" / "checks.md").read_text(encoding="utf-8")
@@ -82,6 +89,37 @@ def test_every_field_of_the_hosts_json_is_documented() -> None:
         (HostLook(SOURCE, HOST_FACTS), HostLook(DESTINATION, error=ERROR)),
         (PairLook(SOURCE, DESTINATION, (STOPS,)), PairLook(DESTINATION, SOURCE, error=ERROR)), (ERROR,))
     assert fields_of(fleet_json(report)) <= documented("Of a migration") | documented("Of `vmmigration.py check`")
+
+
+JOBS = JobsReport((JobLook({SOURCE: job(1, None, Command.FINISH)}),), (ERROR,))
+RESTORED = Restored(MIGRATION, "shut off, as it was", (ERROR,))
+
+
+def test_every_field_of_the_json_of_list_and_status_is_documented() -> None:
+    assert fields_of(jobs_json(JOBS)) <= documented("Of `list` and `status`")
+
+
+def test_every_field_of_repairs_json_is_documented() -> None:
+    runs = DomainView(state=DomainState.RUNNING)
+    report = RepairReport(
+        "VM1", SOURCE, DESTINATION, Whereabouts(runs, runs), commands=((SOURCE, "virsh destroy VM1"),),
+        runs=(RunReport(MIGRATION, Outcome.ROLLED_BACK, SOURCE, 1.0),), errors=(ERROR,))
+    assert set(repair_json(report)) <= documented("Of `repair`")
+    assert fields_of(repair_json(report)) <= documented("Of a migration") | documented("Of `repair`")
+
+
+def test_every_field_of_the_json_of_restore_source_is_documented() -> None:
+    assert fields_of(restored_json(RESTORED)) <= documented("Of `restore-source`")
+
+
+def test_every_field_that_is_documented_of_a_list_and_of_a_copy_brought_back_is_there() -> None:
+    assert documented("Of `list` and `status`") - {"null"} <= fields_of(jobs_json(JOBS))
+    assert documented("Of `restore-source`") <= fields_of(restored_json(RESTORED))
+
+
+@pytest.mark.parametrize("named", list(Situation))
+def test_every_situation_of_a_vm_is_documented(named: Situation) -> None:
+    assert f"`{named.value}`" in JSON_DOCUMENT.partition("## Of `repair`")[2]
 
 
 @pytest.mark.parametrize("word", [*Outcome, *Verdict])

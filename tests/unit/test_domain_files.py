@@ -39,7 +39,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     state.mkdir(parents=True)
     for name in ("tpm2-00.permall", ".lock"):
         (state / name).write_text(name)
-    monkeypatch.setattr(domain_files, "_TPM_DIRECTORY", str(tmp_path / "swtpm"))
+    monkeypatch.setattr(domain_files, "TPM_DIRECTORY", str(tmp_path / "swtpm"))
     return tmp_path
 
 

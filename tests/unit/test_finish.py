@@ -12,13 +12,21 @@ import pytest
 pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)",
                     exc_type=ImportError)
 
-from constant import DomainState
-from host.hypervisor import Hypervisor
+from constant import DomainState, SourceAfter
+from host.hypervisor import RESTART_SECONDS, Hypervisor
 from steps import finish
 from steps.context import Cancellation, StepContext
 from tests.unit.samples import AGENTS, DESTINATION, FACTS, MIGRATION, SOURCE
 from wire.errors import ErrorCode, MigrationError
 from wire.records import StepArguments
+from wire.situation import MovedNote
+
+
+def document(disk: str) -> str:
+    """A domain with that disk."""
+    return f"""<domain type='kvm'><name>VM1</name><uuid>{FACTS.uuid}</uuid><memory>1024</memory>
+      <os><type arch='x86_64' machine='pc'>hvm</type></os><devices><disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/><source file='{disk}'/><target dev='vda'/></disk></devices></domain>"""
 
 
 @dataclasses.dataclass
@@ -31,6 +39,23 @@ class Site:
     failing: bool = False
     starts: bool = True
     told: list[str] = dataclasses.field(default_factory=list)
+    disk: str = "/none.qcow2"
+    others: frozenset[str] = frozenset()
+    note: MovedNote | None = None
+    defined: bool = True
+
+    def document(self, _domain: str, *, inactive: bool) -> str:
+        assert inactive
+        return document(self.disk)
+
+    def disks_of_others(self, _domain: str) -> frozenset[str]:
+        return self.others
+
+    def set_moved_note(self, _domain: str, note: MovedNote | None) -> None:
+        self.note = note
+
+    def undefine(self, _domain: str) -> None:
+        self.defined = False
 
     def state(self, _domain: str) -> DomainState:
         return self.state_there
@@ -59,17 +84,23 @@ Finish = Callable[..., str]
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Finish:
     """FINISH on a host; its summary."""
-    def run(site: Site, host: str = DESTINATION, *, stood_still: int = 0, trim: bool = False) -> str:
+    def run(
+        site: Site, host: str = DESTINATION, *, stood_still: int = 0, trim: bool = False,
+        after: SourceAfter = SourceAfter.KEEP, verified: bool = True,
+    ) -> str:
         @contextlib.contextmanager
-        def opened(_host: str) -> Iterator[Site]:
+        def opened(_host: str, patience: float) -> Iterator[Site]:
+            assert patience == RESTART_SECONDS
             yield site
 
         monkeypatch.setattr(Hypervisor, "open", opened)
+        monkeypatch.setattr("host.orphans.find", lambda _directory: [])
         context = StepContext(
             host=host, epoch="", challenge="", destinations=AGENTS, state_directory=tmp_path,
-            cancellation=Cancellation(), progress=lambda _progress: None)
-        migration = dataclasses.replace(MIGRATION, trim=trim, new_name="web")
-        arguments = StepArguments(migration=migration, facts=FACTS, stood_still=stood_still)
+            cancellation=Cancellation(), progress=lambda _progress: None, wall=1_790_000_000)
+        migration = dataclasses.replace(MIGRATION, trim=trim, new_name="web", source_after=after)
+        arguments = StepArguments(
+            migration=migration, facts=FACTS, stood_still=stood_still, destination_verified=verified)
         return finish.run(context, arguments).summary
     return run
 
@@ -94,10 +125,58 @@ def test_a_guest_that_arrived_paused_is_asked_for_nothing(monkeypatch: pytest.Mo
     assert site.told == []
 
 
-def test_the_copy_left_behind_does_not_start_with_its_host(ended: Finish) -> None:
-    site = Site(DomainState.SHUT_OFF)
-    assert ended(site, SOURCE, stood_still=90_000, trim=True) == "shut off here, its disks kept"
-    assert (site.starts, site.told) == (False, [])
+# The copy that stays.
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """The VM's image on the source."""
+    path = tmp_path / "node.qcow2"
+    path.write_text("as it was at the switch")
+    return path
+
+
+HIDDEN = f"node.qcow2.moved-{MIGRATION.job_id}"
+
+
+def test_the_copy_left_behind_says_where_the_vm_went_and_can_be_started_neither_by_hand_nor_by_its_host(
+    ended: Finish, disk: Path,
+) -> None:
+    site = Site(DomainState.SHUT_OFF, disk=str(disk))
+    for _twice in range(2):
+        assert ended(site, SOURCE, stood_still=90_000, trim=True) == "shut off here, cannot be started"
+        assert (site.starts, site.told, site.defined) == (False, [], True)
+        assert site.note == MovedNote(job_id=MIGRATION.job_id, destination=DESTINATION, at=1_790_000_000)
+        assert not disk.exists()
+        assert disk.with_name(HIDDEN).read_text() == "as it was at the switch"
+
+
+@pytest.mark.parametrize(("after", "left"), [(SourceAfter.UNDEFINE, {HIDDEN}), (SourceAfter.DELETE, set())])
+def test_the_copy_goes_only_if_that_was_asked_for_and_the_destination_has_said_that_all_is_well(
+    ended: Finish, disk: Path, after: SourceAfter, left: set[str],
+) -> None:
+    site = Site(DomainState.SHUT_OFF, disk=str(disk))
+    said = ended(site, SOURCE, after=after, verified=False)
+    assert said == f"shut off here, cannot be started, kept because {DESTINATION} has not said that all is well there"
+    assert site.defined
+    assert disk.with_name(HIDDEN).exists()
+    assert ended(site, SOURCE, after=after).startswith("undefined here")
+    assert not site.defined
+    assert {path.name for path in disk.parent.glob("node*")} == left
+
+
+def test_a_disk_that_another_vm_names_as_well_is_left_alone(ended: Finish, disk: Path) -> None:
+    site = Site(DomainState.SHUT_OFF, disk=str(disk), others=frozenset({str(disk)}))
+    assert f"{disk} left alone" in ended(site, SOURCE, after=SourceAfter.DELETE)
+    assert disk.exists()
+
+
+def test_nothing_is_put_in_the_place_of_another_file(ended: Finish, disk: Path) -> None:
+    disk.with_name(HIDDEN).write_text("somebody's")
+    with pytest.raises(MigrationError, match="exists already"):
+        ended(Site(DomainState.SHUT_OFF, disk=str(disk)), SOURCE)
+    assert disk.exists()
+    assert disk.with_name(HIDDEN).read_text() == "somebody's"
 
 
 @pytest.mark.parametrize(("host", "state"), [(DESTINATION, DomainState.SHUT_OFF), (SOURCE, DomainState.RUNNING)])

@@ -153,7 +153,7 @@ def test_what_a_job_made_is_removed_newest_first(tmp_path: Path, ledger: Ledger)
     directory = tmp_path / "sockets"
     directory.mkdir()
     ledger.add(MadeKind.SOCKET_DIRECTORY, str(directory), directory.stat())
-    assert ledger.close(frozenset(MadeKind)) == [str(directory), str(paths[1]), str(paths[0])]
+    assert ledger.close(frozenset(MadeKind)) == ([str(directory), str(paths[1]), str(paths[0])], [])
     assert not any(path.exists() for path in [*paths, directory])
     assert ledger.entries() == []
     assert list((tmp_path / "jobs").iterdir()) == []
@@ -163,12 +163,12 @@ def test_a_later_agent_reads_what_an_earlier_one_wrote(tmp_path: Path, ledger: L
     path = made_file(tmp_path / "image", ledger)
     (again,) = Ledger("0badcafe", tmp_path / "jobs").entries()
     assert (again.kind, again.path, again.inode) == (MadeKind.IMAGE, str(path), path.stat().st_ino)
-    assert Ledger("0badcafe", tmp_path / "jobs").close(frozenset(MadeKind)) == [str(path)]
+    assert Ledger("0badcafe", tmp_path / "jobs").close(frozenset(MadeKind)) == ([str(path)], [])
 
 
 def test_jobs_have_ledgers_of_their_own(tmp_path: Path, ledger: Ledger) -> None:
     path = made_file(tmp_path / "image", ledger)
-    assert Ledger("ffffffff", tmp_path / "jobs").close(frozenset(MadeKind)) == []
+    assert Ledger("ffffffff", tmp_path / "jobs").close(frozenset(MadeKind)) == ([], [])
     assert path.exists()
 
 
@@ -176,7 +176,7 @@ def test_another_file_at_the_same_path_is_not_removed(tmp_path: Path, ledger: Le
     path = made_file(tmp_path / "image", ledger)
     (tmp_path / "other").write_text("somebody's")
     os.replace(tmp_path / "other", path)
-    assert ledger.close(frozenset(MadeKind)) == []
+    assert ledger.close(frozenset(MadeKind)) == ([], [])
     assert path.read_text() == "somebody's"
 
 
@@ -184,14 +184,14 @@ def test_a_link_put_at_the_path_is_not_followed(tmp_path: Path, ledger: Ledger) 
     path = made_file(tmp_path / "image", ledger)
     path.rename(tmp_path / "moved")
     path.symlink_to(tmp_path / "moved")
-    assert ledger.close(frozenset(MadeKind)) == []
+    assert ledger.close(frozenset(MadeKind)) == ([], [])
     assert (tmp_path / "moved").exists()
     assert path.is_symlink()
 
 
 def test_what_is_gone_already_is_no_error(tmp_path: Path, ledger: Ledger) -> None:
     made_file(tmp_path / "image", ledger).unlink()
-    assert ledger.close(frozenset(MadeKind)) == []
+    assert ledger.close(frozenset(MadeKind)) == ([], [])
 
 
 def test_only_the_kinds_asked_for_are_removed(tmp_path: Path, ledger: Ledger) -> None:
@@ -199,8 +199,28 @@ def test_only_the_kinds_asked_for_are_removed(tmp_path: Path, ledger: Ledger) ->
     directory = tmp_path / "sockets"
     directory.mkdir()
     ledger.add(MadeKind.SOCKET_DIRECTORY, str(directory), directory.stat())
-    assert ledger.close(frozenset({MadeKind.SOCKET_DIRECTORY})) == [str(directory)]
+    assert ledger.close(frozenset({MadeKind.SOCKET_DIRECTORY})) == ([str(directory)], [])
     assert path.exists()
+
+
+def test_what_is_on_a_file_system_that_is_not_mounted_now_is_not_taken_for_removed(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    image = images / "VM1.qcow2"
+    image.write_text("half of it")
+    ledger.add(MadeKind.IMAGE, str(image), image.stat())
+    ledger.plan(MadeKind.IMAGE, f"{images}/x.vmmigration-0badcafe")
+    image.rename(tmp_path / "elsewhere")
+    with monkeypatch.context() as unmounted:
+        unmounted.setattr("host.job_files._device_below", lambda _path: image.parent.stat().st_dev + 1)
+        removed, problems = ledger.close(frozenset(MadeKind))
+        assert (removed, len(problems)) == ([], 2)
+        assert all("not mounted" in problem for problem in problems)
+    (tmp_path / "elsewhere").rename(image)
+    assert ledger.close(frozenset(MadeKind)) == ([str(image)], [])
+    assert not image.exists()
 
 
 def test_what_could_not_be_removed_stays_written_down(tmp_path: Path, ledger: Ledger) -> None:
@@ -209,9 +229,13 @@ def test_what_could_not_be_removed_stays_written_down(tmp_path: Path, ledger: Le
     directory.mkdir()
     (directory / "somebody's").write_text("x")
     ledger.add(MadeKind.SOCKET_DIRECTORY, str(directory), directory.stat())
-    with pytest.raises(OSError, match="not empty"):
-        ledger.close(frozenset(MadeKind))
-    assert [made.path for made in ledger.entries()] == [str(path), str(directory)]
+    problem = f"{directory}: Directory not empty"
+    # It does not keep the rest from being removed.
+    assert ledger.close(frozenset(MadeKind)) == ([str(path)], [problem])
+    assert [made.path for made in ledger.entries()] == [str(directory)]
+    (directory / "somebody's").unlink()
+    assert ledger.close(frozenset(MadeKind)) == ([str(directory)], [])
+    assert list((tmp_path / "jobs").iterdir()) == []
 
 
 def test_a_ledger_is_for_its_owner_alone(tmp_path: Path, ledger: Ledger) -> None:

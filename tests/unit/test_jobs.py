@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import Jobs
+from agent import Step
 from constant import (
     CHANGE_NOTHING,
     CLEARING,
@@ -23,6 +23,7 @@ from constant import (
     OPEN_JOB,
     WORK_LIMIT,
     Command,
+    DomainState,
     MessageType,
 )
 from steps.context import StepContext
@@ -31,9 +32,19 @@ from tests.unit.samples import AGENT_KEY, CONTROLLER, DESTINATION, FACTS, LINK, 
 from wire.datagram import Direction, seal
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import CheckReport
+from wire.jobs import Jobs
 from wire.memory import Begun, Ended
 from wire.message import Request, encode
-from wire.records import CancelArguments, CancelReport, HelloArguments, StatusArguments, StepArguments, StepReport
+from wire.records import (
+    CancelArguments,
+    CancelReport,
+    HelloArguments,
+    Obstacle,
+    RollBackReport,
+    StatusArguments,
+    StepArguments,
+    StepReport,
+)
 
 NOW = 1000.0
 CHECKS = sorted(CHANGE_NOTHING - {Command.HELLO})
@@ -231,6 +242,18 @@ def test_an_agent_that_is_started_again_knows_from_its_journal_which_jobs_have_n
     assert host.refuses(Command.CHECK_SOURCE, 8, "VM2", now=NOW + GIVE_UP_SECONDS + 1) is None
 
 
+@pytest.mark.parametrize(("command", "result"), [
+    (Command.FINISH, Obstacle(code=ErrorCode.NOT_AS_EXPECTED, facts={})),
+    (Command.ROLL_BACK, Obstacle(code=ErrorCode.NOT_AS_EXPECTED, facts={})),
+    (Command.ROLL_BACK, RollBackReport(state=DomainState.PAUSED, removed=()))])
+def test_a_job_of_which_something_was_left_has_not_ended_for_a_later_life(command: Command, result: object) -> None:
+    host = Host(2)
+    host.restore([
+        begun(1, Command.PREPARE_DESTINATION, 1), ended(Command.PREPARE_DESTINATION, 1), begun(1, command, 2),
+        dataclasses.replace(ended(command, 2), cmd_result=result)], NOW)
+    assert [each.job_id for each in host.unattended(NOW)] == ["00000001"]
+
+
 # A controller that has gone.
 
 
@@ -255,6 +278,16 @@ def test_a_job_that_its_controller_speaks_of_keeps_its_place_although_it_has_not
         host.keep("0000ffff", late)
         assert host.refuses(Command.CHECK_SOURCE, 2, now=late) is ErrorCode.DOMAIN_LOCKED
     assert host.refuses(Command.CHECK_SOURCE, 2, now=late + GIVE_UP_SECONDS + 1) is None
+
+
+def test_a_job_that_was_given_up_has_its_place_again_as_soon_as_its_controller_speaks_of_it() -> None:
+    host = Host(1)
+    host.do(Command.PREPARE_DESTINATION, 1)
+    late = NOW + GIVE_UP_SECONDS + 1
+    host.do(Command.CHECK_SOURCE, 2, "VM2", now=late)
+    assert host.free() == 1
+    host.keep("00000001", late)
+    assert (host.free(), host.refuses(Command.CHECK_SOURCE, 2, now=late)) == (0, ErrorCode.DOMAIN_LOCKED)
 
 
 def test_a_job_is_about_one_vm() -> None:
@@ -322,6 +355,11 @@ def fail(_context: StepContext, _arguments: StepArguments) -> StepReport:
     raise MigrationError(ErrorCode.TOOL_FAILED, {"tool": "qemu-img", "host": SOURCE, "reason": "no"})
 
 
+def rolled_back(*, cleared: bool) -> Step:
+    """A ROLL_BACK after which there is nothing left to clear, or something."""
+    return lambda _context, _arguments: RollBackReport(state=DomainState.ABSENT, removed=(), cleared=cleared)
+
+
 STEPS = {
     Command.CHECK_SOURCE: check, Command.CHECK_DESTINATION: check, Command.PREPARE_DESTINATION: done,
     Command.COPY_DISK_FILE: done, Command.FINISH: done, Command.ROLL_BACK: fail}
@@ -337,9 +375,19 @@ def test_a_controller_is_told_at_its_check_who_has_the_domain() -> None:
     assert agent.waiting == []
 
 
-@pytest.mark.parametrize("command", [Command.FINISH, Command.ROLL_BACK])
-def test_the_next_job_can_begin_once_a_closing_step_has_ended_well_or_not(command: Command) -> None:
-    agent = StillAgent(STEPS, jobs_limit=1)
+def test_whoever_meets_a_locked_domain_is_told_who_typed_the_command_and_where() -> None:
+    agent = StillAgent(STEPS)
+    begun = job(1)
+    agent.ask(Command.PREPARE_DESTINATION, dataclasses.replace(
+        begun, migration=dataclasses.replace(begun.migration, admin="ann@boss")))
+    (refused,) = agent.send(Command.CHECK_SOURCE, job(2))
+    assert f"asked for by ann@boss ({CONTROLLER[0]}) since " in str(refused.error())
+
+
+@pytest.mark.parametrize(("command", "step"), [
+    (Command.FINISH, done), (Command.ROLL_BACK, rolled_back(cleared=True))])
+def test_the_next_job_can_begin_once_a_closing_step_has_ended_well(command: Command, step: Step) -> None:
+    agent = StillAgent({**STEPS, command: step}, jobs_limit=1)
     agent.ask(Command.PREPARE_DESTINATION, job(1))
     agent.send(command, job(1))
     agent.write()
@@ -348,6 +396,19 @@ def test_the_next_job_can_begin_once_a_closing_step_has_ended_well_or_not(comman
     agent.work()
     agent.write()
     assert agent.ask(Command.PREPARE_DESTINATION, job(2)).error() is None
+
+
+@pytest.mark.parametrize(("command", "step"), [
+    (Command.FINISH, fail), (Command.ROLL_BACK, fail), (Command.ROLL_BACK, rolled_back(cleared=False))])
+def test_a_job_of_which_something_is_left_keeps_its_vm_until_it_is_given_up(command: Command, step: Step) -> None:
+    agent = StillAgent({**STEPS, command: step})
+    agent.ask(Command.PREPARE_DESTINATION, job(1))
+    agent.ask(command, job(1))
+    assert code_of(agent.ask(Command.PREPARE_DESTINATION, job(2))) is ErrorCode.DOMAIN_LOCKED
+    late = time.monotonic() + GIVE_UP_SECONDS + 1
+    agent.agent.jobs.enter(Command.PREPARE_DESTINATION, SOURCE, job(2).migration, CONTROLLER[0], late)
+    # It is not forgotten: the agent goes on to see to it.
+    assert [each.job_id for each in agent.agent.jobs.unattended(late)] == ["00000001"]
 
 
 def test_a_job_that_did_not_begin_because_the_disk_is_full_leaves_its_place_to_the_next() -> None:

@@ -80,7 +80,7 @@ def test_every_package_is_installed() -> None:
 def test_only_the_host_package_imports_libvirt_and_paramiko() -> None:
     importing = {name for name in OURS for path in modules_of(name) if imports(path) & {"libvirt", "paramiko"}}
     assert importing <= {"host"}
-    assert "libvirt" in imports(ROOT / "host" / "hypervisor.py")
+    assert "libvirt" in imports(ROOT / "host" / "bindings.py")
 
 
 def test_only_one_module_opens_a_udp_socket() -> None:

@@ -33,6 +33,7 @@ from tests.unit.samples import (
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import HostFacts
 from wire.findings import CheckReport
+from wire.history import JobArguments, JobDetails, JobList, JobsArguments
 from wire.message import (
     ARGUMENTS,
     RESULTS,
@@ -142,7 +143,7 @@ def test_every_command_has_arguments_of_one_kind() -> None:
     named = {
         Command.HELLO: HelloArguments, Command.STATUS: StatusArguments, Command.CANCEL: CancelArguments,
         Command.CHECK_LINK: LinkArguments, Command.MEASURE_LINK: LinkArguments,
-        Command.LOCATE: DomainArguments}
+        Command.LOCATE: DomainArguments, Command.LIST: JobsArguments, Command.RECALL: JobArguments}
     assert {**dict.fromkeys(set(Command), StepArguments), **named} == ARGUMENTS
     assert {command: type(arguments) for command, arguments in ARGUMENTS_OF.items()} == ARGUMENTS
 
@@ -152,7 +153,7 @@ def test_every_command_but_status_has_a_result_of_one_kind() -> None:
         Command.HELLO: HostFacts, Command.CHECK_SOURCE: CheckReport, Command.CHECK_DESTINATION: CheckReport,
         Command.CHECK_LINK: CheckReport, Command.MEASURE_LINK: LinkReport,
         Command.LIVE_MIGRATION: MigrationReport, Command.ROLL_BACK: RollBackReport, Command.CANCEL: CancelReport,
-        Command.LOCATE: DomainView}
+        Command.LOCATE: DomainView, Command.LIST: JobList, Command.RECALL: JobDetails}
     assert {**dict.fromkeys(set(Command) - {Command.STATUS}, StepReport), **named} == RESULTS
     assert {command: type(result) for command, result in RESULT_OF.items()} == RESULTS
 
@@ -411,12 +412,17 @@ def test_wrong_arguments_of_a_right_request_are_told_with_what_is_right_of_it(bo
     encode(a_reply(Command.LIVE_MIGRATION, MessageType.REFUSED, Obstacle.of(caught.value.error)))
 
 
+# A job's id is all that CANCEL and RECALL take, and HELLO may have one. LIST may be asked for as little as HELLO.
+ALIKE = {
+    (Command.CANCEL, Command.RECALL), (Command.RECALL, Command.CANCEL), (Command.HELLO, Command.CANCEL),
+    (Command.HELLO, Command.RECALL), (Command.LIST, Command.HELLO)}
+
+
 @pytest.mark.parametrize("command", list(Command))
 def test_the_arguments_of_another_command_are_told(command: Command) -> None:
     for other, arguments in ARGUMENTS_OF.items():
         sent = content_of(dataclasses.replace(REQUEST, cmd=other, cmd_arguments=arguments))["cmd_arguments"]
-        # A HELLO may name a job, as CANCEL must.
-        if ARGUMENTS[other] is not ARGUMENTS[command] and (command, other) != (Command.HELLO, Command.CANCEL):
+        if ARGUMENTS[other] is not ARGUMENTS[command] and (command, other) not in ALIKE:
             assert answer_to(request_fields(cmd=command.value, cmd_arguments=sent)) is ErrorCode.MESSAGE_INVALID
 
 

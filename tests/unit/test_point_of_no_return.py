@@ -22,7 +22,7 @@ from tests.unit.scripted import (
     states,
 )
 from wire.errors import ErrorCode, MigrationError
-from wire.records import Convergence, Progress
+from wire.records import Convergence, Progress, StepArguments
 
 BROKEN = MigrationError(ErrorCode.POST_COPY_FAILED, {
     "domain": "VM1", "host": SOURCE, "destination": DESTINATION, "user": "kvm", "reason": "the tunnel ended"})
@@ -42,6 +42,17 @@ def test_a_post_copy_that_broke_off_is_unknown_with_its_own_hint_and_no_advice_t
     assert agents.calls() == CHECKED + MOVING + ROLLING_BACK
 
 
+@pytest.mark.parametrize("here", [DomainState.PAUSED, DomainState.SHUT_OFF])
+def test_what_was_written_over_there_in_post_copy_is_not_removed_because_the_source_has_what_is_left(
+    here: DomainState,
+) -> None:
+    _report, agents, _notes = run({**states(here, DomainState.ABSENT), (Command.LIVE_MIGRATION, SOURCE): BROKEN})
+    (told,) = [asked.request.cmd_arguments for asked in agents.asked
+               if (asked.request.cmd, asked.request.agent_ip) == (Command.ROLL_BACK, DESTINATION)]
+    assert isinstance(told, StepArguments)
+    assert told.source_keeps is False
+
+
 def test_a_post_copy_that_broke_off_after_all_was_across_is_a_move() -> None:
     report, _agents, _notes = run({**AFTER, (Command.LIVE_MIGRATION, SOURCE): BROKEN})
     assert (report.outcome, report.runs_on) == (Outcome.MOVED_INCOMPLETE, DESTINATION)
@@ -49,10 +60,10 @@ def test_a_post_copy_that_broke_off_after_all_was_across_is_a_move() -> None:
 
 @pytest.mark.parametrize(("post_copy", "said", "cancelled"), [
     (False, "cancelling", 1), (True, "too late to cancel", 0)])
-def test_ctrl_c_in_post_copy_comes_too_late_and_says_so(post_copy: bool, said: str, cancelled: int) -> None:
+def test_a_cancel_in_post_copy_comes_too_late_and_says_so(post_copy: bool, said: str, cancelled: int) -> None:
     shown = Progress(phase="x", done=1, total=2, memory=dataclasses.replace(PASS, post_copy=post_copy))
     report, agents, notes = run({
-        (Command.LIVE_MIGRATION, SOURCE): WithProgress((shown,), Interrupt(HAPPY[Command.LIVE_MIGRATION, SOURCE]))})
+        (Command.LIVE_MIGRATION, SOURCE): WithProgress((shown,), Interrupt(HAPPY[Command.LIVE_MIGRATION, SOURCE], 2))})
     assert said in notes.told
     assert agents.count((Command.CANCEL, SOURCE)) == cancelled
     assert report.outcome is Outcome.MOVED

@@ -392,7 +392,7 @@ def test_the_conf_file_goes_where_libvirt_keeps_it_unless_asked_otherwise() -> N
 
 
 def test_a_migration_to_another_daemon_differs_in_nothing_else() -> None:
-    changed = MIGRATION.to_daemon(LibvirtDaemon.VIRTQEMUD)
+    changed = MIGRATION.with_daemons(LibvirtDaemon.LIBVIRTD, LibvirtDaemon.VIRTQEMUD)
     assert changed.destination_daemon is LibvirtDaemon.VIRTQEMUD
     assert dataclasses.replace(changed, destination_daemon=LibvirtDaemon.LIBVIRTD) == MIGRATION
     assert MIGRATION.transport is Transport.SSH

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,26 +11,33 @@ import pytest
 libvirt = pytest.importorskip(
     "libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)", exc_type=ImportError)
 
-import steps.roll_back  # noqa: E402 - nothing below can be imported without libvirt
-from constant import DOWNTIME_FIRST, Command, CopyStorage, DomainState, LibvirtDaemon, OnTimeout, Transport  # noqa: E402
+from constant import (  # noqa: E402 - nothing below can be imported without libvirt
+    DOWNTIME_FIRST,
+    Command,
+    CopyStorage,
+    DomainState,
+    LibvirtDaemon,
+    OnTimeout,
+    Transport,
+)
 from host.domain_xml import DiskElement  # noqa: E402
 from host.hypervisor import (  # noqa: E402
     Hypervisor,
-    MigrationTarget,
     MigrationThread,
     Network,
     libvirt_daemon,
 )
-from host.job_files import JobSockets, Ledger, MadeKind  # noqa: E402
+from host.job_files import JobSockets  # noqa: E402
 from host.job_statistics import JobStatistics  # noqa: E402
+from host.migration_target import MigrationTarget  # noqa: E402
 from steps.checks.disks import why_not  # noqa: E402
-from steps.context import Cancellation, StepContext  # noqa: E402
 from steps.convergence import ConvergenceControl  # noqa: E402
-from steps.live_migration import _after_switchover, _forwards, _target, as_progress  # noqa: E402
+from steps.live_migration import _after_switchover, _forwards, _target  # noqa: E402
 from steps.table import HELLO, STEPS  # noqa: E402
-from tests.unit.samples import AGENTS, DESTINATION, FACTS, HARD, MIGRATION, MOVED, SOURCE  # noqa: E402
+from steps.watching import as_progress  # noqa: E402
+from tests.unit.samples import FACTS, HARD, MIGRATION, MOVED  # noqa: E402
 from wire.errors import ErrorCode, MigrationError  # noqa: E402
-from wire.records import Convergence, DiskProgress, MigrationReport, RollBackReport, StepArguments  # noqa: E402
+from wire.records import Convergence, DiskProgress, MigrationReport  # noqa: E402
 
 TEST_URI = "test:///default"
 SOCKETS = JobSockets.of(MIGRATION)
@@ -441,109 +446,6 @@ def test_after_the_switchover_the_copy_left_behind_does_not_start_with_its_host(
     report = _after_switchover(cast("Hypervisor", hypervisor), "VM1", control)
     assert report == dataclasses.replace(MOVED, downtime_limit=DOWNTIME_FIRST)
     assert hypervisor.starts is False
-
-
-# ROLL_BACK.
-
-
-class Stating:
-    """A hypervisor that tells one state after the other, and stays with the last."""
-
-    def __init__(self, *told: DomainState, arriving: bool = True) -> None:
-        self.told = list(told)
-        self.arriving = arriving
-
-    def pause_problem(self, _domain: str) -> str | None:
-        """Whether it is on its way, or somebody has paused it."""
-        return "paused by a migration" if self.arriving else None
-
-    def state(self, _domain: str) -> DomainState:
-        """The next one."""
-        return self.told.pop(0) if len(self.told) > 1 else self.told[0]
-
-
-RollBack = Callable[..., RollBackReport]
-
-
-@pytest.fixture
-def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RollBack:
-    """Roll back on a host that is in these states, with an image and a directory of sockets that the job made."""
-    def run(
-        *told: DomainState, source_keeps: bool, host: str = DESTINATION, arriving: bool = True,
-    ) -> RollBackReport:
-        @contextlib.contextmanager
-        def opened(_host: str) -> Iterator[Stating]:
-            yield Stating(*told, arriving=arriving)
-
-        monkeypatch.setattr(Hypervisor, "open", opened)
-        monkeypatch.setattr("steps.roll_back.time.sleep", lambda _seconds: None)
-        context = StepContext(
-            host=host, epoch="", challenge="", destinations=AGENTS, state_directory=tmp_path,
-            cancellation=Cancellation(), progress=lambda _progress: None)
-        (tmp_path / "image").write_text("the last good copy")
-        (tmp_path / "sockets").mkdir()
-        ledger = context.ledger(MIGRATION)
-        ledger.add(MadeKind.IMAGE, str(tmp_path / "image"), (tmp_path / "image").stat())
-        ledger.add(MadeKind.SOCKET_DIRECTORY, str(tmp_path / "sockets"), (tmp_path / "sockets").stat())
-        return steps.roll_back.run(context, StepArguments(migration=MIGRATION, facts=FACTS, source_keeps=source_keeps))
-    return run
-
-
-def left(directory: Path) -> set[str]:
-    """What is still there."""
-    return {path.name for path in directory.iterdir()} & {"image", "sockets"}
-
-
-def test_what_the_job_made_goes_when_the_vm_runs_on_the_source_alone(roll_back: RollBack, tmp_path: Path) -> None:
-    report = roll_back(DomainState.ABSENT, source_keeps=True)
-    removed = (str(tmp_path / "sockets"), str(tmp_path / "image"))
-    assert report == RollBackReport(state=DomainState.ABSENT, removed=removed)
-    assert left(tmp_path) == set()
-
-
-@pytest.mark.parametrize("state", [DomainState.ABSENT, DomainState.SHUT_OFF, DomainState.RUNNING])
-def test_nothing_is_removed_unless_the_source_is_known_to_run_the_vm(
-    roll_back: RollBack, tmp_path: Path, state: DomainState,
-) -> None:
-    assert roll_back(state, source_keeps=False) == RollBackReport(state=state, removed=())
-    assert left(tmp_path) == {"image", "sockets"}
-    assert len(Ledger(MIGRATION.job_id, tmp_path / "jobs").entries()) == 2
-
-
-@pytest.mark.parametrize("state", [DomainState.SHUT_OFF, DomainState.RUNNING])
-def test_nothing_is_removed_while_the_vm_is_here(roll_back: RollBack, tmp_path: Path, state: DomainState) -> None:
-    assert roll_back(state, source_keeps=True) == RollBackReport(state=state, removed=())
-    assert left(tmp_path) == {"image", "sockets"}
-
-
-def test_a_half_arrived_vm_is_waited_for_until_libvirt_has_ended_it(roll_back: RollBack, tmp_path: Path) -> None:
-    paused = [DomainState.PAUSED] * 3
-    assert roll_back(*paused, DomainState.ABSENT, source_keeps=True).state is DomainState.ABSENT
-    assert left(tmp_path) == set()
-
-
-def test_a_paused_vm_that_has_arrived_is_not_waited_for_and_keeps_its_image(
-    roll_back: RollBack, tmp_path: Path,
-) -> None:
-    report = roll_back(DomainState.PAUSED, DomainState.ABSENT, source_keeps=True, arriving=False)
-    assert report == RollBackReport(state=DomainState.PAUSED, removed=())
-    assert left(tmp_path) == {"image", "sockets"}
-
-
-def test_a_half_arrived_vm_that_stays_keeps_its_image(
-    roll_back: RollBack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(steps.roll_back, "_GONE_SECONDS", -1.0)
-    assert roll_back(DomainState.PAUSED, source_keeps=True) == RollBackReport(state=DomainState.PAUSED, removed=())
-    assert left(tmp_path) == {"image", "sockets"}
-
-
-@pytest.mark.parametrize("state", list(DomainState))
-def test_the_source_tells_its_state_and_removes_nothing(
-    roll_back: RollBack, tmp_path: Path, state: DomainState,
-) -> None:
-    assert roll_back(state, source_keeps=True, host=SOURCE) == RollBackReport(state=state, removed=())
-    assert left(tmp_path) == {"image", "sockets"}
 
 
 def test_every_command_that_is_work_has_its_step() -> None:

@@ -55,7 +55,7 @@ from constant import (
     MessageType,
     Outcome,
 )
-from controller import RunReport
+from control.report import RunReport
 from tests.unit.samples import MIGRATION, ROOT
 from wire.errors import ERRORS, ErrorCode, ErrorKind, MigrationError
 
@@ -196,7 +196,7 @@ def test_every_kind_of_error_has_an_exit_code_that_is_not_success(kind: ErrorKin
 def test_the_exit_codes_are_the_documented_numbers() -> None:
     assert {code.name: int(code) for code in ExitCode} == {
         "MOVED": 0, "INTERNAL": 1, "INPUT": 2, "REFUSED": 3, "NO_CONTACT": 4, "ROLLED_BACK": 5,
-        "MOVED_INCOMPLETE": 6, "UNKNOWN": 7}
+        "MOVED_INCOMPLETE": 6, "UNKNOWN": 7, "DETACHED": 8}
 
 
 def test_every_outcome_has_an_exit_code_of_its_own() -> None:
@@ -238,7 +238,9 @@ def test_every_step_is_a_module_named_after_its_command() -> None:
 def test_every_command_is_asked_by_someone() -> None:
     asked = {
         node.attr for name in (
-            "controller.py", "control/conversation.py", "control/checks.py", "control/whereabouts.py", "wire/exchange.py")
+            "controller.py", *(f"control/{name}.py" for name in (
+                "conversation", "checks", "whereabouts", "looking", "restoring")),
+            "wire/exchange.py")
         for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Command"}
     assert asked >= {command.name for command in Command}
@@ -260,10 +262,14 @@ BELONGS: Mapping[Command, set[str]] = {
     Command.PREPARE_DESTINATION: {"OPEN_JOB"},
     Command.COPY_DISK_FILE: {"OPEN_JOB", "REPEATABLE"},
     Command.LIVE_MIGRATION: {"OPEN_JOB"},
-    Command.EXTRACT_CONFIGURE_FILE: {"CLEARING"},
+    Command.EXTRACT_CONFIGURE_FILE: {"BEGUN_WITHOUT_JOURNAL", "CLEARING", "REPEATABLE"},
     Command.DEFINE_VIRTUAL_MACHINE: {"BEGUN_WITHOUT_JOURNAL", "CLEARING", "REPEATABLE"},
     Command.FINISH: {"BEGUN_WITHOUT_JOURNAL", "CLEARING", "CLOSE_JOB", "REPEATABLE"},
     Command.ROLL_BACK: {"BEGUN_WITHOUT_JOURNAL", "CLEARING", "CLOSE_JOB", "REPEATABLE"},
+    Command.RESTORE_SOURCE: {"REPEATABLE"},
+    Command.HAND_OVER: {"BEGUN_WITHOUT_JOURNAL", "CLEARING", "REPEATABLE"},
+    Command.LIST: {"NOT_JOURNALED", "CHANGE_NOTHING", "REPEATABLE"},
+    Command.RECALL: {"NOT_JOURNALED", "CHANGE_NOTHING", "REPEATABLE"},
     Command.LOCATE: {"NOT_JOURNALED", "CHANGE_NOTHING", "REPEATABLE"},
     Command.STATUS: {"ANSWERED_AT_ONCE", "NOT_JOURNALED", "START_NOTHING"},
     Command.CANCEL: {"ANSWERED_AT_ONCE", "NOT_JOURNALED"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
@@ -11,17 +12,20 @@ from typing import Any, cast
 
 import pytest
 
+from tests.unit.samples import DESTINATION
+
 pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)",
                     exc_type=ImportError)
 
 from constant import DomainState, OnTimeout
-from host.hypervisor import Hypervisor, MigrationTarget
+from host.hypervisor import Hypervisor
 from host.job_statistics import JobStatistics
+from host.migration_target import MigrationTarget
 from host.ssh import Login, Tunnel
-from steps import live_migration
 from steps.context import Cancellation, StepContext
 from steps.convergence import Stage
-from steps.live_migration import _after_switchover, _Watch
+from steps.live_migration import _after_switchover
+from steps.watching import STALL_SECONDS, Watch
 from tests.unit.samples import AGENTS, MIGRATION, MOVED, SOURCE, FakeClock
 from wire.errors import ErrorCode, MigrationError
 from wire.records import Convergence, DiskProgress, Progress
@@ -63,6 +67,9 @@ class Site:
     cancellation: Cancellation = field(default_factory=Cancellation)
     cancel_at: float = 1e9
     kept: bool = False
+    began_post_copy: bool = False
+    closing_ends: bool = True
+    """Whether a migration that goes on after it was to end does so when its tunnel is closed, or its connections."""
 
     # The thread.
 
@@ -85,6 +92,10 @@ class Site:
         assert self.clock.now < 500.0, "it never ends"
 
     # libvirt.
+
+    def in_post_copy(self, _domain: str) -> bool:
+        """An earlier life of the agent may have begun it."""
+        return self.began_post_copy
 
     def _ask(self, call: str) -> None:
         self.asked.append(f"{self.clock.now:.1f} {call}")
@@ -152,22 +163,33 @@ class Site:
         """It stays open whatever becomes of the agent."""
         self.kept = True
 
+    def close(self) -> None:
+        """QEMU notices that there is nobody any more."""
+        self.asked.append(f"{self.clock.now:.1f} close")
+        self.tunnel_ends_at = self.clock.now
+        if self.closing_ends:
+            self.ends_at, self.error = self.clock.now + 0.5, CLOSED
 
-Follow = Callable[..., _Watch]
+    def cut(self) -> None:
+        """What QEMU itself has open to the other host is cut."""
+        self.asked.append(f"{self.clock.now:.1f} cut")
+        self.ends_at, self.error = self.clock.now + 0.5, CLOSED
+
+
+Follow = Callable[..., Watch]
 
 
 @pytest.fixture
 def follow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Follow:
     """Follow a migration on a site to its end."""
-    def run(site: Site, *, timeout: int = 0, **wanted: Any) -> _Watch:
-        monkeypatch.setattr(live_migration, "MigrationThread", site.thread)
-        monkeypatch.setattr("steps.live_migration.time.monotonic", site.clock)
+    def run(site: Site, *, timeout: int = 0, **wanted: Any) -> Watch:
+        monkeypatch.setattr("steps.watching.time.monotonic", site.clock)
         context = StepContext(
             host=SOURCE, epoch="", challenge="", destinations=AGENTS, state_directory=tmp_path,
             cancellation=site.cancellation, progress=site.told.append)
         migration = dataclasses.replace(MIGRATION, timeout=timeout, convergence=Convergence(**wanted))
-        watch = _Watch(context, migration, cast(Hypervisor, site), cast(Tunnel, site))
-        watch.follow(TARGET)
+        watch = Watch(context, migration, cast(Hypervisor, site), site, site.cut)
+        watch.follow(site, ("vda", "vdb"))
         return watch
     return run
 
@@ -240,9 +262,75 @@ def test_a_migration_that_is_cancelled_overdue_or_cut_off_is_ended_for_that_reas
 
 
 def test_libvirt_is_asked_again_to_end_a_migration_that_goes_on(follow: Follow) -> None:
-    site = Site(cancel_at=1.0, aborting_ends=False, ends_at=8.0, error=CLOSED)
+    site = Site(cancel_at=1.0, aborting_ends=False, ends_at=6.9, error=CLOSED)
     assert failing(follow, site).code is ErrorCode.MIGRATION_CANCELLED
-    assert [call.split()[1] for call in site.asked] == ["abort"] * 4
+    assert site.asked == ["1.0 abort", "3.0 abort", "5.0 abort"]
+
+
+def test_a_migration_that_goes_on_after_it_was_to_end_has_its_tunnel_closed(follow: Follow) -> None:
+    site = Site(cancel_at=1.0, aborting_ends=False)
+    # The reason is the one that came first, not the tunnel that was closed for it.
+    assert failing(follow, site).code is ErrorCode.MIGRATION_CANCELLED
+    assert site.asked == ["1.0 abort", "3.0 abort", "5.0 abort", "7.0 abort", "7.0 close"]
+
+
+def test_a_migration_that_goes_on_without_its_tunnel_has_its_connections_cut(follow: Follow) -> None:
+    site = Site(cancel_at=1.0, aborting_ends=False, closing_ends=False)
+    assert failing(follow, site).code is ErrorCode.MIGRATION_CANCELLED
+    assert [call for call in site.asked if not call.endswith("abort")] == ["7.0 close", "11.0 cut"]
+
+
+def test_tunnel_and_connections_are_closed_once_however_long_it_goes_on(follow: Follow) -> None:
+    site = Site(cancel_at=1.0, aborting_ends=False, closing_ends=False)
+    site.cut = lambda: site.asked.append("cut")  # type: ignore[method-assign]
+    site.ends_at, site.error = 60.0, CLOSED
+    failing(follow, site)
+    assert [call.split()[-1] for call in site.asked if not call.endswith("abort")] == ["close", "cut"]
+
+
+# Nothing moves any more.
+
+
+def standing_still(since: float) -> Callable[[float], JobStatistics]:
+    """A mirror of which nothing crosses any more from then on."""
+    return lambda seconds: mirroring(min(seconds, since))
+
+
+def test_a_migration_of_which_no_byte_crosses_any_more_is_ended_within_a_minute(follow: Follow) -> None:
+    site = Site(standing_still(5.0))
+    error = failing(follow, site)
+    assert error.code is ErrorCode.MIGRATION_STALLED
+    assert (error.facts["seconds"], error.facts["destination"]) == ("35", DESTINATION)
+    assert "?" not in error.message + error.hint
+    (asked,) = site.asked
+    assert 5.0 + STALL_SECONDS <= float(asked.split()[0]) <= 5.0 + STALL_SECONDS + 1.0
+    site = Site(standing_still(5.0), aborting_ends=False, closing_ends=False)
+    assert failing(follow, site).code is ErrorCode.MIGRATION_STALLED
+    assert site.clock.now <= 5.0 + 60.0
+
+
+def test_a_migration_that_is_slow_is_not_ended(follow: Follow) -> None:
+    last = STALL_SECONDS - 1.0
+    for statistics in (
+        # One byte more each time, of the disk or of the memory, just before it would be ended.
+        lambda seconds: JobStatistics(int(seconds // last), 1000, 0, 0),
+        lambda seconds: JobStatistics(1000, 1000, int(seconds // last), 1000),
+        lambda seconds: JobStatistics(1000, 1000, 7, 1000, passes=int(seconds // last)),
+    ):
+        site = Site(statistics, ends_at=400.0)
+        follow(site, max_downtime=300)
+        assert not [call for call in site.asked if call.endswith("abort")]
+
+
+def test_a_migration_of_which_one_disk_gets_on_is_not_ended(
+    follow: Follow, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site(standing_still(1.0), ends_at=200.0)
+    monkeypatch.setattr(
+        site, "mirrors", lambda _domain, _targets: (DiskProgress("vda", int(site.clock.now), 200),))
+    follow(site)
+    assert site.asked == []
+
 
 
 def test_a_tunnel_that_is_gone_is_the_reason_behind_a_closed_socket(follow: Follow) -> None:
@@ -256,7 +344,7 @@ def test_a_migration_that_succeeds_in_spite_of_a_late_cancel_has_succeeded(follo
 
 
 def test_once_it_is_to_end_nothing_else_is_done_to_it(follow: Follow) -> None:
-    site = Site(cancel_at=1.0, aborting_ends=False, ends_at=40.0, error=CLOSED)
+    site = Site(cancel_at=1.0, aborting_ends=False, ends_at=6.5, error=CLOSED)
     failing(follow, site, post_copy=True)
     assert {call.split()[1] for call in site.asked} == {"abort"}
 
@@ -282,11 +370,17 @@ def test_a_paused_guest_whose_migration_fails_is_seen_to_run_again(follow: Follo
 # Post-copy: the point of no return.
 
 
-@pytest.mark.parametrize("changes", [{"cancel_at": 15.0}, {"tunnel_ends_at": 15.0}])
+def copying_until(end: float) -> Callable[[float], JobStatistics]:
+    """As copying(), but from then on nothing crosses any more."""
+    return lambda seconds: copying(min(seconds, end))
+
+
+@pytest.mark.parametrize("changes", [
+    {"cancel_at": 15.0}, {"tunnel_ends_at": 15.0}, {"statistics": copying_until(15.0), "ends_at": 90.0}])
 def test_in_post_copy_nothing_is_ended_and_what_succeeds_has_succeeded(
     follow: Follow, changes: dict[str, Any],
 ) -> None:
-    site = Site(ends_at=30.0, **changes)
+    site = Site(**{"ends_at": 30.0, **changes})
     watch = follow(site, timeout=12, post_copy=True)
     assert [call.split()[1] for call in site.asked] == ["post-copy"]
     report = _after_switchover(cast(Hypervisor, site), "VM1", watch.control)
@@ -307,6 +401,17 @@ def test_a_failure_in_post_copy_is_one_of_its_own_with_the_reason_behind_it(
     assert "?" not in error.message + error.hint
     error = failing(follow, Site(ends_at=30.0, error=ValueError("odd.")), post_copy=True)
     assert (error.code, error.facts["reason"]) == (ErrorCode.POST_COPY_FAILED, "odd")
+
+
+@pytest.mark.parametrize("changes", [{"cancel_at": 15.0}, {"statistics": copying_until(15.0)}])
+def test_post_copy_that_an_earlier_life_of_the_agent_has_begun_is_not_ended_either(
+    follow: Follow, changes: dict[str, Any],
+) -> None:
+    # libvirt refuses to begin post-copy again, and to end the job.
+    site = Site(refused={"post-copy": 1000}, aborting_ends=False, ends_at=90.0, began_post_copy=True, **changes)
+    with contextlib.suppress(MigrationError):
+        follow(site, post_copy=True)
+    assert not {call.split()[1] for call in site.asked} & {"close", "cut"}
 
 
 def test_a_failure_before_post_copy_began_is_an_ordinary_one(follow: Follow) -> None:

@@ -1,0 +1,103 @@
+"""Jobs as an admin sees them: the list, one job's state, and what `repair` found; in lines and as JSON."""
+
+from __future__ import annotations
+
+import time
+
+from console.figures import duration, size
+from console.plan import printable_lines
+from console.result import error_json, result_json
+from control.looking import JobLook, JobsReport
+from control.repairing import RepairReport
+from control.restoring import Restored
+from control.whereabouts import describe
+
+_HEADS = ("job", "VM", "from", "to", "asked for by", "since", "took", "moved", "downtime", "outcome")
+
+
+def jobs_text(report: JobsReport) -> str:
+    """The jobs as a table, the newest first."""
+    if not report.jobs:
+        return "No agent knows of a job."
+    rows = [_HEADS, *(_row(job) for job in report.jobs)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
+    return printable_lines(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def _row(job: JobLook) -> tuple[str, ...]:
+    told = job.told
+    return (
+        told.job_id, told.domain, told.source, told.destination, told.admin or told.asked_by,
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told.since)),
+        duration(job.ended - told.since) if job.ended else "", size(told.bytes) if told.bytes else "",
+        f"{told.downtime} ms" if told.downtime >= 0 else "", _state(job))
+
+
+def _state(job: JobLook) -> str:
+    if job.outcome is not None:
+        return job.outcome.value
+    doing = ", ".join(f"{command.value} on {host}" for command, host in job.doing)
+    return doing or "not finished: nothing runs"
+
+
+def jobs_json(report: JobsReport) -> dict[str, object]:
+    """The same for programs. Seconds since 1970, bytes, milliseconds."""
+    return {
+        "jobs": [_job_json(job) for job in report.jobs],
+        "errors": [error_json(error) for error in report.errors],
+    }
+
+
+def _job_json(job: JobLook) -> dict[str, object]:
+    told = job.told
+    return {
+        "job_id": told.job_id, "domain": told.domain, "source": told.source, "destination": told.destination,
+        "admin": told.admin or None, "asked_by": told.asked_by, "since": told.since, "ended": job.ended or None,
+        "outcome": job.outcome.value if job.outcome is not None else None, "bytes": told.bytes,
+        "downtime_ms": told.downtime if told.downtime >= 0 else None,
+        "doing": [{"command": command.value, "host": host} for command, host in job.doing],
+        "hosts": sorted(job.accounts),
+    }
+
+
+def repair_text(report: RepairReport) -> str:
+    """Where the VM is, what was done, and what is left to do."""
+    lines = [f"{report.domain}: {report.found.situation.value}."]
+    for host, view in ((report.source, report.found.source), (report.destination, report.found.destination)):
+        lines.append(f"  {host:<16} {describe(view) if view is not None else 'cannot be asked'}")
+    lines += [f"Job {run.migration.job_id} was brought to its end: {run.outcome.value}." for run in report.runs]
+    if report.why:
+        lines.append(report.why)
+    lines += [f"  on {host}:  {command}" for host, command in report.commands]
+    if not report.commands and not report.errors:
+        lines.append("Nothing is left to do.")
+    return printable_lines(lines)
+
+
+def repair_json(report: RepairReport) -> dict[str, object]:
+    """The same for programs."""
+    return {
+        "situation": report.found.situation.value, "exit_code": int(report.exit_code), "domain": report.domain,
+        "source": report.source, "destination": report.destination, "why": report.why,
+        "commands": [{"host": host, "command": command} for host, command in report.commands],
+        "jobs": [result_json(run) for run in report.runs], "errors": [error_json(error) for error in report.errors],
+    }
+
+
+def restored_text(restored: Restored) -> str:
+    """What was brought back, and how to start it."""
+    migration = restored.migration
+    return printable_lines([
+        f"{migration.domain} on {migration.source}: {restored.summary}.",
+        f"  on {migration.source}:  virsh start {migration.domain}"])
+
+
+def restored_json(restored: Restored) -> dict[str, object]:
+    """The same for programs."""
+    migration = restored.migration
+    return {
+        "job_id": migration.job_id, "domain": migration.domain, "source": migration.source,
+        "destination": migration.destination, "summary": restored.summary,
+        "warnings": [error_json(error) for error in restored.warnings],
+    }

@@ -1,0 +1,160 @@
+"""`repair`: finds out where a VM really is, has the agents finish or undo the jobs that are left of it, and says what
+an admin has to do about the rest, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Optional
+
+from constant import DomainState, ExitCode, Pause
+from control.conversation import Conversation
+from control.looking import JobLook, look_at_jobs
+from control.report import RunReport
+from control.whereabouts import Whereabouts, whereabouts
+from wire.errors import ErrorCode, MigrationError
+from wire.situation import DomainView, Situation
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """Where the VM is now, what was done, and what is left to do: commands, each with the host that it is for."""
+
+    domain: str
+    source: str
+    destination: str
+    found: Whereabouts
+    runs: tuple[RunReport, ...] = ()
+    """How each job that was left of it was brought to an end."""
+    why: str = ""
+    commands: tuple[tuple[str, str], ...] = ()
+    errors: tuple[MigrationError, ...] = ()
+    name_there: Optional[str] = None
+    """What the VM is called on the destination, if otherwise."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """MOVED, which is 0, if nothing is left to do."""
+        if self.commands or self.errors or self.found.situation is Situation.NOT_KNOWN:
+            return ExitCode.UNKNOWN
+        return ExitCode.MOVED
+
+
+@dataclass(frozen=True)
+class _Advice:
+    """What there is to say of a situation; `{vm}` `{source}` `{destination}` are put in. Commands by host."""
+
+    why: str
+    commands: tuple[tuple[str, str], ...] = ()
+
+
+_NOTHING = _Advice("")
+# For what the agents do not do by themselves: either choice could lose what somebody needs.
+_ADVICE: Mapping[Situation, _Advice] = {
+    Situation.ON_SOURCE: _NOTHING,
+    Situation.ON_DESTINATION: _NOTHING,
+    Situation.SHUT_OFF_ON_SOURCE: _NOTHING,
+    Situation.SHUT_OFF_ON_DESTINATION: _NOTHING,
+    Situation.ON_SOURCE_PAUSED: _NOTHING,
+    Situation.ON_DESTINATION_PAUSED: _NOTHING,
+    Situation.BOTH: _Advice(
+        "Both copies write, each to disks of its own. Look into both (`virsh console {vm}`, its services, the clock of "
+        "its last log lines), keep the one that its users reach, and end the other at once. What the other has written "
+        "stays in its image: copy that image away before anything else.",
+        (("{source}", "virsh destroy {vm}   # if {destination} is to keep it"),
+         ("{destination}", "virsh destroy {there}   # if {source} is to keep it"))),
+    Situation.ARRIVING: _Advice(
+        "It runs on {source}. What is paused on {destination} is a migration that did not end there, and no job of "
+        "ours; libvirt removes it within a minute if its peer is gone. If it is still there then, end it.",
+        (("{destination}", "virsh destroy {there}"),)),
+    Situation.LEAVING: _Advice(
+        "It runs on {destination}. What is paused on {source} is what a migration left of it, and must not go on.",
+        (("{source}", "virsh destroy {vm}"),)),
+    Situation.BETWEEN: _Advice(
+        "Neither copy runs. The one on {source} has all of the VM's disk and memory; the one on {destination} has "
+        "never run if it came with a migration of today. In post-copy neither is whole: then end both and start from a "
+        "disk.",
+        (("{destination}", "virsh destroy {there}"), ("{source}", "virsh resume {vm}"))),
+    Situation.SHUT_OFF_ON_BOTH: _Advice(
+        "Two definitions, none runs. Start the one with the newer disks, never both: `virsh dumpxml` shows a note in "
+        "the metadata of a copy that was left behind, `qemu-img info` and the time of the image tell the rest.",
+        (("{destination}", "virsh start {there}   # if it was moved there last"),
+         ("{source}", "virsh start {vm}   # if it never left"))),
+    Situation.NOWHERE: _Advice(
+        "Neither libvirt knows a VM of that name. If it was transient it has ended; its images are still where they "
+        "were.",
+        (("{source}", "ls -l /var/lib/libvirt/images"), ("{destination}", "ls -l /var/lib/libvirt/images"))),
+    Situation.NOT_KNOWN: _Advice("One of the hosts cannot be asked. Nothing is certain before it can be."),
+}
+
+
+def repair(
+    talk: Conversation, resume: Callable[[str], RunReport], domain: str, source: str, destination: str,
+) -> RepairReport:
+    """Do what is safe. Raises MigrationError for what is wrong on this host, or JOB_RUNS."""
+    for address in (source, destination):
+        talk.settings.agent_keys(address)
+    jobs = look_at_jobs(talk, domain)
+    left = [job for job in jobs.jobs
+            if job.outcome is None and {job.told.source, job.told.destination} == {source, destination}]
+    for job in left:
+        if job.doing:
+            doing = ", ".join(f"{command.value} on {host}" for command, host in job.doing)
+            raise MigrationError(
+                ErrorCode.JOB_RUNS, {"domain": domain, "job": job.told.job_id, "doing": doing})
+    silent = [error for error in jobs.errors if error.facts.get("host") in (source, destination)]
+    if not {source, destination} <= talk.contacts.keys():
+        return _report(RepairReport(domain, source, destination, Whereabouts(), errors=tuple(silent)))
+    runs = tuple(resume(job.told.job_id) for job in reversed(left))
+    name_there = _name_there(jobs.jobs, destination)
+    found = whereabouts(talk, (source, domain), (destination, name_there or domain))
+    return _report(RepairReport(
+        domain, source, destination, found, runs, errors=(*silent, *found.errors), name_there=name_there))
+
+
+def _name_there(jobs: Iterable[JobLook], destination: str) -> Optional[str]:
+    """What the newest job has called the VM on that host, if otherwise than here."""
+    return next((job.told.name_there for job in jobs if job.told.destination == destination), None)
+
+
+def _report(report: RepairReport) -> RepairReport:
+    """The report with what is left to do."""
+    there = report.name_there or report.domain
+    names = {"vm": report.domain, "there": there, "source": report.source, "destination": report.destination}
+    advice = _ADVICE[report.found.situation]
+    why = [advice.why.format(**names)] if advice.why else []
+    commands = [(host.format(**names), command.format(**names)) for host, command in advice.commands]
+    source, destination = report.found.source, report.found.destination
+    if (source is not None and destination is not None and source.state is DomainState.SHUT_OFF and not source.gone
+            and destination.pause is Pause.SOMEBODY):
+        why.append(
+            f"On {report.destination} it is paused, on {report.source} shut off: it may have arrived in a move that "
+            "did not come to its end. Let it go on unless the other one was started since; then end it instead.")
+        commands.append((report.destination, f"virsh resume {there}   # or: virsh destroy {there}"))
+    for host, view, other in ((report.source, source, destination), (report.destination, destination, source)):
+        name = there if host == report.destination else report.domain
+        for reason, command in _of_view(name, host, view, other):
+            why.append(reason)
+            commands.append((host, command))
+    return replace(report, why=" ".join(why), commands=tuple(commands))
+
+
+def _of_view(
+    domain: str, host: str, view: Optional[DomainView], other: Optional[DomainView],
+) -> Iterable[tuple[str, str]]:
+    """What has to be done about the VM on one host."""
+    if view is None:
+        return
+    if view.busy:
+        yield (f"On {host} it is locked by a job that is not ours.",
+               f"virsh domjobinfo {domain}; virsh domjobabort {domain}")
+    if view.state is DomainState.PAUSED and view.pause is Pause.POST_COPY_FAILED:
+        yield (f"On {host} it waits for memory that is on the other host: if the link is back, the post-copy migration "
+               "can be taken up again.", f"virsh migrate --postcopy-resume --postcopy --p2p --live {domain} URI")
+    elif view.pause is Pause.MIGRATION and not view.busy and other is not None and other.gone:
+        yield (f"On {host} a migration has left it paused, and the other host has nothing of it: it may go on.",
+               f"virsh resume {domain}")
+    elif view.state is DomainState.PAUSED and view.pause is Pause.OTHER:
+        yield (f"On {host} it is paused by an I/O error or the like: see to that first.",
+               f"virsh domstate --reason {domain}; virsh resume {domain}")

@@ -1,0 +1,70 @@
+"""`restore-source`: brings back the copy that a move has left behind, once the VM is certain to run nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from constant import Command
+from control.conversation import Conversation, SilenceError
+from control.looking import look_at_jobs, newest, recall, unreached
+from control.whereabouts import locate
+from wire.errors import ErrorCode, MigrationError
+from wire.records import Migration, StepArguments, StepReport
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was brought back: in the agent's words, and what the admin has to know about it."""
+
+    migration: Migration
+    summary: str
+    warnings: tuple[MigrationError, ...]
+
+
+def restore_source(talk: Conversation, job_id: str, *, without_destination: bool) -> Restored:
+    """Have the source bring its copy back; nothing is started.
+
+    Raises MigrationError JOB_UNKNOWN, RUNS_ELSEWHERE, NO_STALE_COPY, or what keeps a host from being asked: the one
+    that the VM moved to has to say that it does not run there, unless the admin goes `without_destination`.
+    """
+    report = look_at_jobs(talk, job_id)
+    look = newest(report, job_id)
+    if look is None or look.told.job_id != job_id:
+        for error in report.errors:
+            raise error
+        raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": "Any agent", "job": job_id})
+    source, destination = look.told.source, look.told.destination
+    warnings = list(report.errors)
+    for host, reason in unreached(talk, report, (source, destination)).items():
+        if host == source or not without_destination:
+            raise reason
+    # It may have moved on since, and have its old name again.
+    for host in sorted(talk.contacts.keys() - {source}):
+        try:
+            for name in sorted({look.told.name_there, look.told.domain}):
+                _refuse_if_there(talk, host, name)
+        except MigrationError as error:
+            if error.code is ErrorCode.RUNS_ELSEWHERE or host != destination or not without_destination:
+                raise
+            warnings.append(error)
+    known = recall(talk, job_id, [source])
+    for reason in known.errors:
+        raise reason
+    arguments = StepArguments(migration=known.details[source].record.arguments.migration)
+    migration = talk.migration = arguments.migration
+    try:
+        restored = talk.step(Command.RESTORE_SOURCE, source, arguments, StepReport, lambda told: told.summary)
+    except SilenceError as silence:
+        raise silence.error from silence
+    warnings.append(MigrationError(ErrorCode.COPY_OUTDATED, {
+        "domain": migration.domain, "host": source, "destination": destination}))
+    return Restored(migration, restored.summary, tuple(warnings))
+
+
+def _refuse_if_there(talk: Conversation, host: str, domain: str) -> None:
+    try:
+        view = locate(talk, host, domain)
+    except SilenceError as silence:
+        raise silence.error from silence
+    if view.has_it:
+        raise MigrationError(ErrorCode.RUNS_ELSEWHERE, {"host": host, "domain": domain, "state": view.state.value})

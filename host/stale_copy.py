@@ -1,0 +1,129 @@
+"""The copy of a VM that stays behind when it has moved: its disks, its NVRAM and its TPM's state get other names, so
+that it cannot be started by mistake, and get their own again if somebody has to go back.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from host.domain_edit import Changes, edit
+from host.domain_files import TPM_DIRECTORY
+from host.domain_xml import describe
+from host.hypervisor import Hypervisor
+from wire.placement import is_device
+from wire.situation import MovedNote
+
+
+@dataclass(frozen=True)
+class StaleCopy:
+    """The copy on this host that a job leaves behind: what its definition names, by the names before the move.
+
+    A file gets another name on disk; a block device cannot, so there the definition gets another name for it.
+    """
+
+    job_id: str
+    files: tuple[str, ...]
+    devices: tuple[str, ...]
+    shared: tuple[str, ...] = ()
+    """What another VM's definition names as well: it is left alone."""
+
+    @classmethod
+    def of(cls, hypervisor: Hypervisor, domain: str, job_id: str) -> StaleCopy:
+        """What libvirt here says belongs to the domain alone. Raises MigrationError DOMAIN_MISSING."""
+        description = describe(hypervisor.document(domain, inactive=True))
+        others = hypervisor.disks_of_others(domain)
+        disks = [
+            disk.path.removesuffix(_ending(job_id)) for disk in description.disks
+            if disk.path is not None and disk.mirrored and not disk.shareable]
+        own = [path for path in disks if path not in others]
+        more = [description.nvram.path] if description.nvram is not None else []
+        more += [f"{TPM_DIRECTORY}/{description.uuid}"] if description.has_tpm else []
+        return cls(
+            job_id, tuple(path for path in own if not is_device(path)) + tuple(more),
+            tuple(path for path in own if is_device(path)), tuple(path for path in disks if path in others))
+
+    def hidden(self, path: str) -> str:
+        """The name under which it lies while nobody is to find it."""
+        return path + _ending(self.job_id)
+
+    def hide(self, hypervisor: Hypervisor, domain: str, note: MovedNote) -> list[str]:
+        """Have the domain not start here any more, and say in its definition why. Returns what went wrong."""
+        hypervisor.set_autostart(domain, False)
+        hypervisor.set_moved_note(domain, note)
+        self._name_devices(hypervisor, domain, {path: self.hidden(path) for path in self.devices})
+        return _rename({path: self.hidden(path) for path in self.files})
+
+    def bring_back(self, hypervisor: Hypervisor, domain: str) -> list[str]:
+        """Undo that, but for autostart. Returns what went wrong; the note stays then."""
+        problems = _rename({self.hidden(path): path for path in self.files})
+        if not problems:
+            self._name_devices(hypervisor, domain, {self.hidden(path): path for path in self.devices})
+            hypervisor.set_moved_note(domain, None)
+        return problems
+
+    @staticmethod
+    def _name_devices(hypervisor: Hypervisor, domain: str, paths: dict[str, str]) -> None:
+        document = hypervisor.document(domain, inactive=True)
+        changed = edit(document, Changes(paths=paths))
+        if changed != document:
+            hypervisor.define(changed)
+
+    def lacking(self) -> list[str]:
+        """What is under neither name, so that it would have to be made anew."""
+        return [path for path in self.files if not (os.path.lexists(path) or os.path.lexists(self.hidden(path)))]
+
+    def taken(self) -> list[str]:
+        """What another VM has taken the name of since it was hidden."""
+        return [path for path in self.shared if os.path.lexists(self.hidden(path))]
+
+    def delete(self) -> list[str]:
+        """Remove what was hidden, for good. Returns what went wrong."""
+        problems = []
+        for path in map(self.hidden, self.files):
+            try:
+                if os.path.isdir(path) and not os.path.islink(path):
+                    shutil.rmtree(path)
+                elif os.path.lexists(path):
+                    os.unlink(path)
+            except OSError as error:
+                problems.append(f"cannot remove {path}: {error.strerror or error}")
+        return problems
+
+
+def take_note_off(hypervisor: Hypervisor, domain: str) -> None:
+    """Of a VM that has arrived: a copy that somebody has started all the same is none where it comes to be moved."""
+    if hypervisor.moved_note(domain) is not None:
+        hypervisor.set_moved_note(domain, None)
+
+
+def _ending(job_id: str) -> str:
+    return f".moved-{job_id}"
+
+
+def _rename(names: dict[str, str]) -> list[str]:
+    """Rename what is there; what has its new name already stays, and nothing is put in another's place."""
+    problems = []
+    for old, new in names.items():
+        if not os.path.lexists(old):
+            continue
+        try:
+            if os.path.lexists(new):
+                raise FileExistsError(0, f"{new} exists already")
+            os.rename(old, new)
+        except OSError as error:
+            problems.append(f"cannot rename {old}: {error.strerror or error}")
+    return problems
+
+
+def leftovers(paths: Iterable[str]) -> list[str]:
+    """The hidden files beside these paths that earlier moves have left."""
+    found = []
+    for path in paths:
+        directory, name = os.path.split(path)
+        if os.path.isdir(directory):
+            found += [f"{directory}/{each}" for each in sorted(os.listdir(directory))
+                      if each.startswith(f"{name}.moved-")]
+    return found

@@ -1,0 +1,74 @@
+"""Brings a VM to rest on the host that it left, or was to leave: no job of libvirt's on it, and not stuck half way.
+
+What arrives at the other host is held there until this one has given it up, so whatever is here may always go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from constant import DomainState, Pause
+from host.hypervisor import Hypervisor
+from steps.hand_over import has_arrived, is_held
+from wire.errors import MigrationError
+from wire.facts import DomainFacts
+from wire.records import Migration
+from wire.situation import DomainView
+
+log = logging.getLogger(__name__)
+
+# For so long libvirt may take to bring a domain to rest after a failure, and a libvirtd that has died to come back.
+REST_SECONDS = 45.0
+_LOOK_SECONDS = 0.3
+
+
+def bring_to_rest(host: str, migration: Migration, facts: DomainFacts) -> DomainView | None:
+    """How the domain is here once nothing is done with it any more; None if that does not come to pass in time."""
+    deadline = time.monotonic() + REST_SECONDS
+    while True:
+        problem = "it is still busy"
+        try:
+            with Hypervisor.open(host) as hypervisor:
+                view = at_rest(hypervisor, migration, facts)
+            if view is not None:
+                return view
+        except MigrationError as error:
+            # A libvirtd that has died is started again by its init system.
+            problem = error.message
+        if time.monotonic() > deadline:
+            log.warning("VM %s is not at rest here after %.0f s: %s", migration.domain, REST_SECONDS, problem)
+            return None
+        time.sleep(_LOOK_SECONDS)
+
+
+def at_rest(hypervisor: Hypervisor, migration: Migration, facts: DomainFacts) -> DomainView | None:
+    """How it is, or None while something is done with it: that is ended, and one that is stuck half way goes on."""
+    domain = migration.domain
+    if hypervisor.has_job(domain):
+        hypervisor.abort_job(domain)
+        return None
+    view = hypervisor.view(domain)
+    if view.busy:
+        hypervisor.end_block_jobs(domain)
+        return None
+    if view.pause is Pause.MIGRATION and is_held(migration, facts):
+        # A libvirtd that dies between the end of the copying and the switchover leaves it so.
+        log.warning("VM %s was left paused by its migration: it goes on here", domain)
+        hypervisor.resume(domain)
+        return None
+    return view
+
+
+def has_left(view: DomainView, there: Callable[[], DomainView | None]) -> bool:
+    """Whether the source has given the domain up, so that the one over there may go on.
+
+    libvirt remembers that it was migrated, unless it was started anew since; then it is the other side that tells.
+    """
+    if view.has_it:
+        return False
+    if view.migrated:
+        return True
+    other = there()
+    return other is not None and (has_arrived(other) or other.state is DomainState.RUNNING)
