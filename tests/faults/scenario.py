@@ -467,8 +467,7 @@ class Scenario:
         if job is not None:
             self.violations += invariants.of_job(job["outcome"], home, began=True)
         for node in ground.lab.nodes:
-            after = self._look_at(node)
-            before = self._before[node.name]
+            after, before = self._look_at(node), self._before[node.name]
             self.violations += [f"{node.name}: {text}" for text in invariants.of_files(
                 {path: value for path, value in before.items() if path.startswith("canary")}, after)]
             self.violations += invariants.of_rules(node.name, before["rules"], after["rules"])
@@ -485,7 +484,10 @@ class Scenario:
         if not home:
             return
         found = self._of_guest(home)
-        if found and any(trace in self._serial_output() for trace in _TRACES):
+        # The emulator also has a migrated guest stand still that has lost nothing. One that does so each time is told.
+        hangs = len(found) == 1 and found[0].startswith("the guest does not tick") and (
+            not self.plan.fault.breaks_disk and self._states_now()[home] == "running")
+        if hangs or (found and any(trace in self._serial_output() for trace in _TRACES)):
             raise GuestKernelCrashError(f"{self.name}: the guest's kernel has crashed: {'; '.join(found)}")
         self.violations += found
 
