@@ -24,7 +24,7 @@ from control.conversation import (
     SilenceError,
     cancelled_by_admin,
 )
-from control.looking import JobLook, Recalled, look_at_jobs, recall, unreached
+from control.looking import JobLook, Recalled, find_job, recall, unreached
 from control.report import RunReport
 from control.whereabouts import locate
 from udpmodule import ControllerSocket
@@ -151,12 +151,7 @@ class Controller:
 
     def _recalled(self, job_id: str) -> tuple[Migration, DomainFacts, Recalled, JobLook]:
         """What all agents together know of a job."""
-        report = look_at_jobs(self._talk, job_id)
-        look = next((job for job in report.jobs if job.told.job_id == job_id), None)
-        if look is None:
-            for error in report.errors:
-                raise error
-            raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": "Any agent", "job": job_id})
+        look, report = find_job(self._talk, job_id)
         hosts = (look.told.source, look.told.destination)
         for error in unreached(self._talk, report, hosts).values():
             # What a host did that cannot be asked is not known, and nothing is begun on suspicion.

@@ -142,6 +142,11 @@ class SilenceError(Exception):
         self.error = error
 
 
+def reason_of(error: MigrationError | SilenceError) -> MigrationError:
+    """What is told of either."""
+    return error.error if isinstance(error, SilenceError) else error
+
+
 class DetachedError(Exception):
     """The admin has left; what runs goes on."""
 
@@ -294,8 +299,7 @@ class Conversation:
         return value
 
     def _failed(self, command: Command, host: str, began: float, error: MigrationError | SilenceError) -> None:
-        reason = error.error if isinstance(error, SilenceError) else error
-        self._ended(StepResult(command, host, self.clock() - began, "", reason))
+        self._ended(StepResult(command, host, self.clock() - began, "", reason_of(error)))
 
     def _ended(self, step: StepResult) -> None:
         self.steps.append(step)

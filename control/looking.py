@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from constant import Command, Outcome
-from control.conversation import Conversation, SilenceError
+from control.conversation import Conversation, SilenceError, reason_of
 from control.fleet import addresses_of
 from wire.errors import ErrorCode, MigrationError
 from wire.history import JobArguments, JobDetails, JobList, JobsArguments, JobSummary, StepState
@@ -78,9 +78,20 @@ def _look_at_jobs(talk: Conversation, wanted: str) -> JobsReport:
             for summary in _jobs_of(talk, host, wanted):
                 accounts.setdefault(summary.job_id, {})[host] = summary
         except (MigrationError, SilenceError) as error:
-            errors.append(error.error if isinstance(error, SilenceError) else error)
+            errors.append(reason_of(error))
     jobs = sorted((JobLook(each) for each in accounts.values()), key=lambda job: job.told.since, reverse=True)
     return JobsReport(tuple(jobs), tuple(errors))
+
+
+def find_job(talk: Conversation, job_id: str) -> tuple[JobLook, JobsReport]:
+    """The job of that id. Raises MigrationError: what kept an agent from telling of it, or else JOB_UNKNOWN."""
+    report = look_at_jobs(talk, job_id)
+    look = next((job for job in report.jobs if job.told.job_id == job_id), None)
+    if look is not None:
+        return look, report
+    for error in report.errors:
+        raise error
+    raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": "Any agent", "job": job_id})
 
 
 def unreached(talk: Conversation, report: JobsReport, hosts: Sequence[str]) -> dict[str, MigrationError]:
@@ -143,7 +154,7 @@ def recall(talk: Conversation, job_id: str, hosts: Sequence[str]) -> Recalled:
                 details[host] = talk.step(
                     Command.RECALL, host, JobArguments(job_id=job_id), JobDetails, lambda told: told.record.job_id)
         except (MigrationError, SilenceError) as error:
-            errors.append(error.error if isinstance(error, SilenceError) else error)
+            errors.append(reason_of(error))
     return Recalled(details, tuple(errors))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from constant import Command
 from control.conversation import Conversation, SilenceError
-from control.looking import look_at_jobs, newest, recall, unreached
+from control.looking import find_job, recall, unreached
 from control.whereabouts import locate
 from wire.errors import ErrorCode, MigrationError
 from wire.records import Migration, StepArguments, StepReport
@@ -27,12 +27,7 @@ def restore_source(talk: Conversation, job_id: str, *, without_destination: bool
     Raises MigrationError JOB_UNKNOWN, RUNS_ELSEWHERE, NO_STALE_COPY, or what keeps a host from being asked: the one
     that the VM moved to has to say that it does not run there, unless the admin goes `without_destination`.
     """
-    report = look_at_jobs(talk, job_id)
-    look = newest(report, job_id)
-    if look is None or look.told.job_id != job_id:
-        for error in report.errors:
-            raise error
-        raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": "Any agent", "job": job_id})
+    look, report = find_job(talk, job_id)
     source, destination = look.told.source, look.told.destination
     warnings = list(report.errors)
     for host, reason in unreached(talk, report, (source, destination)).items():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from constant import Command, DomainState, Pause
-from control.conversation import Conversation, SilenceError
+from control.conversation import Conversation, SilenceError, reason_of
 from wire.errors import MigrationError
 from wire.situation import DomainArguments, DomainView, Situation, situation
 
@@ -34,7 +34,7 @@ def whereabouts(talk: Conversation, source: tuple[str, str], destination: tuple[
             views.append(locate(talk, host, domain))
         except (MigrationError, SilenceError) as error:
             views.append(None)
-            errors.append(error.error if isinstance(error, SilenceError) else error)
+            errors.append(reason_of(error))
     return Whereabouts(views[0], views[1], tuple(errors))
 
 

@@ -62,10 +62,9 @@ def _on_source(context: StepContext, arguments: StepArguments) -> RollBackReport
         problem = f"VM {migration.domain} is still busy with its migration"
         raise MigrationError(
             ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": migration.domain})
-    gave_up = view.migrated or view.state is DomainState.ABSENT
     keeps = has_whole(
         view, arguments.known_facts().state, post_copy=migration.convergence.may_post_copy) or arguments.source_keeps
-    return RollBackReport(state=view.state, removed=(), cleared=keeps and not gave_up, gave_up=gave_up)
+    return RollBackReport(state=view.state, removed=(), cleared=keeps and not view.gave_up, gave_up=view.gave_up)
 
 
 def _wait_for_rest(host: str, migration: Migration) -> None:

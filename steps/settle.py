@@ -83,15 +83,14 @@ def _on_destination(context: StepContext, arguments: StepArguments, *, alone: bo
     source = _ask(context, migration, migration.source, migration.source_daemon, migration.domain)
     if source is None or source.busy or source.half:
         return None
-    gave_up = source.migrated or source.state is DomainState.ABSENT
-    if held and gave_up:
+    if held and source.gave_up:
         log.warning("VM %s had arrived and its source had given it up: it goes on here", migration.name_there)
         hand_over.run(context, _given_up(arguments))
         return _arrive(context, arguments) if alone else None
     post_copy = migration.convergence.may_post_copy
-    keeps = not gave_up and has_whole(source, facts.state, post_copy=post_copy)
+    keeps = not source.gave_up and has_whole(source, facts.state, post_copy=post_copy)
     # One that is shut off and does not say why may have moved: then what waits here is all that there is of its memory.
-    is_off = not gave_up and source.state is DomainState.SHUT_OFF and not post_copy
+    is_off = not source.gave_up and source.state is DomainState.SHUT_OFF and not post_copy
     if alone and ((keeps and (held or view.gone)) or (is_off and view.gone)):
         return _clear(context, arguments, keeps=keeps)
     return None

@@ -102,11 +102,6 @@ class Watch:
         if running.error is not None:
             raise self._reason(running.error)
 
-    @property
-    def asked_to_stop(self) -> MigrationError | None:
-        """Why it was to end, if it was."""
-        return self._stopped_by
-
     # What ends it.
 
     def _stop_if_asked(self, now: float) -> None:

@@ -63,6 +63,11 @@ class DomainView:
         return self.state in (DomainState.RUNNING, DomainState.PAUSED)
 
     @property
+    def gave_up(self) -> bool:
+        """Of a source: whether libvirt there has ended the VM because it was migrated away, as far as it knows."""
+        return self.migrated or self.state is DomainState.ABSENT
+
+    @property
     def half(self) -> bool:
         """Whether it is paused in the middle of a migration."""
         return self.pause in (Pause.MIGRATION, Pause.POST_COPY_FAILED)
