@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab import Agent, Host, Lab
+from tests.lab import Agent, Host, Lab, Witness
 from tests.lab.conftest import CONTROLLER, IMAGES, PYTHON, virsh
 
 # A rebooted agent that finds a migration to go on with takes a moment more; a busy machine too.
@@ -285,6 +285,7 @@ class Ground:
                 node.run(["virsh", "-q", "-c", "qemu:///system", *command], check=False)
             for path in self.through(node, IMAGES).glob(f"{self.guest}*"):
                 node.run(["rm", "-f", f"{IMAGES}/{path.name}"], check=False)
+        Witness(self.lab, self.guest).end()
 
 
 @contextlib.contextmanager

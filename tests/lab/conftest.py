@@ -187,6 +187,7 @@ def make_guest(lab: Lab) -> Iterator[MakeGuest]:
             # The copies that moves have left have more at the end of the name.
             for path in images.glob(f"{Path(guest.disk).name}*") if images.is_dir() else []:
                 path.unlink()
+        guest.witness.end()
 
 
 def job_leftovers(host: Host) -> list[str]:
@@ -230,6 +231,7 @@ def scene(lab: Lab, agents: dict[str, Agent]) -> Iterator[Scene]:
     for command in ("destroy", "undefine"):
         virsh(node1, command, spec.name)
     node1.path(spec.image_path).unlink()
+    witness.end()
     for node in lab.nodes:
         obstacles.remove_networks(node)
         node.path(obstacles.DIRECTORY).rmdir()

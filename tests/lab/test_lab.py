@@ -8,7 +8,7 @@ import time
 
 from . import Lab, state
 from .conftest import IMAGES, Guest, MakeGuest
-from .witness import missing_records
+from .witness import Witness, missing_records
 
 
 def test_an_up_that_was_killed_in_the_middle_is_taken_down_without_a_trace(lab_machine: None) -> None:
@@ -33,6 +33,13 @@ def test_the_witness_notices_records_that_are_not_on_the_disk(lab: Lab, make_gue
         assert missing_records(copy, [last]) == [last]
     finally:
         copy.unlink()
+
+
+def test_the_account_of_a_guest_that_is_gone_is_not_its_namesakes(lab: Lab, make_guest: MakeGuest) -> None:
+    guest: Guest = make_guest("namesake")
+    lab.host("node1").run(["virsh", "-q", "-c", "qemu:///system", "destroy", guest.name])
+    guest.witness.end()
+    assert not Witness(lab, guest.name).ticks()
 
 
 def test_only_ssh_and_the_two_udp_ports_are_open_between_the_hosts(lab: Lab) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from constant import CLOCK_PAUSE
 
-from . import GuestSpec, Host, Lab, start_guest
-from .conftest import IMAGES, MEBIBYTE, Admin, Guest, Run, virsh
+from . import Host, Lab
+from .conftest import Admin, Guest, MakeGuest, Run, virsh
 from .guest import AGENT_DEVICES, serial_log
 from .hostfiles import QEMU_USER
 from .test_interrupted import assert_as_before
@@ -28,25 +28,18 @@ WATCHED = ("--json", "--progress", "json")
 
 
 @pytest.fixture
-def make_writer(lab: Lab) -> Iterator[MakeWriter]:
-    """Starts guests on node1 that write, and removes them and the limit of the link after the test."""
-    made: list[Guest] = []
-
+def make_writer(lab: Lab, make_guest: MakeGuest) -> Iterator[MakeWriter]:
+    """Starts guests on node1 that write, and removes the limit of the link after the test."""
     def make(name: str, *, mbit: float, memory_mib: int = 0, disk_mib: int = 0, extra_devices: str = "") -> Guest:
-        spec = GuestSpec(
-            name, disk_bytes=256 * MEBIBYTE, data_bytes=16 * MEBIBYTE, memory_mib=128, memory_writer_mib=memory_mib,
-            writer_mib=disk_mib, extra_devices=extra_devices)
-        made.append(Guest(lab, name, spec.image_path, start_guest(lab, lab.host("node1"), spec)))
+        guest = make_guest(
+            name, disk_mib=256, data_mib=16, memory_mib=128, memory_writer_mib=memory_mib, writer_mib=disk_mib,
+            extra_devices=extra_devices)
         lab.host("node2").rate(mbit)
-        return made[-1]
+        return guest
 
     yield make
     for host in lab.nodes:
         host.rate(None)
-        for guest in made:
-            for command in ("destroy", "undefine"):
-                host.run(["virsh", "-q", "-c", "qemu:///system", command, guest.name], check=False)
-            host.path(f"{IMAGES}/{guest.name}.qcow2").unlink(missing_ok=True)
 
 
 def phases(run: Run) -> list[str]:

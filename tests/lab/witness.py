@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -116,7 +117,6 @@ class GuestKernelCrashError(LabError):
     """
 
 
-
 class Witness:
     """The account of one guest in a lab."""
 
@@ -154,6 +154,18 @@ class Witness:
         ProcessIdentity.of(process.pid).save(self._pid_file)
         # It is to outlive this process, which is not going to wait for it.
         process.returncode = 0
+
+    def end(self) -> None:
+        """End the collector, and take all that it noted and the guest printed away: a next guest may have its name.
+
+        One that is left costs some percent of a processor until the lab ends.
+        """
+        identity = ProcessIdentity.load(self._pid_file)
+        if identity is not None and identity.send(signal.SIGKILL):
+            while identity.alive():
+                time.sleep(0.01)
+        for path in [self._pid_file, self._notes, *(host.path(serial_log(self.name)) for host in self.lab.nodes)]:
+            path.unlink(missing_ok=True)
 
     def ticks(self) -> list[Tick]:
         """Return what the collector has noted, in order of arrival; failed writes are left out."""
