@@ -126,11 +126,18 @@ class GuestSpec:
         return serial_log(self.name)
 
     def domain_xml(self, cache: str) -> str:
-        """Return the domain's XML, with that cache mode for the disk."""
+        """Return the domain's XML, with that cache mode for the disk.
+
+        With pti the guest's kernel loads its page tables anew at each system call, which empties the emulator's cache
+        of translations. A page that is in there as writable and gets written goes unnoticed between two passes over
+        the memory: QEMU before 9.0 forgets to take its mark away when it reads which pages are dirty (its commit
+        03bfc2188f). Without pti, an idle guest lost 3.2 pages in a migration of one pass too many (and 2 in 5 did not
+        go on), with it 0.2.
+        """
         arguments = (
-            f"console=ttyS0 quiet loglevel=3 panic=-1 witness.ring={RING_RECORDS} witness.tick={self.tick_seconds} "
-            f"witness.writer={self.writer_mib} witness.writer_start={FILE_SYSTEM_BYTES // MEBIBYTE} "
-            f"witness.memory={self.memory_writer_mib}"
+            f"console=ttyS0 quiet loglevel=3 panic=-1 pti=on witness.ring={RING_RECORDS} "
+            f"witness.tick={self.tick_seconds} witness.writer={self.writer_mib} "
+            f"witness.writer_start={FILE_SYSTEM_BYTES // MEBIBYTE} witness.memory={self.memory_writer_mib}"
         )
         return DOMAIN_XML.format(
             name=self.name,

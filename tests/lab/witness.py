@@ -109,11 +109,11 @@ class WitnessReport:
 
 
 class GuestKernelCrashError(LabError):
-    """The guest's own kernel crashed, which the emulator does to about one in 150 guests that are migrated.
+    """The guest's own kernel crashed, which the emulator now and then does to a guest that is migrated.
 
-    Without KVM, QEMU now and then misses a page that the guest has written (qemu-devel, 2015-09-03, "[Migration][TCG]
-    Page dirtying and migration in pure-QEMU VM mode"), whoever asked for the migration. A test that this happens to
-    is run once more; see script/test.
+    Without KVM, QEMU before 9.0 misses pages that the guest has written between two passes, whoever asked for the
+    migration (GuestSpec.domain_xml tells why, and what makes it rare). A test that this happens to is run once more;
+    see script/test.
     """
 
 
