@@ -44,7 +44,7 @@ from wire.errors import ErrorCode, MigrationError
 from wire.facts import HostFacts
 from wire.findings import CheckReport
 from wire.history import JobArguments
-from wire.jobs import Job, Jobs
+from wire.jobs import Job, Jobs, who_asked
 from wire.journal import Journal, JournalWriter
 from wire.memory import Address, Begun, Ended, Entry, Memory
 from wire.message import Request
@@ -353,6 +353,10 @@ class Agent:
     def go_on(self, entries: Sequence[Entry], adopted: Mapping[str, Request]) -> None:
         """Take up the jobs of an earlier life, and the requests of it that go on. Called before run()."""
         self.jobs.restore(entries, time.monotonic())
+        for job in self.jobs.open():
+            if (kept := recording.recall(self._state_directory, job.job_id)) is not None:
+                # The journal has the address alone.
+                job.asked_by = who_asked(kept.arguments.migration, kept.asked_by)
         if self._alone is not None:
             self._alone.clear([job.job_id for job in self.jobs.open()])
         for request in adopted.values():

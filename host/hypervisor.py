@@ -462,8 +462,8 @@ class Hypervisor:
         with libvirt_errors(self._host):
             self._find(domain).resume()
 
-    def drop(self, domain: str, *, definition: bool) -> None:
-        """End a domain that never ran here, with its `definition` if that came with it.
+    def drop(self, domain: str) -> None:
+        """End a domain that never ran here, with its definition if that came with it.
 
         Its NVRAM stays: whoever made it removes it. Raises MigrationError LIBVIRT_ERROR or DOMAIN_MISSING.
         """
@@ -471,7 +471,7 @@ class Hypervisor:
             found = self._find(domain)
             if found.isActive():
                 found.destroy()
-            if definition and self._is_defined(domain):
+            if self._is_defined(domain):
                 found.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
 
     def undefine(self, domain: str) -> None:

@@ -26,7 +26,7 @@ from steps.convergence import ConvergenceControl, Stage
 from steps.domain_changes import changes_for
 from steps.hand_over import Peer, is_held
 from steps.resting import bring_to_rest, has_left
-from steps.watching import Running, Watch
+from steps.watching import Running, Watch, Way
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
 from wire.placement import is_device
@@ -54,8 +54,7 @@ def run(context: StepContext, arguments: StepArguments) -> MigrationReport:
                 raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
                     "host": context.host, "domain": migration.domain,
                     "problem": f"VM {migration.domain} is no longer {facts.state.value}"})
-            watch = Watch(context, migration, hypervisor, opened,
-                          lambda: cut_connections(migration.domain, migration.destination, context.host))
+            watch = _watch(context, migration, hypervisor, opened)
             with Peer(target.connection, migration) as peer, _released_at_once(peer, migration, facts):
                 thread = MigrationThread(context.host, migration.domain, target)
                 thread.start()
@@ -74,13 +73,18 @@ def adopt(context: StepContext, arguments: StepArguments) -> MigrationReport:
     try:
         with Hypervisor.open(context.host) as hypervisor, \
                 Peer(_connection(sockets), migration) as peer, _released_at_once(peer, migration, facts):
-            watch = Watch(context, migration, hypervisor, left,
-                          lambda: cut_connections(migration.domain, migration.destination, context.host))
+            watch = _watch(context, migration, hypervisor, left)
             log.info("VM %s: going on with the migration that was begun before", migration.domain)
             return follow(watch, AdoptedMigration(hypervisor, migration.domain, context.host), facts, peer)
     finally:
         left.close()
         remove_socket_directory(sockets.directory)
+
+
+def _watch(context: StepContext, migration: Migration, hypervisor: Hypervisor, way: Way) -> Watch:
+    return Watch(
+        context, migration, hypervisor, way,
+        lambda: cut_connections(migration.domain, migration.destination, context.host))
 
 
 class AdoptedMigration:

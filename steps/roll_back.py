@@ -39,7 +39,7 @@ def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
         view = hypervisor.view(migration.name_there)
         if has_arrived(view) and arguments.source_keeps and is_held(migration, arguments.known_facts()):
             # It was held and never ran; the source, which does, never gave it up.
-            hypervisor.drop(migration.name_there, definition=True)
+            hypervisor.drop(migration.name_there)
             view = hypervisor.view(migration.name_there)
         # The copy that an earlier move has left is as good as nothing.
         state = DomainState.ABSENT if view.gone else view.state

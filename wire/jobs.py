@@ -54,6 +54,11 @@ class Job:
     looks: int = 0
 
 
+def who_asked(migration: Migration, address: str) -> str:
+    """The admin and their host, for whoever is refused because of the job."""
+    return f"{migration.admin} ({address})" if migration.admin else address
+
+
 class Jobs:
     """The migrations under way on this host: one for a domain, and no more than `limit`.
 
@@ -91,9 +96,9 @@ class Jobs:
             self._check(own, command, host, migration, now)
         if own is None and command in OPEN_JOB:
             since = time.strftime(_TIME_FORMAT)
-            who = f"{migration.admin} ({asked_by})" if migration.admin else asked_by
             own = self._jobs[migration.job_id] = Job(
-                migration.job_id, migration.domain, who, since, now, on_source=host == migration.source)
+                migration.job_id, migration.domain, who_asked(migration, asked_by), since, now,
+                on_source=host == migration.source)
         if own is not None:
             own.running[command] += 1
             own.given_up = False

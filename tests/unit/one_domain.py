@@ -94,9 +94,9 @@ class OneDomain:
         """Write it down."""
         self._do(f"resume {domain}")
 
-    def drop(self, domain: str, *, definition: bool) -> None:
+    def drop(self, domain: str) -> None:
         """Write it down; it is gone."""
-        self._do(f"drop {domain}{' and its definition' if definition else ''}")
+        self._do(f"drop {domain} and its definition")
         self.views = [ABSENT]
 
     def autostart(self, _domain: str) -> bool:

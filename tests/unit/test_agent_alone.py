@@ -277,10 +277,13 @@ def test_nothing_else_goes_on(tmp_path: Path, entries: list[Entry]) -> None:
     assert adoptable([begun(1)], tmp_path) == {}
 
 
-def second_life(hosts: Hosts, *entries: Entry) -> LonelyAgent:
+def second_life(hosts: Hosts, *entries: Entry, admin: str = "") -> LonelyAgent:
     """An agent that is started again, with the journal of its earlier life and what was written down of job 1."""
     agent = LonelyAgent(hosts)
-    JobHistory(agent.state_directory).put(kept_of(1))
+    kept = kept_of(1)
+    migration = dataclasses.replace(kept.arguments.migration, admin=admin)
+    JobHistory(agent.state_directory).put(
+        dataclasses.replace(kept, arguments=dataclasses.replace(kept.arguments, migration=migration)))
     adopted = adoptable(entries, agent.state_directory)
     agent.responder._memory.restore(entries, frozenset(adopted))
     with pytest.MonkeyPatch.context() as patch:
@@ -324,6 +327,14 @@ def test_a_migration_that_goes_on_can_be_cancelled_and_keeps_its_place(hosts: Ho
     assert code_of(refused) is ErrorCode.DOMAIN_LOCKED
     (cancelled,) = agent.send(Command.CANCEL, CancelArguments(job_id="00000001"))
     assert cancelled.cmd_result == CancelReport(known=True)
+
+
+def test_whoever_is_refused_after_a_restart_is_told_which_admin_is_at_it(hosts: Hosts) -> None:
+    agent = second_life(hosts, begun(1), admin="ann@desk")
+    (refused,) = agent.send(Command.PREPARE_DESTINATION, job(2))
+    error = refused.error()
+    assert error is not None
+    assert f"ann@desk ({CONTROLLER[0]})" in error.message
 
 
 def test_a_step_that_does_not_go_on_was_interrupted_and_its_job_is_seen_to(
