@@ -88,7 +88,7 @@ class Controller:
         return dataclasses.replace(
             report, seconds=self.clock() - began, steps=tuple(self._talk.steps), dry_run=self.dry_run,
             findings=checked.findings if checked is not None else (), sent=self._sent,
-            state=facts.state if facts is not None and report.outcome is not Outcome.ROLLED_BACK else report.state,
+            state=report.state if facts is None or report.runs_on is not None else facts.state,
             plan=checked.plan if checked is not None else None)
 
     def _run(self, migration: Migration) -> RunReport:
@@ -247,13 +247,12 @@ class Controller:
         """The steps after switchover. Each is tried, whatever became of the one before: the VM has moved."""
         self._moved = True
         found = list(errors)
-        arguments = StepArguments(migration=migration, facts=facts)
+        arguments = StepArguments(migration=migration, facts=facts, source_gave_up=True)
         stood_still = max(moved.downtime, 0) if moved is not None else 0
         finishing = dataclasses.replace(arguments, stood_still=stood_still)
         steps_before = len(found)
-        handing = dataclasses.replace(arguments, source_gave_up=True)
         for command, host, given in (
-            *([(Command.HAND_OVER, migration.destination, handing)] if held else []),
+            *([(Command.HAND_OVER, migration.destination, arguments)] if held else []),
             (Command.EXTRACT_CONFIGURE_FILE, migration.destination, arguments),
             (Command.DEFINE_VIRTUAL_MACHINE, migration.destination, arguments),
             (Command.FINISH, migration.destination, finishing),
@@ -262,20 +261,27 @@ class Controller:
             if (command, host) == (Command.FINISH, migration.source):
                 given = dataclasses.replace(given, destination_verified=len(found) == steps_before)
             try:
-                self._after_switchover(command, host, given)
+                if self._after_switchover(command, host, given).ended:
+                    found.append(_ended_since(migration))
             except MigrationError as error:
                 found.append(error)
             except SilenceError as silence:
                 found.append(silence.error)
-        outcome = Outcome.MOVED_INCOMPLETE if found else Outcome.MOVED
         # An answer may be older than what it says: its host may have gone down since.
         there = self._seen_there(migration)
+        if there is DomainState.SHUT_OFF and there is not facts.state:
+            if all(error.code is not ErrorCode.ENDED_SINCE for error in found):
+                found.append(_ended_since(migration))
+            return RunReport(migration, Outcome.MOVED_INCOMPLETE, migration.destination, 0.0, errors=tuple(found),
+                             moved=moved, state=there)
         if there is not facts.state and (there is not None or (held and len(found) > steps_before)):
             said = f"it is {there.value} on {migration.destination}" if there is not None else (
                 f"it waited on {migration.destination} to go on, which cannot be asked now")
             found.append(_state_unknown(migration, said))
             return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=tuple(found), moved=moved)
-        return RunReport(migration, outcome, migration.destination, 0.0, errors=tuple(found), moved=moved)
+        outcome = Outcome.MOVED_INCOMPLETE if found else Outcome.MOVED
+        return RunReport(
+            migration, outcome, migration.destination, 0.0, errors=tuple(found), moved=moved, state=facts.state)
 
     def _seen_there(self, migration: Migration) -> DomainState | None:
         """How the VM is on the destination now; None if that cannot be asked."""
@@ -284,14 +290,14 @@ class Controller:
         except (MigrationError, SilenceError):
             return None
 
-    def _after_switchover(self, command: Command, host: str, arguments: StepArguments) -> None:
+    def _after_switchover(self, command: Command, host: str, arguments: StepArguments) -> StepReport:
         """One of these steps, once more if libvirt has died in the middle of it: each may run twice."""
         try:
-            self._talk.step(command, host, arguments, StepReport, _summary)
+            return self._talk.step(command, host, arguments, StepReport, _summary)
         except MigrationError as error:
             if error.code not in (ErrorCode.LIBVIRT_ERROR, ErrorCode.LIBVIRT_UNREACHABLE):
                 raise
-            self._talk.step(command, host, arguments, StepReport, _summary)
+            return self._talk.step(command, host, arguments, StepReport, _summary)
 
     def _after_failure(self, migration: Migration, facts: DomainFacts, error: MigrationError) -> RunReport:
         """Undo on both hosts, and conclude from what each says of the VM, not from what should be."""
@@ -338,11 +344,27 @@ class Controller:
                 state=here.state, as_before=here.state is facts.state)
         if there is not None and there.arrived and here is not None and here.gave_up and held:
             return self._complete(migration, facts, None, (error,), held=True)
-        gone = here is not None and here.state in (DomainState.SHUT_OFF, DomainState.ABSENT)
-        if there is not None and there.state is facts.state and (gone or (here is None and held)):
+        if there is not None and here is not None and here.gave_up and (
+                here.state is there.state is DomainState.SHUT_OFF is not facts.state):
             return self._complete(migration, facts, None, (error,), held=False)
+        gone = here is not None and here.state in (DomainState.SHUT_OFF, DomainState.ABSENT)
+        split = any(report.split for report in reports.values())
+        if there is not None and there.state is facts.state and not split and (gone or (here is None and held)):
+            return self._complete(migration, facts, None, (error,), held=False)
+        return self._undecided(migration, facts, error, reports, silent)
+
+    def _undecided(
+        self, migration: Migration, facts: DomainFacts, error: MigrationError, reports: Mapping[str, RollBackReport],
+        silent: tuple[MigrationError, ...],
+    ) -> RunReport:
+        """It is on neither host for certain: what they have said goes to the admin."""
         found = [f"It is {report.state.value} on {host}." for host, report in reports.items()]
         reasons = [problem.message for problem in silent]
+        if any(report.split for report in reports.values()) and error.code is not ErrorCode.POST_COPY_FAILED:
+            # An earlier command has met it.
+            error = MigrationError(ErrorCode.POST_COPY_FAILED, {
+                "domain": migration.domain, "host": migration.source, "destination": migration.destination,
+                "user": migration.user, "job": migration.job_id, "reason": "so libvirt there says"})
         if error.code is ErrorCode.POST_COPY_FAILED:
             # Its own hint is the one to go by.
             state = _state_unknown(migration, " ".join([*reasons, *found]) or error.message)
@@ -370,6 +392,10 @@ class Controller:
 def _interrupted(migration: Migration) -> MigrationError:
     return MigrationError(ErrorCode.MIGRATION_CANCELLED, {
         "domain": migration.domain, "reason": "the command that drove it was ended in the middle"})
+
+
+def _ended_since(migration: Migration) -> MigrationError:
+    return MigrationError(ErrorCode.ENDED_SINCE, {"domain": migration.name_there, "host": migration.destination})
 
 
 def _state_unknown(migration: Migration, reason: str) -> MigrationError:

@@ -71,10 +71,16 @@ _ADVICE: Mapping[Situation, _Advice] = {
     Situation.LEAVING: _Advice(
         "It runs on {destination}. What is paused on {source} is what a migration left of it, and must not go on.",
         (("{source}", "virsh destroy {vm}"),)),
+    Situation.SPLIT: _Advice(
+        "Post-copy broke off: each host has a part of its memory. As long as both are there, destroy nothing. Mend the "
+        "link, let TCP 49152 to 49215 in on {destination}, and have it go on as root on {source}. If that command "
+        "does not come to an end, QEMU on {destination} waits for memory that does not come: then the memory is lost. "
+        "End both, and start the VM on {destination}, whose image is the newest.",
+        (("{source}", "virsh migrate --live --p2p --persistent --postcopy --postcopy-resume {vm} "
+          "qemu+ssh://USER@{destination}/system"),)),
     Situation.BETWEEN: _Advice(
         "Neither copy runs. The one on {source} has all of the VM's disk and memory; the one on {destination} has "
-        "never run if it came with a migration of today. In post-copy neither is whole: then end both and start from a "
-        "disk.",
+        "never run if it came with a migration of today.",
         (("{destination}", "virsh destroy {there}"), ("{source}", "virsh resume {vm}"))),
     Situation.SHUT_OFF_ON_BOTH: _Advice(
         "Two definitions, none runs. Start the one with the newer disks, never both: `virsh dumpxml` shows a note in "
@@ -87,6 +93,9 @@ _ADVICE: Mapping[Situation, _Advice] = {
         (("{source}", "ls -l /var/lib/libvirt/images"), ("{destination}", "ls -l /var/lib/libvirt/images"))),
     Situation.NOT_KNOWN: _Advice("One of the hosts cannot be asked. Nothing is certain before it can be."),
 }
+_IN_POST_COPY = _Advice(
+    "It runs on {destination}, and its memory is still following from {source}: that is post-copy, of a migration that "
+    "is not ours. End nothing before it is over.", (("{source}", "virsh domjobinfo {vm}"),))
 
 
 def repair(
@@ -122,17 +131,19 @@ def _report(report: RepairReport) -> RepairReport:
     """The report with what is left to do."""
     there = report.name_there or report.domain
     names = {"vm": report.domain, "there": there, "source": report.source, "destination": report.destination}
-    advice = _ADVICE[report.found.situation]
+    source, destination = report.found.source, report.found.destination
+    follows = report.found.situation is Situation.LEAVING and source is not None and source.busy
+    advice = _IN_POST_COPY if follows else _ADVICE[report.found.situation]
     why = [advice.why.format(**names)] if advice.why else []
     commands = [(host.format(**names), command.format(**names)) for host, command in advice.commands]
-    source, destination = report.found.source, report.found.destination
     if (source is not None and destination is not None and source.state is DomainState.SHUT_OFF and not source.gone
             and destination.pause is Pause.SOMEBODY):
         why.append(
             f"On {report.destination} it is paused, on {report.source} shut off: it may have arrived in a move that "
             "did not come to its end. Let it go on unless the other one was started since; then end it instead.")
         commands.append((report.destination, f"virsh resume {there}   # or: virsh destroy {there}"))
-    for host, view, other in ((report.source, source, destination), (report.destination, destination, source)):
+    each = ((report.source, source, destination), (report.destination, destination, source))
+    for host, view, other in () if follows or report.found.situation is Situation.SPLIT else each:
         name = there if host == report.destination else report.domain
         for reason, command in _of_view(name, host, view, other):
             why.append(reason)
@@ -146,13 +157,14 @@ def _of_view(
     """What has to be done about the VM on one host."""
     if view is None:
         return
+    if view.split:
+        yield (f"On {host} it waits for memory that was on the other host, where it is no more: that memory is lost. "
+               "End it, and start the VM where its image is the newest: where it moved to.", f"virsh destroy {domain}")
+        return
     if view.busy:
         yield (f"On {host} it is locked by a job that is not ours.",
                f"virsh domjobinfo {domain}; virsh domjobabort {domain}")
-    if view.state is DomainState.PAUSED and view.pause is Pause.POST_COPY_FAILED:
-        yield (f"On {host} it waits for memory that is on the other host: if the link is back, the post-copy migration "
-               "can be taken up again.", f"virsh migrate --postcopy-resume --postcopy --p2p --live {domain} URI")
-    elif view.pause is Pause.MIGRATION and not view.busy and other is not None and other.gone:
+    if view.pause is Pause.MIGRATION and not view.busy and other is not None and other.gone:
         yield (f"On {host} a migration has left it paused, and the other host has nothing of it: it may go on.",
                f"virsh resume {domain}")
     elif view.state is DomainState.PAUSED and view.pause is Pause.OTHER:

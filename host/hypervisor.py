@@ -59,6 +59,13 @@ _PAUSES = {
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: Pause.MIGRATION,
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: Pause.POST_COPY_FAILED,
 }
+# Of both hosts in post-copy. The last one is libvirt 8.5's.
+_SPLIT = frozenset({
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY),
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED),
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY),
+    (libvirt.VIR_DOMAIN_RUNNING, getattr(libvirt, "VIR_DOMAIN_RUNNING_POSTCOPY_FAILED", -1)),
+})
 _SECRET_TYPES = {
     libvirt.VIR_SECRET_USAGE_TYPE_VOLUME: "volume",
     libvirt.VIR_SECRET_USAGE_TYPE_CEPH: "ceph",
@@ -169,7 +176,8 @@ class Hypervisor:
         return DomainView(
             state=state, pause=_PAUSES.get(reason, Pause.OTHER) if state is DomainState.PAUSED else Pause.NONE,
             busy=self.busy(domain), migrated=_has_migrated(domain, number, reason), persistent=persistent,
-            autostart=bool(persistent and found.autostart()), moved=self.moved_note(domain))
+            autostart=bool(persistent and found.autostart()), moved=self.moved_note(domain),
+            split=(number, reason) in _SPLIT)
 
     def moved_note(self, domain: str) -> MovedNote | None:
         """What the domain's definition says of having moved away; None if it says nothing that can be read."""
@@ -442,6 +450,14 @@ class Hypervisor:
             return tuple(self._find(domain).state()) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY)
         except (libvirt.libvirtError, MigrationError):
             return False
+
+    def is_whole(self, domain: str) -> bool:
+        """Whether the domain certainly has all of its memory here, and no migration holds it paused."""
+        try:
+            view = self.view(domain)
+        except (libvirt.libvirtError, MigrationError):
+            return False
+        return view.has_it and not view.half
 
     def suspend(self, domain: str) -> None:
         """Pause the guest. If it is being migrated, libvirt lets it go on where it ends up, here or there."""

@@ -25,6 +25,10 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
     with Hypervisor.open(context.host, patience=RESTART_SECONDS) as hypervisor:
         state = hypervisor.state(domain)
         expected = [facts.state] if here else [DomainState.SHUT_OFF, DomainState.ABSENT]
+        ended = here and state is DomainState.SHUT_OFF and state not in expected
+        if ended and arguments.source_gave_up:
+            # All of it is here, as after a power failure: a guest may shut itself off at any moment, and hosts fail.
+            expected.append(state)
         if state not in expected:
             problem = f"VM {domain} is {state.value}, not {expected[0].value}"
             raise MigrationError(
@@ -39,7 +43,7 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
                 words = [_leave_copy(context, hypervisor, arguments), *words[1:]]
         elif state is DomainState.RUNNING:
             words += _ask_guest(hypervisor, migration, arguments.stood_still)
-    return StepReport(summary=", ".join(words))
+    return StepReport(summary=", ".join(words), ended=ended)
 
 
 def _leave_copy(context: StepContext, hypervisor: Hypervisor, arguments: StepArguments) -> str:

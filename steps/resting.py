@@ -46,10 +46,13 @@ def bring_to_rest(host: str, migration: Migration, facts: DomainFacts) -> Domain
 def at_rest(hypervisor: Hypervisor, migration: Migration, facts: DomainFacts) -> DomainView | None:
     """How it is, or None while something is done with it: that is ended, and one that is stuck half way goes on."""
     domain = migration.domain
+    view = hypervisor.view(domain)
+    if view.pause is Pause.POST_COPY_FAILED:
+        # libvirt keeps its job, which nothing but a recovery ends.
+        return view
     if hypervisor.has_job(domain):
         hypervisor.abort_job(domain)
         return None
-    view = hypervisor.view(domain)
     if view.busy:
         hypervisor.end_block_jobs(domain)
         return None

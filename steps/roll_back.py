@@ -44,7 +44,7 @@ def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
         # The copy that an earlier move has left is as good as nothing.
         state = DomainState.ABSENT if view.gone else view.state
         if not view.gone or not (arguments.source_keeps or arguments.source_is_off):
-            return RollBackReport(state=state, removed=(), arrived=has_arrived(view))
+            return RollBackReport(state=state, removed=(), arrived=has_arrived(view), split=view.split)
         ledger = context.ledger(migration)
         put_back(hypervisor, migration.name_there, ledger)
     removed, problems = ledger.close(frozenset(MadeKind))
@@ -64,7 +64,9 @@ def _on_source(context: StepContext, arguments: StepArguments) -> RollBackReport
             ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": migration.domain})
     keeps = has_whole(
         view, arguments.known_facts().state, post_copy=migration.convergence.may_post_copy) or arguments.source_keeps
-    return RollBackReport(state=view.state, removed=(), cleared=keeps and not view.gave_up, gave_up=view.gave_up)
+    return RollBackReport(
+        state=view.state, removed=(), cleared=keeps and not view.gave_up, gave_up=view.gave_up,
+        split=view.split)
 
 
 def _wait_for_rest(host: str, migration: Migration) -> None:
@@ -72,8 +74,9 @@ def _wait_for_rest(host: str, migration: Migration) -> None:
     deadline = time.monotonic() + _GONE_SECONDS
     while True:
         with contextlib.suppress(MigrationError), Hypervisor.open(host) as hypervisor:
-            # One that has arrived and is held, or that somebody had paused, is at rest.
-            if not hypervisor.view(migration.name_there).half:
+            # One that has arrived and is held, or that somebody had paused, is at rest. One in post-copy is not ended.
+            view = hypervisor.view(migration.name_there)
+            if view.split or not view.half:
                 return
         if time.monotonic() > deadline:
             return

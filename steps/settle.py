@@ -53,7 +53,7 @@ def _on_source(context: StepContext, arguments: StepArguments) -> Outcome | None
     if there.gone and view.pause is not Pause.POST_COPY_FAILED:
         return _take_back(context, arguments)
     gone = view.state in (DomainState.SHUT_OFF, DomainState.ABSENT)
-    return _leave(context, arguments) if gone and there.state is facts.state else None
+    return _leave(context, arguments) if gone and there.state is facts.state and not there.half else None
 
 
 def _take_back(context: StepContext, arguments: StepArguments) -> Outcome:
@@ -87,6 +87,9 @@ def _on_destination(context: StepContext, arguments: StepArguments, *, alone: bo
         log.warning("VM %s had arrived and its source had given it up: it goes on here", migration.name_there)
         hand_over.run(context, _given_up(arguments))
         return _arrive(context, arguments) if alone else None
+    if alone and source.migrated and view.state is DomainState.SHUT_OFF and not view.gone:
+        log.warning("VM %s has moved here and is shut off since", migration.name_there)
+        return _arrive(context, _given_up(arguments))
     post_copy = migration.convergence.may_post_copy
     keeps = not source.gave_up and has_whole(source, facts.state, post_copy=post_copy)
     # One that is shut off and does not say why may have moved: then what waits here is all that there is of its memory.

@@ -107,12 +107,15 @@ class Watch:
     def _stop_if_asked(self, now: float) -> None:
         if self._stopped_by is None:
             self._stopped_by, self._stop_since = self._reason_to_stop(now), now
-        if self._stopped_by is None or self.control.stage is Stage.POST_COPY:
+        if self._stopped_by is None or self._in_post_copy():
             return
         if now >= self._abort_at:
             log.warning("asking libvirt to end the migration: %s", self._stopped_by.message)
             self.hypervisor.abort_job(self.migration.domain)
             self._abort_at = now + _ABORT_AGAIN_SECONDS
+        if self.control.stage is Stage.POST_COPY:
+            # QEMU was asked for it, and may begin at any moment. libvirt ends nothing then; what is cut is cut.
+            return
         if self._closed == 0 and now - self._stop_since >= _CLOSE_TUNNEL_SECONDS:
             log.warning("the migration does not end: closing its tunnel")
             self._closed = 1
@@ -121,6 +124,10 @@ class Watch:
             log.warning("the migration does not end: cutting its connections")
             self._closed = 2
             self.cut_connections()
+
+    def _in_post_copy(self) -> bool:
+        """Whether the guest runs at the destination without all of its memory; QEMU takes a moment from the request."""
+        return self.control.stage is Stage.POST_COPY and self.hypervisor.in_post_copy(self.migration.domain)
 
     def _reason_to_stop(self, now: float) -> MigrationError | None:
         if self.context.cancellation.reason is not None:
@@ -140,13 +147,13 @@ class Watch:
             # libvirt has let it go on already, unless the pause came after the end of the migration.
             self.hypervisor.resume_if_suspended(self.migration.domain)
         lost = self.tunnel.lost() if self.tunnel.ended() and not self._closed else None
-        if self.control.stage is not Stage.POST_COPY:
+        if self.control.stage is not Stage.POST_COPY or self.hypervisor.is_whole(self.migration.domain):
             return self._stopped_by or lost or error
         told = lost or error
         reason = told.facts.get("reason", told.message) if isinstance(told, MigrationError) else str(told)
         return MigrationError(ErrorCode.POST_COPY_FAILED, {
             "domain": self.migration.domain, "host": self.context.host, "destination": self.migration.destination,
-            "user": self.migration.user, "reason": reason.rstrip(".")})
+            "user": self.migration.user, "job": self.migration.job_id, "reason": reason.rstrip(".")})
 
     # What helps it.
 

@@ -152,6 +152,7 @@ class ErrorCode(str, Enum):
     MIGRATION_CANCELLED = "migration-cancelled"
     POST_COPY_FAILED = "post-copy-failed"
     NOT_AS_EXPECTED = "not-as-expected"
+    ENDED_SINCE = "ended-since"
     TRIM_FAILED = "trim-failed"
     GUEST_AGENT_SILENT = "guest-agent-silent"
     LEFT_BEHIND = "left-behind"
@@ -530,8 +531,13 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "Destroy nothing and remove no image. See `virsh domstate {domain} --reason` on both hosts. If it says "
         "post-copy failed, mend the link, let TCP 49152 to 49215 in on {destination}, and let it go on as root on "
         "{host}: `virsh migrate --live --p2p --persistent --postcopy --postcopy-resume {domain} "
-        "qemu+ssh://{user}@{destination}/system` (libvirt 8.5). If one of the two has ended, the memory is lost, and "
-        "the image on {destination} is the newest."),
+        "qemu+ssh://{user}@{destination}/system` (libvirt 8.5). If one of the two has ended, or that command does not "
+        "come to an end, the memory is lost: then end both with `virsh destroy {domain}`, and start the VM on "
+        "{destination}, whose image is the newest. `vmmigration.py resume {job}` does the rest afterwards."),
+    ErrorCode.ENDED_SINCE: ErrorText(
+        _FAILED, "VM {domain} has moved to {host} and is shut off there: it ended after the switchover, by itself or "
+        "with its host.", "See why in /var/log/libvirt/qemu/{domain}.log on {host}, then `virsh start {domain}` there; "
+        "never start the copy on the source."),
     ErrorCode.NOT_AS_EXPECTED: ErrorText(
         _FAILED, "On {host}: {problem}.", "See `virsh list --all` and `virsh dumpxml {domain}` on both hosts."),
     ErrorCode.FILE_CHANGED: ErrorText(

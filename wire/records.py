@@ -271,6 +271,8 @@ class StepReport:
     summary: str
     bytes: int = 0
     """From COPY_DISK_FILE of the source: how much data it sent."""
+    ended: bool = False
+    """From FINISH of the destination: whether the VM has moved there and is shut off since."""
 
 
 @record
@@ -314,6 +316,8 @@ class RollBackReport:
     """On the destination: whether it is held here, all of it, for its source to give it up."""
     gave_up: bool = False
     """On the source: whether libvirt here has ended its copy because it was migrated away."""
+    split: bool = False
+    """Whether a part of its memory is on the other host: it is in post-copy, or that broke off."""
 
 
 @record

@@ -51,6 +51,8 @@ class DomainView:
     autostart: bool = False
     moved: Optional[MovedNote] = None
     """What it says of itself if it is only the copy that stayed behind."""
+    split: bool = False
+    """Whether a part of its memory is on the other host: it is in post-copy, or that broke off."""
 
     @property
     def gone(self) -> bool:
@@ -69,8 +71,8 @@ class DomainView:
 
     @property
     def half(self) -> bool:
-        """Whether it is paused in the middle of a migration."""
-        return self.pause in (Pause.MIGRATION, Pause.POST_COPY_FAILED)
+        """Whether it is in the middle of a migration: paused, or running without all of its memory."""
+        return self.split or self.pause in (Pause.MIGRATION, Pause.POST_COPY_FAILED)
 
 
 def has_whole(view: DomainView, began: DomainState, *, post_copy: bool) -> bool:
@@ -80,7 +82,7 @@ def has_whole(view: DomainView, began: DomainState, *, post_copy: bool) -> bool:
     it paused may have less. One that ran and is shut off may have been shut off because it has moved.
     """
     if view.state is began:
-        return view.pause is not Pause.POST_COPY_FAILED and not view.gone
+        return not (view.split or view.pause is Pause.POST_COPY_FAILED or view.gone)
     return view.has_it and not post_copy
 
 
@@ -93,6 +95,7 @@ class Situation(str, Enum):
     ON_DESTINATION_PAUSED = "paused on destination only"
     ARRIVING = "runs on source, half arrived on destination"
     LEAVING = "runs on destination, half left on source"
+    SPLIT = "runs on destination without all of its memory"
     BETWEEN = "paused on both"
     BOTH = "runs on both"
     SHUT_OFF_ON_SOURCE = "shut off, on source only"
@@ -106,6 +109,8 @@ def situation(source: Optional[DomainView], destination: Optional[DomainView]) -
     """What the two views together mean; None stands for a host that could not be asked."""
     if source is None or destination is None:
         return Situation.NOT_KNOWN
+    if source.pause is Pause.POST_COPY_FAILED and destination.has_it:
+        return Situation.SPLIT
     return _SITUATIONS[_kind(source), _kind(destination)]
 
 

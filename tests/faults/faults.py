@@ -140,9 +140,18 @@ def _kill_sshd_children(ground: Ground) -> None:
         ground.destination, "sshd", lambda words: words.startswith("sshd: ") and "[listener]" not in words)
 
 
-def _kill_qemu(ground: Ground) -> None:
-    ground.kill_processes(
-        ground.destination, "QEMU", lambda words: "qemu-system" in words and f"guest={ground.guest}," in words)
+def _signal_qemu(number: int) -> Callable[[Ground], None]:
+    def inject(ground: Ground) -> None:
+        ground.kill_processes(
+            ground.destination, "QEMU", lambda words: "qemu-system" in words and f"guest={ground.guest}," in words,
+            number)
+    return inject
+
+
+def _signal_libvirtd(number: int) -> Callable[[Ground], None]:
+    def inject(ground: Ground) -> None:
+        ground.kill_processes(ground.destination, "libvirtd", lambda words: words.startswith("libvirtd"), number)
+    return inject
 
 
 def _stop_agent(name: str) -> Callable[[Ground], None]:
@@ -212,11 +221,16 @@ _FAULTS = (
     Fault("kill-destination-sshd", _kill_sshd_children, moments=_WITH_SSH),
     Fault("kill-source-libvirtd", _kill_libvirtd(SOURCE)),
     Fault("kill-destination-libvirtd", _kill_libvirtd(DESTINATION)),
-    Fault("kill-destination-qemu", _kill_qemu, moments=_WITH_QEMU, ends=DESTINATION),
+    Fault("kill-destination-qemu", _signal_qemu(signal.SIGKILL), moments=_WITH_QEMU, ends=DESTINATION),
     Fault("disk-full", Ground.fill_disk, Ground.empty_disk, math.inf, _WITH_IMAGE, small_disk=True, breaks_disk=True),
     Fault("read-only", Ground.break_disk, Ground.mend_disk, math.inf, _WITH_IMAGE, small_disk=True, breaks_disk=True),
     Fault("stop-source-agent", _stop_agent(SOURCE), _continue_agent(SOURCE), 60.0, long=True),
     Fault("stop-destination-agent", _stop_agent(DESTINATION), _continue_agent(DESTINATION), 60.0, long=True),
+    # They hang, and do not end: nobody is told by a connection that closes.
+    Fault("stop-destination-libvirtd", _signal_libvirtd(signal.SIGSTOP), _signal_libvirtd(signal.SIGCONT), 60.0,
+          long=True),
+    Fault("stop-destination-qemu", _signal_qemu(signal.SIGSTOP), _signal_qemu(signal.SIGCONT), 60.0,
+          frozenset({"LIVE_MIGRATION", "SWITCHOVER"}), long=True),
     Fault("clock-source", _turn_clock(SOURCE), _turn_back(SOURCE), math.inf, fake_clock=True),
     Fault("clock-destination", _turn_clock(DESTINATION), _turn_back(DESTINATION), math.inf, fake_clock=True),
     Fault("reboot-source", _reboot(SOURCE), ends=SOURCE),

@@ -166,7 +166,9 @@ class Ground:
         pids = [str(pid) for pid, words in node.inner_pids() if wanted(words)]
         if pids:
             node.run(["kill", f"-{number}", *pids], check=False)
-        self.missed = self.missed or not pids
+        if number != signal.SIGCONT:
+            # Those that stood still may have been ended by then.
+            self.missed = self.missed or not pids
         self.note(f"{what} on {node.name}: {len(pids)} process(es) got signal {number}")
         return len(pids)
 

@@ -54,10 +54,10 @@ RUNS = (
     ("reboot-source", "LIVE_MIGRATION"),
     ("reboot-destination", "FINISH_DESTINATION"),
 )
-# The same as others, only longer or pulled elsewhere: script/soak has them.
+# The same as others, only longer or pulled elsewhere, or minutes of waiting: script/soak has them.
 IN_SOAK_ALONE = {
     "cable-destination-5", "cable-destination-70", "cable-destination-forever", "cable-source-70", "management-70",
-    "management-forever"}
+    "management-forever", "stop-destination-libvirtd", "stop-destination-qemu"}
 
 
 def test_the_short_set_has_every_fault_and_every_step() -> None:

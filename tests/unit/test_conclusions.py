@@ -33,7 +33,7 @@ from tests.unit.scripted import (
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import CheckReport
 from wire.message import Request
-from wire.records import Convergence, RollBackReport, StepArguments
+from wire.records import Convergence, RollBackReport, StepArguments, StepReport
 from wire.situation import DomainView
 
 
@@ -169,11 +169,36 @@ def test_a_destination_that_falls_silent_before_a_roll_back_is_told_and_the_vm_i
 # The last look.
 
 
-@pytest.mark.parametrize("state", [DomainState.SHUT_OFF, DomainState.ABSENT, DomainState.PAUSED])
+@pytest.mark.parametrize("state", [DomainState.ABSENT, DomainState.PAUSED])
 def test_a_vm_that_is_gone_by_the_time_it_is_told_of_is_not_said_to_run(state: DomainState) -> None:
     report, _agents, _notes = run({(Command.LOCATE, DESTINATION): DomainView(state=state)})
     assert (report.outcome, report.runs_on, report.exit_code) == (Outcome.UNKNOWN, None, ExitCode.UNKNOWN)
     assert f"it is {state.value} on {DESTINATION}" in report.errors[-1].message
+
+
+@pytest.mark.parametrize("seen_by", [Command.FINISH, Command.LOCATE])
+def test_a_vm_that_was_shut_off_after_its_move_has_moved_and_is_not_said_to_run(seen_by: Command) -> None:
+    off = DomainView(state=DomainState.SHUT_OFF)
+    finished = StepReport(summary="shut off here", ended=seen_by is Command.FINISH)
+    report, agents, _notes = run({(Command.LOCATE, DESTINATION): off, (Command.FINISH, DESTINATION): finished})
+    assert (report.outcome, report.runs_on, report.state) == (
+        Outcome.MOVED_INCOMPLETE, DESTINATION, DomainState.SHUT_OFF)
+    assert codes(report) == [ErrorCode.ENDED_SINCE]
+    (told,) = [asked.request.cmd_arguments for asked in agents.asked
+               if (asked.request.cmd, asked.request.agent_ip) == (Command.FINISH, SOURCE)]
+    assert isinstance(told, StepArguments)
+    # The copy is all the same to be kept unless the VM was seen to be well.
+    assert told.destination_verified is (seen_by is Command.LOCATE)
+
+
+def test_a_vm_that_its_source_gave_up_and_that_is_shut_off_over_there_has_moved() -> None:
+    report, agents, _notes = run({
+        **states(DomainState.SHUT_OFF, DomainState.SHUT_OFF, gave_up=True), (Command.LIVE_MIGRATION, SOURCE): FAILED,
+        (Command.FINISH, DESTINATION): StepReport(summary="shut off here", ended=True),
+        (Command.LOCATE, DESTINATION): DomainView(state=DomainState.SHUT_OFF)})
+    assert agents.calls() == CHECKED + MOVING + ROLLING_BACK + COMPLETING
+    assert (report.outcome, report.state) == (Outcome.MOVED_INCOMPLETE, DomainState.SHUT_OFF)
+    assert codes(report) == [ErrorCode.MIGRATION_FAILED, ErrorCode.ENDED_SINCE]
 
 
 def test_a_vm_that_cannot_be_looked_for_once_more_runs_where_it_was_seen_to() -> None:
@@ -195,7 +220,7 @@ def test_a_vm_that_still_waits_after_its_move_is_handed_over_first() -> None:
     report, agents, _notes = run({(Command.LIVE_MIGRATION, SOURCE): HELD})
     assert agents.calls() == [*CHECKED, *MOVING, HANDING, *COMPLETING]
     assert given_up(agents, HANDING) == [True]
-    assert not any(flag for call in MOVING + COMPLETING for flag in given_up(agents, call))
+    assert not any(flag for call in MOVING for flag in given_up(agents, call))
     assert (report.outcome, report.runs_on, report.moved) == (Outcome.MOVED, DESTINATION, HELD)
 
 

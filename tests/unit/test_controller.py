@@ -136,8 +136,10 @@ def test_each_step_gets_the_whole_migration_and_what_the_check_of_the_source_fou
         facts = None if asked.request.cmd is Command.CHECK_SOURCE else FACTS
         stood_still = MOVED.downtime if asked.request.cmd is Command.FINISH else 0
         last = (asked.request.cmd, asked.request.agent_ip) == COMPLETING[-1]
+        moved = (asked.request.cmd, asked.request.agent_ip) in COMPLETING
         assert asked.request.cmd_arguments == StepArguments(
-            migration=MIGRATION, facts=facts, stood_still=stood_still, destination_verified=last)
+            migration=MIGRATION, facts=facts, stood_still=stood_still, destination_verified=last,
+            source_gave_up=moved)
 
 
 def test_each_agent_is_asked_with_its_own_key_a_fresh_id_and_its_own_challenge() -> None:

@@ -18,7 +18,7 @@ from steps import finish
 from steps.context import Cancellation, StepContext
 from tests.unit.samples import AGENTS, DESTINATION, FACTS, MIGRATION, SOURCE
 from wire.errors import ErrorCode, MigrationError
-from wire.records import StepArguments
+from wire.records import StepArguments, StepReport
 from wire.situation import MovedNote
 
 
@@ -78,16 +78,16 @@ class Site:
         self.told.append(f"trim {domain}")
 
 
-Finish = Callable[..., str]
+Finish = Callable[..., StepReport]
 
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Finish:
-    """FINISH on a host; its summary."""
+    """FINISH on a host."""
     def run(
         site: Site, host: str = DESTINATION, *, stood_still: int = 0, trim: bool = False,
-        after: SourceAfter = SourceAfter.KEEP, verified: bool = True,
-    ) -> str:
+        after: SourceAfter = SourceAfter.KEEP, verified: bool = True, gave_up: bool = False,
+    ) -> StepReport:
         @contextlib.contextmanager
         def opened(_host: str, patience: float) -> Iterator[Site]:
             assert patience == RESTART_SECONDS
@@ -100,28 +100,29 @@ def ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Finish:
             cancellation=Cancellation(), progress=lambda _progress: None, wall=1_790_000_000)
         migration = dataclasses.replace(MIGRATION, trim=trim, new_name="web", source_after=after)
         arguments = StepArguments(
-            migration=migration, facts=FACTS, stood_still=stood_still, destination_verified=verified)
-        return finish.run(context, arguments).summary
+            migration=migration, facts=FACTS, stood_still=stood_still, destination_verified=verified,
+            source_gave_up=gave_up)
+        return finish.run(context, arguments)
     return run
 
 
 def test_a_guest_that_stood_still_for_a_second_has_its_clock_set_and_others_have_not(ended: Finish) -> None:
     site = Site()
-    assert ended(site, stood_still=999) == "running here"
+    assert ended(site, stood_still=999).summary == "running here"
     assert site.told == []
-    assert ended(site, stood_still=1000, trim=True) == "running here, its clock set, its file systems trimmed"
+    assert ended(site, stood_still=1000, trim=True).summary == "running here, its clock set, its file systems trimmed"
     assert site.told == ["clock of web", "trim web"]
 
 
 @pytest.mark.parametrize("site", [Site(agent="not connected"), Site(failing=True)], ids=["silent", "failing"])
 def test_a_clock_that_cannot_be_set_makes_no_failure_of_a_move(ended: Finish, site: Site) -> None:
-    assert ended(site, stood_still=90_000) == "running here"
+    assert ended(site, stood_still=90_000).summary == "running here"
 
 
 def test_a_guest_that_arrived_paused_is_asked_for_nothing(monkeypatch: pytest.MonkeyPatch, ended: Finish) -> None:
     monkeypatch.setattr("tests.unit.test_finish.FACTS", dataclasses.replace(FACTS, state=DomainState.PAUSED))
     site = Site(DomainState.PAUSED)
-    assert ended(site, stood_still=90_000, trim=True) == "paused here"
+    assert ended(site, stood_still=90_000, trim=True).summary == "paused here"
     assert site.told == []
 
 
@@ -144,7 +145,7 @@ def test_the_copy_left_behind_says_where_the_vm_went_and_can_be_started_neither_
 ) -> None:
     site = Site(DomainState.SHUT_OFF, disk=str(disk))
     for _twice in range(2):
-        assert ended(site, SOURCE, stood_still=90_000, trim=True) == "shut off here, cannot be started"
+        assert ended(site, SOURCE, stood_still=90_000, trim=True).summary == "shut off here, cannot be started"
         assert (site.starts, site.told, site.defined) == (False, [], True)
         assert site.note == MovedNote(job_id=MIGRATION.job_id, destination=DESTINATION, at=1_790_000_000)
         assert not disk.exists()
@@ -156,18 +157,18 @@ def test_the_copy_goes_only_if_that_was_asked_for_and_the_destination_has_said_t
     ended: Finish, disk: Path, after: SourceAfter, left: set[str],
 ) -> None:
     site = Site(DomainState.SHUT_OFF, disk=str(disk))
-    said = ended(site, SOURCE, after=after, verified=False)
+    said = ended(site, SOURCE, after=after, verified=False).summary
     assert said == f"shut off here, cannot be started, kept because {DESTINATION} has not said that all is well there"
     assert site.defined
     assert disk.with_name(HIDDEN).exists()
-    assert ended(site, SOURCE, after=after).startswith("undefined here")
+    assert ended(site, SOURCE, after=after).summary.startswith("undefined here")
     assert not site.defined
     assert {path.name for path in disk.parent.glob("node*")} == left
 
 
 def test_a_disk_that_another_vm_names_as_well_is_left_alone(ended: Finish, disk: Path) -> None:
     site = Site(DomainState.SHUT_OFF, disk=str(disk), others=frozenset({str(disk)}))
-    assert f"{disk} left alone" in ended(site, SOURCE, after=SourceAfter.DELETE)
+    assert f"{disk} left alone" in ended(site, SOURCE, after=SourceAfter.DELETE).summary
     assert disk.exists()
 
 
@@ -187,3 +188,12 @@ def test_a_vm_that_is_not_where_it_should_be_is_an_error_and_nothing_is_done(
         ended(site, host)
     assert caught.value.code is ErrorCode.NOT_AS_EXPECTED
     assert site.starts
+
+
+def test_a_vm_that_has_moved_for_certain_may_be_shut_off_since_and_nobody_is_asked_in_it(ended: Finish) -> None:
+    report = ended(Site(DomainState.SHUT_OFF), gave_up=True, trim=True, stood_still=5000)
+    assert report == StepReport(summary="shut off here", ended=True)
+    assert not ended(Site(), gave_up=True).ended
+    for host, state in ((SOURCE, DomainState.RUNNING), (DESTINATION, DomainState.PAUSED)):
+        with pytest.raises(MigrationError):
+            ended(Site(state), host, gave_up=True)

@@ -22,10 +22,11 @@ from tests.unit.scripted import (
     states,
 )
 from wire.errors import ErrorCode, MigrationError
-from wire.records import Convergence, Progress, StepArguments
+from wire.records import Convergence, Progress, RollBackReport, StepArguments
 
 BROKEN = MigrationError(ErrorCode.POST_COPY_FAILED, {
-    "domain": "VM1", "host": SOURCE, "destination": DESTINATION, "user": "kvm", "reason": "the tunnel ended"})
+    "domain": "VM1", "host": SOURCE, "destination": DESTINATION, "user": "kvm", "job": "1234abcd",
+    "reason": "the tunnel ended"})
 
 
 @pytest.mark.parametrize(("here", "there"), [
@@ -56,6 +57,20 @@ def test_what_was_written_over_there_in_post_copy_is_not_removed_because_the_sou
 def test_a_post_copy_that_broke_off_after_all_was_across_is_a_move() -> None:
     report, _agents, _notes = run({**AFTER, (Command.LIVE_MIGRATION, SOURCE): BROKEN})
     assert (report.outcome, report.runs_on) == (Outcome.MOVED_INCOMPLETE, DESTINATION)
+
+
+def test_one_that_runs_without_all_of_its_memory_has_not_moved_and_whoever_asks_later_reads_the_same_hint() -> None:
+    off, half = RollBackReport(state=DomainState.SHUT_OFF, removed=()), RollBackReport(
+        state=DomainState.RUNNING, removed=(), split=True)
+    interrupted = MigrationError(ErrorCode.MIGRATION_CANCELLED, {"domain": "VM1", "reason": "x"})
+    for here in (off, RollBackReport(state=DomainState.PAUSED, removed=(), split=True)):
+        for error in (BROKEN, interrupted):
+            report, _agents, _notes = run({
+                (Command.ROLL_BACK, SOURCE): here, (Command.ROLL_BACK, DESTINATION): half,
+                (Command.LIVE_MIGRATION, SOURCE): error})
+            assert report.outcome is Outcome.UNKNOWN
+            assert codes(report) == [ErrorCode.POST_COPY_FAILED, ErrorCode.STATE_UNKNOWN]
+            assert "?" not in report.errors[0].message + report.errors[0].hint
 
 
 @pytest.mark.parametrize(("post_copy", "said", "cancelled"), [

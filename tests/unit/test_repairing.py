@@ -20,6 +20,7 @@ RUNS = DomainView(state=DomainState.RUNNING)
 PAUSED = DomainView(state=DomainState.PAUSED, pause=Pause.SOMEBODY)
 OFF = DomainView(state=DomainState.SHUT_OFF)
 NONE = DomainView(state=DomainState.ABSENT)
+BROKEN_OFF = DomainView(state=DomainState.PAUSED, pause=Pause.POST_COPY_FAILED, busy=True, split=True)
 LOCATED = [(Command.LOCATE, SOURCE), (Command.LOCATE, DESTINATION)]
 
 
@@ -57,6 +58,9 @@ ADVICE: Mapping[Situation, tuple[DomainView, DomainView, list[tuple[str, str]]]]
     Situation.SHUT_OFF_ON_DESTINATION: (NONE, OFF, []),
     Situation.ARRIVING: (RUNS, PAUSED, [(DESTINATION, "virsh destroy VM1")]),
     Situation.LEAVING: (PAUSED, RUNS, [(SOURCE, "virsh destroy VM1")]),
+    Situation.SPLIT: (BROKEN_OFF, DomainView(state=DomainState.RUNNING, busy=True, split=True), [
+        (SOURCE, "virsh migrate --live --p2p --persistent --postcopy --postcopy-resume VM1 "
+         f"qemu+ssh://USER@{DESTINATION}/system")]),
     Situation.BETWEEN: (PAUSED, PAUSED, [(DESTINATION, "virsh destroy VM1"), (SOURCE, "virsh resume VM1")]),
     Situation.BOTH: (RUNS, RUNS, [
         (SOURCE, f"virsh destroy VM1   # if {DESTINATION} is to keep it"),
@@ -152,7 +156,8 @@ def test_what_is_left_to_do_over_there_names_the_vm_as_it_is_called_there() -> N
 
 @pytest.mark.parametrize(("view", "command"), [
     (DomainView(state=DomainState.RUNNING, busy=True), "virsh domjobinfo VM1; virsh domjobabort VM1"),
-    (DomainView(state=DomainState.PAUSED, pause=Pause.POST_COPY_FAILED), "virsh migrate --postcopy-resume"),
+    (BROKEN_OFF, "virsh destroy VM1"),
+    (DomainView(state=DomainState.RUNNING, busy=True, split=True), "virsh destroy VM1"),
     (DomainView(state=DomainState.PAUSED, pause=Pause.OTHER), "virsh domstate --reason VM1; virsh resume VM1"),
 ])
 @pytest.mark.parametrize("host", [SOURCE, DESTINATION])
@@ -164,6 +169,13 @@ def test_what_keeps_a_vm_from_running_on_a_host_is_told_with_what_helps(
         (host, report.commands[0][1])]
     assert report.exit_code is ExitCode.UNKNOWN
     assert host in report.why
+
+
+def test_the_source_of_a_vm_in_post_copy_is_not_to_be_destroyed() -> None:
+    leaving = DomainView(state=DomainState.PAUSED, pause=Pause.MIGRATION, busy=True, split=True)
+    report, _agents = repaired(views(leaving, DomainView(state=DomainState.RUNNING, busy=True, split=True)))
+    assert report.commands == ((SOURCE, "virsh domjobinfo VM1"),)
+    assert "End nothing" in report.why
 
 
 def test_a_host_that_is_not_listed_is_not_asked() -> None:

@@ -89,6 +89,14 @@ def test_only_what_the_migration_paused_is_let_go_on(rest: Rest, pause: Pause) -
     assert here.done == []
 
 
+def test_one_of_which_post_copy_broke_off_is_at_rest_although_libvirt_keeps_its_job(
+    rest: Rest, clock: FakeClock,
+) -> None:
+    began, here = clock.now, OneDomain.of(BROKEN_OFF, jobs=1_000_000)
+    assert rest(here, POST_COPY) == BROKEN_OFF
+    assert (here.done, clock.now) == ([], began)
+
+
 def test_a_libvirtd_that_is_started_again_is_waited_for(rest: Rest, clock: FakeClock) -> None:
     began, here = clock.now, OneDomain.of(RUNNING, unreachable=7)
     assert rest(here) == RUNNING

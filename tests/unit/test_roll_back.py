@@ -21,6 +21,7 @@ from tests.unit.one_domain import (
     ARRIVED,
     BROKEN_OFF,
     HALF,
+    HALF_ARRIVED,
     MIGRATED,
     PAUSED,
     RUNNING,
@@ -97,7 +98,7 @@ def test_nothing_is_removed_while_the_vm_is_here(
 ) -> None:
     monkeypatch.setattr(roll_back, "_GONE_SECONDS", -1.0)
     here = OneDomain.of(view)
-    assert rolled_back(here) == RollBackReport(state=view.state, removed=())
+    assert rolled_back(here) == RollBackReport(state=view.state, removed=(), split=view.split)
     assert left(tmp_path) == {"image", "vmmigration"}
     assert here.done == []
 
@@ -185,12 +186,22 @@ def test_a_source_that_has_the_vm_no_more_and_does_not_remember_why_does_not_say
 
 
 def test_a_source_on_which_post_copy_broke_off_does_not_say_that_all_is_as_before(rolled_back: RollBack) -> None:
-    assert not rolled_back(
-        OneDomain.of(BROKEN_OFF), host=SOURCE, source_keeps=False, migration=POST_COPY).cleared
+    report = rolled_back(OneDomain.of(BROKEN_OFF), host=SOURCE, source_keeps=False, migration=POST_COPY)
+    assert (report.cleared, report.split) == (False, True)
+
+
+def test_a_destination_on_which_the_vm_runs_without_all_of_its_memory_says_so_at_once_and_removes_nothing(
+    rolled_back: RollBack, tmp_path: Path,
+) -> None:
+    here = OneDomain.of(HALF_ARRIVED)
+    report = rolled_back(here, migration=POST_COPY)
+    assert (report.state, report.split, report.cleared, report.removed) == (DomainState.RUNNING, True, False, ())
+    assert ("image" in left(tmp_path), here.done) == (True, [])
 
 
 def test_the_source_brings_the_vm_to_rest_first(rolled_back: RollBack) -> None:
-    here = OneDomain.of(dataclasses.replace(RUNNING, busy=True), HALF, RUNNING, jobs=1)
+    busy = dataclasses.replace(RUNNING, busy=True)
+    here = OneDomain.of(busy, busy, HALF, RUNNING, jobs=1)
     assert rolled_back(here, host=SOURCE).state is DomainState.RUNNING
     assert here.done == ["abort VM1", "end block jobs of VM1", "resume VM1"]
 

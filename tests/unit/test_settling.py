@@ -23,6 +23,7 @@ from tests.unit.one_domain import (
     ARRIVED,
     BROKEN_OFF,
     HALF,
+    HALF_ARRIVED,
     MIGRATED,
     PAUSED,
     RUNNING,
@@ -120,6 +121,7 @@ ON_SOURCE: list[tuple[DomainView, DomainView | None, DomainFacts, Migration, Out
     (RUNNING, PAUSED, FACTS, POST_COPY, None), (RUNNING, NOBODY, FACTS, POST_COPY, None),
     (BROKEN_OFF, RUNNING, FACTS, POST_COPY, None), (BROKEN_OFF, BROKEN_OFF, FACTS, POST_COPY, None),
     (SHUT_OFF, RUNNING, FACTS, POST_COPY, Outcome.MOVED), (SHUT_OFF, PAUSED, FACTS, POST_COPY, None),
+    (SHUT_OFF, HALF_ARRIVED, FACTS, POST_COPY, None), (BROKEN_OFF, HALF_ARRIVED, FACTS, POST_COPY, None),
     # One that was paused arrives as it was.
     (PAUSED, ABSENT, WAS_PAUSED, HELD, Outcome.ROLLED_BACK), (PAUSED, PAUSED, WAS_PAUSED, HELD, None),
     (SHUT_OFF, PAUSED, WAS_PAUSED, HELD, Outcome.MOVED), (SHUT_OFF, RUNNING, WAS_PAUSED, HELD, None),
@@ -188,6 +190,15 @@ def test_a_vm_that_is_held_is_not_ended_because_its_source_is_shut_off_and_does_
     assert site.ran == []
 
 
+def test_a_vm_that_its_source_gave_up_and_that_was_shut_off_here_since_has_arrived(site: Site) -> None:
+    assert site.settle(DESTINATION, SHUT_OFF, MIGRATED, alone=False) is None
+    assert site.ran == []
+    assert site.settle(DESTINATION, SHUT_OFF, MIGRATED) is Outcome.MOVED
+    assert site.ran == [f"{step} given up" for step in ARRIVING]
+    for there in (SHUT_OFF, ABSENT, RUNNING):
+        assert site.settle(DESTINATION, SHUT_OFF, there) is None
+
+
 def test_what_was_made_for_a_vm_that_never_came_is_cleared_away_if_its_source_has_it(site: Site) -> None:
     for there, migration in ((RUNNING, HELD), (PAUSED, HELD), (RUNNING, POST_COPY)):
         assert site.settle(DESTINATION, ABSENT, there, migration=migration) is Outcome.ROLLED_BACK
@@ -225,6 +236,7 @@ def test_what_is_half_here_is_left_alone(site: Site, pause: Pause) -> None:
     half = DomainView(state=DomainState.PAUSED, pause=pause)
     assert site.settle(DESTINATION, half, RUNNING) is None
     assert site.settle(DESTINATION, half, RUNNING, facts=WAS_PAUSED) is None
+    assert site.settle(DESTINATION, HALF_ARRIVED, BROKEN_OFF, migration=POST_COPY) is None
     assert (site.ran, site.asked) == ([], [])
 
 

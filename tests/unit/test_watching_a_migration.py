@@ -68,6 +68,8 @@ class Site:
     cancel_at: float = 1e9
     kept: bool = False
     began_post_copy: bool = False
+    begins_post_copy: bool = True
+    """Whether QEMU begins it when it is asked to."""
     closing_ends: bool = True
     """Whether a migration that goes on after it was to end does so when its tunnel is closed, or its connections."""
 
@@ -125,8 +127,13 @@ class Site:
         self.ends_at = min(self.ends_at, self.clock.now + 1.5)
 
     def start_post_copy(self, _domain: str) -> None:
-        """Write it down."""
+        """The guest goes on at the other host."""
         self._ask("post-copy")
+        self.began_post_copy = self.begins_post_copy
+
+    def is_whole(self, _domain: str) -> bool:
+        """It is, as long as it has not begun."""
+        return not self.began_post_copy
 
     def suspend(self, _domain: str) -> None:
         """Write it down."""
@@ -332,7 +339,6 @@ def test_a_migration_of_which_one_disk_gets_on_is_not_ended(
     assert site.asked == []
 
 
-
 def test_a_tunnel_that_is_gone_is_the_reason_behind_a_closed_socket(follow: Follow) -> None:
     site = Site(ends_at=3.0, error=CLOSED, tunnel_ends_at=3.0)
     assert failing(follow, site).code is ErrorCode.TUNNEL_LOST
@@ -418,6 +424,19 @@ def test_a_failure_before_post_copy_began_is_an_ordinary_one(follow: Follow) -> 
     site = Site(ends_at=5.0, error=CLOSED)
     assert failing(follow, site, post_copy=True).code is ErrorCode.MIGRATION_FAILED
     assert not site.kept
+
+
+def test_a_failure_before_qemu_began_the_post_copy_that_it_was_asked_for_is_an_ordinary_one(follow: Follow) -> None:
+    site = Site(ends_at=30.0, error=CLOSED, begins_post_copy=False, tunnel_ends_at=30.0)
+    assert failing(follow, site, post_copy=True).code is ErrorCode.TUNNEL_LOST
+
+
+def test_a_migration_whose_post_copy_was_asked_for_and_not_begun_is_ended_by_libvirt_alone(follow: Follow) -> None:
+    site = Site(cancel_at=15.0, begins_post_copy=False)
+    assert failing(follow, site, post_copy=True).code is ErrorCode.MIGRATION_CANCELLED
+    site = Site(cancel_at=15.0, begins_post_copy=False, aborting_ends=False, ends_at=40.0, error=CLOSED)
+    failing(follow, site, post_copy=True)
+    assert {call.split()[1] for call in site.asked} == {"post-copy", "abort"}
 
 
 class Child:
