@@ -175,11 +175,16 @@ def of_exit(code: Optional[int], stderr: str) -> list[str]:
     return []
 
 
-def of_claim(code: Optional[int], states: Mapping[str, str]) -> list[str]:
-    """What an exit code says of the VM is true; `states` are those seen right after it, by host."""
+def of_claim(code: Optional[int], states: Mapping[str, str], said: str = "running") -> list[str]:
+    """What an exit code says of the VM is true; `states` are those seen right after it, by host.
+
+    Of one that has moved the result may have `said` that it is shut off since.
+    """
     here, there = states.get(SOURCE, "unknown"), states.get(DESTINATION, "unknown")
-    if code in (ExitCode.MOVED, ExitCode.MOVED_INCOMPLETE) and there not in ("running", "unknown"):
-        return [f"exit {code} said that it runs at the destination, where it is {there} (at the source {here})"]
+    if code == ExitCode.MOVED:
+        said = "running"
+    if code in (ExitCode.MOVED, ExitCode.MOVED_INCOMPLETE) and there not in (said, "unknown"):
+        return [f"exit {code} said that it is {said} at the destination, where it is {there} (at the source {here})"]
     if code in (ExitCode.INPUT, ExitCode.REFUSED, ExitCode.NO_CONTACT, ExitCode.ROLLED_BACK) and here not in (
             "running", "unknown"):
         return [f"exit {code} said that it runs at the source, where it is {here} (at the destination {there})"]

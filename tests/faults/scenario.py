@@ -245,7 +245,7 @@ class Scenario:
         states = self._states_now()
         ground.note(f"right after it: {states}")
         if not self._vm_died:
-            self.violations += invariants.of_claim(code, states)
+            self.violations += invariants.of_claim(code, states, str(command.result().get("state", "running")))
         elif code is not None and ended - self._fault_at > 5.0 and code in (ExitCode.MOVED, ExitCode.ROLLED_BACK):
             self._judge_claim_on_dead(command, states)
         if math.isinf(plan.fault.seconds):
@@ -371,7 +371,8 @@ class Scenario:
         self.violations += invariants.of_exit(found, command.stderr)
         self.violations += invariants.of_recovery("resume", found, healed=self._healed)
         if not self._vm_died:
-            self.violations += invariants.of_claim(found, self._states_now())
+            self.violations += invariants.of_claim(
+                found, self._states_now(), str(command.result().get("state", "running")))
         return "resume", found
 
     def _job(self) -> Optional[Mapping[str, Any]]:

@@ -97,6 +97,13 @@ def test_an_exit_code_is_held_to_what_it_says(code: int | None, source: str, des
     assert (invariants.of_claim(code, {SOURCE: source, DESTINATION: destination}) == []) is true
 
 
+def test_one_that_has_moved_may_be_told_as_shut_off_since_unless_the_exit_code_says_that_all_is_well() -> None:
+    off = {SOURCE: "shut off", DESTINATION: "shut off"}
+    assert invariants.of_claim(6, off, "shut off") == []
+    assert invariants.of_claim(0, off, "shut off") != []
+    assert invariants.of_claim(6, {SOURCE: "shut off", DESTINATION: "running"}, "shut off") != []
+
+
 def test_exits_that_are_never_right() -> None:
     assert invariants.of_exit(1, "")
     assert invariants.of_exit(77, "")
