@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 10
 _CLOSE_SECONDS = 5.0
+_SOCKETS = Path("/proc/net/unix")
+# __SO_ACCEPTCON of linux/net.h: set by listen().
+_ACCEPTS = 0x10000
 # ssh_config(5). A silent link is given up after 3 unanswered questions, 5 s apart; AES-GCM first because it is the
 # fastest that every OpenSSH has (370 against scp's default 213 MB/s, design.md section 4). The mask lets QEMU's user
 # use the sockets as far as the directory's access list says so, and nobody else.
@@ -126,9 +130,12 @@ class Tunnel:
             ErrorCode.TUNNEL_LOST, self._login.facts(last_line(self.messages()) or "ssh ended without a word"))
 
     def wait_until_open(self, sockets: list[str]) -> None:
-        """Return when each of the local sockets is there, which ssh makes after the login. Raises MigrationError."""
+        """Return when ssh listens on each of the local sockets, which it does after the login. Raises MigrationError.
+
+        That a socket is there is not enough: between its bind() and its listen(), whoever connects is refused.
+        """
         deadline = time.monotonic() + 2 * _CONNECT_SECONDS
-        while not all(os.path.exists(path) for path in sockets):
+        while not _listening().issuperset(sockets):
             if self.ended():
                 raise diagnose(self._login, self.messages())
             if time.monotonic() > deadline:
@@ -143,6 +150,14 @@ class Tunnel:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _listening() -> set[str]:
+    """The paths of the unix sockets of this host that take connections, as the kernel tells in /proc/net/unix."""
+    lines = _SOCKETS.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    # Num RefCount Protocol Flags Type St Inode Path
+    rows = [fields for line in lines if len(fields := line.split(None, 7)) == 8]
+    return {fields[7] for fields in rows if int(fields[3], 16) & _ACCEPTS}
 
 
 @contextmanager

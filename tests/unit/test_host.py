@@ -12,6 +12,7 @@ import stat
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -27,7 +28,7 @@ from host.job_files import (
     socket_directory,
 )
 from host.process import last_line, run_tool, tool_environment, tool_path
-from host.ssh import Login, diagnose
+from host.ssh import Login, Tunnel, diagnose
 from tests.unit.samples import MIGRATION, QCOW2, RAW
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts
@@ -482,3 +483,36 @@ def test_what_cannot_be_found_out_about_qemus_user_is_no_obstacle(monkeypatch: p
 
     monkeypatch.setattr(image, "run_tool", fails)
     assert image.qemu_may_enter("/srv", (4711, 4711), "here")
+
+
+# The tunnel.
+
+
+class BindingSsh:
+    """An ssh child that is asked now and then whether it has ended, and listens on its socket the third time."""
+
+    pid = 1
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.asked = 0
+        self._listener = listener
+
+    def poll(self) -> None:
+        """It runs."""
+        self.asked += 1
+        if self.asked == 3:
+            self._listener.listen()
+
+
+def test_a_tunnel_is_open_when_ssh_takes_connections_and_not_when_its_socket_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("host.ssh.time.sleep", lambda _seconds: None)
+    path = str(tmp_path / "libvirt")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        ssh = BindingSsh(listener)
+        Tunnel(LOGIN, cast(Any, ssh), cast(Any, None)).wait_until_open([path])
+        assert ssh.asked == 3
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(path)
