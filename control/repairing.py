@@ -132,8 +132,12 @@ def _report(report: RepairReport) -> RepairReport:
     there = report.name_there or report.domain
     names = {"vm": report.domain, "there": there, "source": report.source, "destination": report.destination}
     source, destination = report.found.source, report.found.destination
-    follows = report.found.situation is Situation.LEAVING and source is not None and source.busy
+    follows = report.found.situation is Situation.LEAVING and source is not None and source.split
     advice = _IN_POST_COPY if follows else _ADVICE[report.found.situation]
+    if not follows and report.found.situation is not Situation.SPLIT and any(
+            view is not None and view.split for view in (source, destination)):
+        # What is said of halves is said of each: the situation itself may name one of them as superfluous.
+        advice = _NOTHING
     why = [advice.why.format(**names)] if advice.why else []
     commands = [(host.format(**names), command.format(**names)) for host, command in advice.commands]
     if (source is not None and destination is not None and source.state is DomainState.SHUT_OFF and not source.gone
@@ -156,6 +160,10 @@ def _of_view(
 ) -> Iterable[tuple[str, str]]:
     """What has to be done about the VM on one host."""
     if view is None:
+        return
+    if view.split and (other is None or other.has_it):
+        yield (f"On {host} it has only a part of its memory; the rest is on the other host. End neither.",
+               f"virsh domstate --reason {domain}")
         return
     if view.split:
         yield (f"On {host} it waits for memory that was on the other host, where it is no more: that memory is lost. "

@@ -178,6 +178,15 @@ def test_the_source_of_a_vm_in_post_copy_is_not_to_be_destroyed() -> None:
     assert "End nothing" in report.why
 
 
+@pytest.mark.parametrize("half", [BROKEN_OFF, DomainView(state=DomainState.RUNNING, busy=True, split=True)])
+def test_no_half_of_a_vm_is_to_be_destroyed_while_the_other_may_be_there(half: DomainView) -> None:
+    whole = DomainView(state=DomainState.RUNNING, split=True)
+    silent = {**views(half, NONE), (Command.LOCATE, DESTINATION): Silence()}
+    for script in (silent, views(half, BROKEN_OFF), views(whole, BROKEN_OFF)):
+        report, _agents = repaired(script)
+        assert not [command for _host, command in report.commands if "destroy" in command], report.commands
+
+
 def test_a_host_that_is_not_listed_is_not_asked() -> None:
     agents = ScriptedAgents()
     talk = controller_of(agents, Notes()).conversation
