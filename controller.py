@@ -50,8 +50,8 @@ class Controller:
     """Called with what the checks have found, before anything moves."""
     _talk: Conversation = field(init=False)
     _checked: Optional[Checked] = None
-    _moved: bool = False
-    """Whether the VM is known to be on the destination."""
+    _moved: Optional[DomainFacts] = None
+    """How the VM was, once it is known to be on the destination."""
     _sent: int = 0
 
     def __post_init__(self) -> None:
@@ -245,7 +245,7 @@ class Controller:
         errors: tuple[MigrationError, ...], *, held: bool,
     ) -> RunReport:
         """The steps after switchover. Each is tried, whatever became of the one before: the VM has moved."""
-        self._moved = True
+        self._moved = facts
         found = list(errors)
         arguments = StepArguments(migration=migration, facts=facts, source_gave_up=True)
         stood_still = max(moved.downtime, 0) if moved is not None else 0
@@ -383,8 +383,9 @@ class Controller:
         """The report of a run that was not followed to its end."""
         if not self._talk.changed:
             return RunReport(migration, Outcome.NOTHING_CHANGED, None, 0.0, errors=(error,))
-        if self._moved:
-            return RunReport(migration, Outcome.MOVED_INCOMPLETE, migration.destination, 0.0, errors=(error,))
+        if self._moved is not None:
+            return RunReport(migration, Outcome.MOVED_INCOMPLETE, migration.destination, 0.0, errors=(error,),
+                             state=self._moved.state)
         reason = f"{error.message} What had been begun was not followed to its end"
         return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(_state_unknown(migration, reason),))
 

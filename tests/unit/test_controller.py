@@ -15,6 +15,7 @@ from constant import (
     GIVE_UP_SECONDS,
     HELLO_GIVE_UP_SECONDS,
     Command,
+    DomainState,
     ExitCode,
     LibvirtDaemon,
     Outcome,
@@ -419,6 +420,14 @@ def test_an_unexpected_error_after_something_was_made_leaves_the_state_unknown(
     assert codes(report) == [ErrorCode.STATE_UNKNOWN]
     assert "ZeroDivisionError" in report.errors[0].message
     assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("state", [DomainState.PAUSED, DomainState.SHUT_OFF])
+def test_an_unexpected_error_after_the_move_does_not_say_that_a_vm_runs_that_did_not(state: DomainState) -> None:
+    facts = dataclasses.replace(FACTS, state=state)
+    report, _agents, _notes = run(
+        {(Command.CHECK_SOURCE, SOURCE): CheckReport(findings=(), facts=facts)}, failing_at(COMPLETING[-1]))
+    assert (report.outcome, report.runs_on, report.state) == (Outcome.MOVED_INCOMPLETE, DESTINATION, state)
 
 
 @pytest.mark.parametrize("call", COMPLETING)
