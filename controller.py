@@ -351,7 +351,7 @@ class Controller:
         split = any(report.split for report in reports.values())
         if there is not None and there.state is facts.state and not split and (gone or (here is None and held)):
             return self._complete(migration, facts, None, (error,), held=False)
-        return self._undecided(migration, facts, error, reports, silent)
+        return self._undecided(migration, facts, _broken_off(migration, error) if split else error, reports, silent)
 
     def _undecided(
         self, migration: Migration, facts: DomainFacts, error: MigrationError, reports: Mapping[str, RollBackReport],
@@ -360,11 +360,6 @@ class Controller:
         """It is on neither host for certain: what they have said goes to the admin."""
         found = [f"It is {report.state.value} on {host}." for host, report in reports.items()]
         reasons = [problem.message for problem in silent]
-        if any(report.split for report in reports.values()) and error.code is not ErrorCode.POST_COPY_FAILED:
-            # An earlier command has met it.
-            error = MigrationError(ErrorCode.POST_COPY_FAILED, {
-                "domain": migration.domain, "host": migration.source, "destination": migration.destination,
-                "user": migration.user, "job": migration.job_id, "reason": "so libvirt there says"})
         if error.code is ErrorCode.POST_COPY_FAILED:
             # Its own hint is the one to go by.
             state = _state_unknown(migration, " ".join([*reasons, *found]) or error.message)
@@ -393,6 +388,15 @@ class Controller:
 def _interrupted(migration: Migration) -> MigrationError:
     return MigrationError(ErrorCode.MIGRATION_CANCELLED, {
         "domain": migration.domain, "reason": "the command that drove it was ended in the middle"})
+
+
+def _broken_off(migration: Migration, error: MigrationError) -> MigrationError:
+    """The error of a VM that is on each host in part: the step's own, or one where an earlier command met it."""
+    if error.code is ErrorCode.POST_COPY_FAILED:
+        return error
+    return MigrationError(ErrorCode.POST_COPY_FAILED, {
+        "domain": migration.domain, "host": migration.source, "destination": migration.destination,
+        "user": migration.user, "job": migration.job_id, "reason": "so libvirt there says"})
 
 
 def _ended_since(migration: Migration) -> MigrationError:

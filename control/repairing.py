@@ -132,12 +132,7 @@ def _report(report: RepairReport) -> RepairReport:
     there = report.name_there or report.domain
     names = {"vm": report.domain, "there": there, "source": report.source, "destination": report.destination}
     source, destination = report.found.source, report.found.destination
-    follows = report.found.situation is Situation.LEAVING and source is not None and source.split
-    advice = _IN_POST_COPY if follows else _ADVICE[report.found.situation]
-    if not follows and report.found.situation is not Situation.SPLIT and any(
-            view is not None and view.split for view in (source, destination)):
-        # What is said of halves is said of each: the situation itself may name one of them as superfluous.
-        advice = _NOTHING
+    advice, says_all = _advice(report.found)
     why = [advice.why.format(**names)] if advice.why else []
     commands = [(host.format(**names), command.format(**names)) for host, command in advice.commands]
     if (source is not None and destination is not None and source.state is DomainState.SHUT_OFF and not source.gone
@@ -146,13 +141,25 @@ def _report(report: RepairReport) -> RepairReport:
             f"On {report.destination} it is paused, on {report.source} shut off: it may have arrived in a move that "
             "did not come to its end. Let it go on unless the other one was started since; then end it instead.")
         commands.append((report.destination, f"virsh resume {there}   # or: virsh destroy {there}"))
-    each = ((report.source, source, destination), (report.destination, destination, source))
-    for host, view, other in () if follows or report.found.situation is Situation.SPLIT else each:
-        name = there if host == report.destination else report.domain
-        for reason, command in _of_view(name, host, view, other):
-            why.append(reason)
-            commands.append((host, command))
+    if not says_all:
+        for host, name, view, other in (
+                (report.source, report.domain, source, destination), (report.destination, there, destination, source)):
+            for reason, command in _of_view(name, host, view, other):
+                why.append(reason)
+                commands.append((host, command))
     return replace(report, why=" ".join(why), commands=tuple(commands))
+
+
+def _advice(found: Whereabouts) -> tuple[_Advice, bool]:
+    """What there is to say of both hosts together, and whether that is all of it."""
+    source, destination = found.source, found.destination
+    if found.situation is Situation.LEAVING and source is not None and source.split:
+        return _IN_POST_COPY, True
+    halves = any(view is not None and view.split for view in (source, destination))
+    if halves and found.situation is not Situation.SPLIT:
+        # What is said of halves is said of each: the situation itself may name one of them as superfluous.
+        return _NOTHING, False
+    return _ADVICE[found.situation], found.situation is Situation.SPLIT
 
 
 def _of_view(

@@ -38,7 +38,7 @@ class RunReport:
     plan: Optional[Plan] = None
     dry_run: bool = False
     state: DomainState = DomainState.RUNNING
-    """How the VM was when it began, and is to be at the end."""
+    """How the VM is on `runs_on`; where that is not known, how it was when it began."""
     as_before: bool = True
     """After a roll-back: whether it is as it was, and not shut off because its host was, for example."""
     sent: int = 0

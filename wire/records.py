@@ -165,7 +165,8 @@ class StepArguments:
     source_is_off: bool = False
     """For ROLL_BACK: the VM is shut off on the source, which does not say why: what never arrived here may go."""
     source_gave_up: bool = False
-    """For HAND_OVER: libvirt at the source has ended its copy, so the one that is held here may go on."""
+    """For the steps after the switchover: libvirt at the source has ended its copy, so one that is held here may go on,
+    and one that is shut off here has ended since."""
     stood_still: int = 0
     """For FINISH: for how long the guest did on its way, in milliseconds."""
     destination_verified: bool = False

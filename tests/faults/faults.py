@@ -149,9 +149,7 @@ def _signal_qemu(number: int) -> Callable[[Ground], None]:
 
 
 def _signal_libvirtd(number: int) -> Callable[[Ground], None]:
-    def inject(ground: Ground) -> None:
-        ground.kill_processes(ground.destination, "libvirtd", lambda words: words.startswith("libvirtd"), number)
-    return inject
+    return lambda ground: ground.signal_libvirtd(ground.destination, number)
 
 
 def _stop_agent(name: str) -> Callable[[Ground], None]:

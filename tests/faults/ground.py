@@ -172,9 +172,13 @@ class Ground:
         self.note(f"{what} on {node.name}: {len(pids)} process(es) got signal {number}")
         return len(pids)
 
+    def signal_libvirtd(self, node: Host, number: int) -> None:
+        """Send a signal to a host's libvirtd."""
+        self.kill_processes(node, "libvirtd", lambda words: words.startswith("libvirtd"), number)
+
     def kill_libvirtd(self, node: Host) -> None:
         """kill -9, and what an init system does then."""
-        self.kill_processes(node, "libvirtd", lambda words: words.startswith("libvirtd"))
+        self.signal_libvirtd(node, signal.SIGKILL)
         self.later(self.soon(), f"libvirtd on {node.name} starts again", node.start_libvirt)
 
     # Reboot.

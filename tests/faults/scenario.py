@@ -138,6 +138,11 @@ class Command:
         return {}
 
     @property
+    def said_state(self) -> str:
+        """How it said that the VM is."""
+        return str(self.result().get("state", "running"))
+
+    @property
     def text(self) -> str:
         """All that the admin read, without the progress."""
         errors = "\n".join(line for line in self.stderr.splitlines() if not line.startswith('{"event": "progress"'))
@@ -245,7 +250,7 @@ class Scenario:
         states = self._states_now()
         ground.note(f"right after it: {states}")
         if not self._vm_died:
-            self.violations += invariants.of_claim(code, states, str(command.result().get("state", "running")))
+            self.violations += invariants.of_claim(code, states, command.said_state)
         elif code is not None and ended - self._fault_at > 5.0 and code in (ExitCode.MOVED, ExitCode.ROLLED_BACK):
             self._judge_claim_on_dead(command, states)
         if math.isinf(plan.fault.seconds):
@@ -371,8 +376,7 @@ class Scenario:
         self.violations += invariants.of_exit(found, command.stderr)
         self.violations += invariants.of_recovery("resume", found, healed=self._healed)
         if not self._vm_died:
-            self.violations += invariants.of_claim(
-                found, self._states_now(), str(command.result().get("state", "running")))
+            self.violations += invariants.of_claim(found, self._states_now(), command.said_state)
         return "resume", found
 
     def _job(self) -> Optional[Mapping[str, Any]]:

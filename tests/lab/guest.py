@@ -132,7 +132,7 @@ class GuestSpec:
         of translations. A page that is in there as writable and gets written goes unnoticed between two passes over
         the memory: QEMU before 9.0 forgets to take its mark away when it reads which pages are dirty (its commit
         03bfc2188f). Measured in five migrations each that took one pass more than usual: without pti 3.2 pages lost on
-        average, and 2 guests did not go on; with it 0.2, and all went on. Of 330 guests in docs/faults.md none crashed.
+        average, and 2 guests did not go on; with it 0.2, and all went on. Of 432 guests in docs/faults.md one crashed.
         """
         arguments = (
             f"console=ttyS0 quiet loglevel=3 panic=-1 pti=on witness.ring={RING_RECORDS} "

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import time
@@ -134,6 +135,19 @@ class ProcessIdentity:
         finally:
             os.close(descriptor)
         return True
+
+    def wait_for_end(self, timeout: float = 10.0) -> None:
+        """Return when that very process has ended; raises LabError if it has not after `timeout` seconds."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except OSError:
+            return
+        try:
+            # A pidfd can be read once its process has ended (pidfd_open(2)).
+            if self.alive() and not select.select([descriptor], [], [], timeout)[0]:
+                raise LabError(f"process {self.pid} does not end")
+        finally:
+            os.close(descriptor)
 
 
 def _start_time(pid: int) -> int | None:

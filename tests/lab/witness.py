@@ -162,8 +162,7 @@ class Witness:
         """
         identity = ProcessIdentity.load(self._pid_file)
         if identity is not None and identity.send(signal.SIGKILL):
-            while identity.alive():
-                time.sleep(0.01)
+            identity.wait_for_end()
         for path in [self._pid_file, self._notes, *(host.path(serial_log(self.name)) for host in self.lab.nodes)]:
             path.unlink(missing_ok=True)
 
