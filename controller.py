@@ -23,6 +23,7 @@ from control.conversation import (
     Observer,
     SilenceError,
     cancelled_by_admin,
+    reason_of,
 )
 from control.looking import JobLook, Recalled, find_job, recall, unreached
 from control.report import RunReport
@@ -31,10 +32,14 @@ from udpmodule import ControllerSocket
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
 from wire.findings import Check, Finding
-from wire.records import Migration, MigrationReport, RollBackReport, StepArguments, StepReport
+from wire.records import Migration, MigrationReport, RollBackReport, StepArguments, StepReport, post_copy_failed
 from wire.situation import DomainView, has_whole
 
 log = logging.getLogger(__name__)
+
+# The steps that have seen a VM that was held go on, if they came to a good end.
+_LETS_GO_ON = (Command.HAND_OVER, Command.FINISH)
+
 
 @dataclass
 class Controller:
@@ -133,7 +138,7 @@ class Controller:
         """Go on with a job where it is. Raises MigrationError JOB_UNKNOWN, or for what is wrong on this host."""
         migration, facts, known, look = self._recalled(job_id)
         if look.outcome is not None:
-            return self._ended(migration, facts, look)
+            return self._ended(migration, facts, look.outcome)
         return self._followed(migration, lambda: self._go_on(migration, facts, known))
 
     def cancel(self, job_id: str) -> RunReport:
@@ -165,11 +170,14 @@ class Controller:
             return migration, details.record.arguments.known_facts(), known, look
         raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": "Any agent", "job": job_id})
 
-    @staticmethod
-    def _ended(migration: Migration, facts: DomainFacts, look: JobLook) -> RunReport:
-        outcome = look.outcome or Outcome.UNKNOWN
-        runs_on = migration.destination if outcome is Outcome.MOVED else migration.source
-        return RunReport(migration, outcome, runs_on, 0.0, state=facts.state)
+    def _ended(self, migration: Migration, facts: DomainFacts, outcome: Outcome) -> RunReport:
+        """Of a job that has ended: what became of the VM since is told, but is no error of the job's."""
+        has_it = migration.destination if outcome is Outcome.MOVED else migration.source
+        try:
+            state = locate(self._talk, has_it, migration.name_on(has_it)).state
+        except (MigrationError, SilenceError) as error:
+            return RunReport(migration, outcome, has_it, 0.0, errors=(reason_of(error),), state=facts.state)
+        return RunReport(migration, outcome, has_it, 0.0, state=state, as_before=state is facts.state)
 
     def _go_on(self, migration: Migration, facts: DomainFacts, known: Recalled) -> RunReport:
         """From the step that the job is at. None that may have had its effect is asked for again."""
@@ -251,6 +259,7 @@ class Controller:
         stood_still = max(moved.downtime, 0) if moved is not None else 0
         finishing = dataclasses.replace(arguments, stood_still=stood_still)
         steps_before = len(found)
+        ended, waits = False, held
         for command, host, given in (
             *([(Command.HAND_OVER, migration.destination, arguments)] if held else []),
             (Command.EXTRACT_CONFIGURE_FILE, migration.destination, arguments),
@@ -259,36 +268,44 @@ class Controller:
             (Command.FINISH, migration.source, finishing),
         ):
             if (command, host) == (Command.FINISH, migration.source):
-                given = dataclasses.replace(given, destination_verified=len(found) == steps_before)
+                given = dataclasses.replace(given, destination_verified=len(found) == steps_before and not ended)
             try:
-                if self._after_switchover(command, host, given).ended:
-                    found.append(_ended_since(migration))
+                ended = self._after_switchover(command, host, given).ended or ended
+                waits = waits and (host != migration.destination or command not in _LETS_GO_ON)
             except MigrationError as error:
                 found.append(error)
             except SilenceError as silence:
                 found.append(silence.error)
-        # An answer may be older than what it says: its host may have gone down since.
-        there = self._seen_there(migration)
-        if there is DomainState.SHUT_OFF and there is not facts.state:
-            if all(error.code is not ErrorCode.ENDED_SINCE for error in found):
-                found.append(_ended_since(migration))
-            return RunReport(migration, Outcome.MOVED_INCOMPLETE, migration.destination, 0.0, errors=tuple(found),
-                             moved=moved, state=there)
-        if there is not facts.state and (there is not None or (held and len(found) > steps_before)):
+        try:
+            there = locate(self._talk, migration.destination, migration.name_there).state
+        except (MigrationError, SilenceError):
+            there = None
+        return self._settled(migration, facts, moved, found, there, ended=ended, waits=waits)
+
+    @staticmethod
+    def _settled(
+        migration: Migration, facts: DomainFacts, moved: MigrationReport | None, found: list[MigrationError],
+        there: DomainState | None, *, ended: bool, waits: bool,
+    ) -> RunReport:
+        """How it is after the last step, by what its host says now: the steps' answers may be older than that.
+
+        `ended` is whether one of them found it ended, `waits` whether none has seen it go on.
+        """
+        off = DomainState.SHUT_OFF if facts.persistent else DomainState.ABSENT
+        if facts.state is not DomainState.SHUT_OFF and (there is off or (ended and there in (None, facts.state))):
+            state = there or off
+            # The domain that another step did not find is a transient one that has ended.
+            kept = [error for error in found if error.code is not ErrorCode.DOMAIN_MISSING]
+            return RunReport(migration, Outcome.MOVED_INCOMPLETE, migration.destination, 0.0, errors=(
+                *kept, _ended_since(migration, facts, state)), moved=moved, state=state)
+        if there is not facts.state and (there is not None or waits):
             said = f"it is {there.value} on {migration.destination}" if there is not None else (
                 f"it waited on {migration.destination} to go on, which cannot be asked now")
-            found.append(_state_unknown(migration, said))
-            return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=tuple(found), moved=moved)
+            return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(
+                *found, _state_unknown(migration, said)), moved=moved)
         outcome = Outcome.MOVED_INCOMPLETE if found else Outcome.MOVED
         return RunReport(
             migration, outcome, migration.destination, 0.0, errors=tuple(found), moved=moved, state=facts.state)
-
-    def _seen_there(self, migration: Migration) -> DomainState | None:
-        """How the VM is on the destination now; None if that cannot be asked."""
-        try:
-            return locate(self._talk, migration.destination, migration.name_there).state
-        except (MigrationError, SilenceError):
-            return None
 
     def _after_switchover(self, command: Command, host: str, arguments: StepArguments) -> StepReport:
         """One of these steps, once more if libvirt has died in the middle of it: each may run twice."""
@@ -349,8 +366,13 @@ class Controller:
             return self._complete(migration, facts, None, (error,), held=False)
         gone = here is not None and here.state in (DomainState.SHUT_OFF, DomainState.ABSENT)
         split = any(report.split for report in reports.values())
-        if there is not None and there.state is facts.state and not split and (gone or (here is None and held)):
-            return self._complete(migration, facts, None, (error,), held=False)
+        # One that was paused when its move began is there only if it is not paused by its arriving.
+        whole = there is not None and there.state is facts.state and not split and (
+            there.arrived or there.state is not DomainState.PAUSED)
+        if whole and (gone or (here is None and held)):
+            # A post-copy that libvirt had given up, and that came to its end all the same, has not failed.
+            errors = () if error.code is ErrorCode.POST_COPY_FAILED else (error,)
+            return self._complete(migration, facts, None, errors, held=False)
         return self._undecided(migration, facts, _broken_off(migration, error) if split else error, reports, silent)
 
     def _undecided(
@@ -392,15 +414,14 @@ def _interrupted(migration: Migration) -> MigrationError:
 
 def _broken_off(migration: Migration, error: MigrationError) -> MigrationError:
     """The error of a VM that is on each host in part: the step's own, or one where an earlier command met it."""
-    if error.code is ErrorCode.POST_COPY_FAILED:
-        return error
-    return MigrationError(ErrorCode.POST_COPY_FAILED, {
-        "domain": migration.domain, "host": migration.source, "destination": migration.destination,
-        "user": migration.user, "job": migration.job_id, "reason": "so libvirt there says"})
+    return error if error.code is ErrorCode.POST_COPY_FAILED else post_copy_failed(migration, "so libvirt there says")
 
 
-def _ended_since(migration: Migration) -> MigrationError:
-    return MigrationError(ErrorCode.ENDED_SINCE, {"domain": migration.name_there, "host": migration.destination})
+def _ended_since(migration: Migration, facts: DomainFacts, state: DomainState) -> MigrationError:
+    restart = f"`virsh start {migration.name_there}` there." if facts.persistent else "Create it there anew."
+    return MigrationError(ErrorCode.ENDED_SINCE, {
+        "domain": migration.name_there, "host": migration.destination, "state": state.value,
+        "remedy": "It was started since." if state is facts.state else restart})
 
 
 def _state_unknown(migration: Migration, reason: str) -> MigrationError:

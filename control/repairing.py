@@ -73,11 +73,12 @@ _ADVICE: Mapping[Situation, _Advice] = {
         (("{source}", "virsh destroy {vm}"),)),
     Situation.SPLIT: _Advice(
         "Post-copy broke off: each host has a part of its memory. As long as both are there, destroy nothing. Mend the "
-        "link, let TCP 49152 to 49215 in on {destination}, and have it go on as root on {source}. If that command "
-        "does not come to an end, QEMU on {destination} waits for memory that does not come: then the memory is lost. "
-        "End both, and start the VM on {destination}, whose image is the newest.",
+        "link, let TCP 49152 to 49215 in on {destination}, and have it go on as root on {source}, which needs libvirt "
+        "8.5. If that command does not come to an end, QEMU on {destination} waits for memory that does not come: then "
+        "the memory is lost. End {there} on {destination} and {vm} on {source}, and start the VM on {destination}, "
+        "whose image is the newest.",
         (("{source}", "virsh migrate --live --p2p --persistent --postcopy --postcopy-resume {vm} "
-          "qemu+ssh://USER@{destination}/system"),)),
+          "qemu+ssh://USER@{destination}/system{named}"),)),
     Situation.BETWEEN: _Advice(
         "Neither copy runs. The one on {source} has all of the VM's disk and memory; the one on {destination} has "
         "never run if it came with a migration of today.",
@@ -130,7 +131,8 @@ def _name_there(jobs: Iterable[JobLook], destination: str) -> Optional[str]:
 def _report(report: RepairReport) -> RepairReport:
     """The report with what is left to do."""
     there = report.name_there or report.domain
-    names = {"vm": report.domain, "there": there, "source": report.source, "destination": report.destination}
+    names = {"vm": report.domain, "there": there, "source": report.source, "destination": report.destination,
+             "named": f" --dname {there}" if there != report.domain else ""}
     source, destination = report.found.source, report.found.destination
     advice, says_all = _advice(report.found)
     why = [advice.why.format(**names)] if advice.why else []
@@ -154,7 +156,8 @@ def _advice(found: Whereabouts) -> tuple[_Advice, bool]:
     """What there is to say of both hosts together, and whether that is all of it."""
     source, destination = found.source, found.destination
     if found.situation is Situation.LEAVING and source is not None and source.split:
-        return _IN_POST_COPY, True
+        # That libvirt here says that it broke off, and there that all is well, means that its end was not heard of.
+        return _ADVICE[found.situation] if source.pause is Pause.POST_COPY_FAILED else _IN_POST_COPY, True
     halves = any(view is not None and view.split for view in (source, destination))
     if halves and found.situation is not Situation.SPLIT:
         # What is said of halves is said of each: the situation itself may name one of them as superfluous.

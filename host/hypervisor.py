@@ -59,12 +59,12 @@ _PAUSES = {
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: Pause.MIGRATION,
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: Pause.POST_COPY_FAILED,
 }
-# Of both hosts in post-copy. The last one is libvirt 8.5's.
+# Of both hosts in post-copy. The last one is libvirt 8.5's, and may come from there through older bindings.
 _SPLIT = frozenset({
     (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY),
     (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED),
     (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY),
-    (libvirt.VIR_DOMAIN_RUNNING, getattr(libvirt, "VIR_DOMAIN_RUNNING_POSTCOPY_FAILED", -1)),
+    (libvirt.VIR_DOMAIN_RUNNING, getattr(libvirt, "VIR_DOMAIN_RUNNING_POSTCOPY_FAILED", 11)),
 })
 _SECRET_TYPES = {
     libvirt.VIR_SECRET_USAGE_TYPE_VOLUME: "volume",
@@ -444,12 +444,12 @@ class Hypervisor:
         with libvirt_errors(self._host):
             self._find(domain).migrateStartPostCopy()
 
-    def in_post_copy(self, domain: str) -> bool:
-        """Whether the domain is paused here because it runs at the destination already, without all of its memory."""
+    def is_split(self, domain: str) -> bool | None:
+        """Whether a part of the domain's memory is on the other host, as in post-copy; None if that cannot be told."""
         try:
-            return tuple(self._find(domain).state()) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY)
+            return tuple(self._find(domain).state()) in _SPLIT
         except (libvirt.libvirtError, MigrationError):
-            return False
+            return None
 
     def is_whole(self, domain: str) -> bool:
         """Whether the domain certainly has all of its memory here, and no migration holds it paused."""

@@ -25,6 +25,7 @@ class OrphanedTunnel:
     def __init__(self, login: Login, pids: list[int]) -> None:
         self._login = login
         self._pids = pids
+        self._kept = False
 
     def ended(self) -> bool:
         """Whether it is gone, and with it everything that was forwarded."""
@@ -35,7 +36,13 @@ class OrphanedTunnel:
         return MigrationError(ErrorCode.TUNNEL_LOST, self._login.facts("its ssh has ended"))
 
     def keep(self) -> None:
-        """It is nobody's child, and stays by itself."""
+        """Leave it running until close()."""
+        self._kept = True
+
+    def let_go(self) -> None:
+        """End it, unless it is to be kept."""
+        if not self._kept:
+            self.close()
 
     def close(self) -> None:
         """End it."""
@@ -43,7 +50,7 @@ class OrphanedTunnel:
 
 
 def find(directory: str) -> list[int]:
-    """The ssh processes of this network namespace that forward sockets in a job's directory, other than our own."""
+    """The ssh processes of this network namespace that forward sockets in a job's directory."""
     found = []
     here = os.readlink("/proc/self/ns/net")
     for entry in os.listdir("/proc"):
@@ -52,7 +59,7 @@ def find(directory: str) -> list[int]:
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{entry}/cmdline").read_bytes().decode(errors="replace").split("\0")
             if (os.path.basename(words[0]) == "ssh" and any(word.startswith(directory + "/") for word in words)
-                    and os.readlink(f"/proc/{entry}/ns/net") == here and _parent(entry) != os.getpid()):
+                    and os.readlink(f"/proc/{entry}/ns/net") == here):
                 found.append(int(entry))
     return found
 
@@ -73,11 +80,6 @@ def clear_all_but(job_ids: Collection[str]) -> None:
         if not any(job_id in os.path.basename(directory) for job_id in job_ids):
             log.info("clearing up %s, which an earlier life of this agent has left", directory)
             clear(directory)
-
-
-def _parent(pid: str) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("PPid:")).split()[1])
 
 
 def end(pids: list[int]) -> None:

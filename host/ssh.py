@@ -108,11 +108,11 @@ class Tunnel:
         return self._process.pid
 
     def keep(self) -> None:
-        """Leave the child running should this process have to leave: what goes through it must not be cut off."""
+        """Leave the child running until close(), whoever else lets go of it: what goes through it must not be cut."""
         self._kept = True
 
-    def close_at_exit(self) -> None:
-        """End the child as the process leaves, unless it is to be kept."""
+    def let_go(self) -> None:
+        """End the child, unless it is to be kept."""
         if not self._kept:
             self.close()
 
@@ -200,9 +200,9 @@ def _child(login: Login, words: list[str], command: list[str], stream: int) -> I
             arguments, env=tool_environment(), stdin=stream, stdout=stream, stderr=messages, start_new_session=True)
         opened = Tunnel(login, process, messages)
         # Also when the agent has to leave before this thread gets to its end.
-        atexit.register(opened.close_at_exit)
+        atexit.register(opened.let_go)
         try:
             yield opened
         finally:
-            opened.close()
-            atexit.unregister(opened.close_at_exit)
+            opened.let_go()
+            atexit.unregister(opened.let_go)

@@ -37,7 +37,7 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
 def _problems(hypervisor: Hypervisor, migration: Migration, facts: DomainFacts) -> Iterator[str]:
     """What the domain's XMLs say of disks that is not so."""
     domain, placement = migration.name_there, migration.placement(facts)
-    if facts.state is not DomainState.SHUT_OFF:
+    if hypervisor.state(domain) in (DomainState.RUNNING, DomainState.PAUSED):
         named = {disk.path for disk in describe(hypervisor.document(domain)).disks}
         missing = [path for disk in facts.mirrored if (path := placement.path(disk.path)) not in named]
         if missing:

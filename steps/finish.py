@@ -25,7 +25,8 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
     with Hypervisor.open(context.host, patience=RESTART_SECONDS) as hypervisor:
         state = hypervisor.state(domain)
         expected = [facts.state] if here else [DomainState.SHUT_OFF, DomainState.ABSENT]
-        ended = here and state is DomainState.SHUT_OFF and state not in expected
+        ended = here and state is (DomainState.SHUT_OFF if facts.persistent else DomainState.ABSENT)
+        ended = ended and state not in expected
         if ended and arguments.source_gave_up:
             # All of it is here, as after a power failure: a guest may shut itself off at any moment, and hosts fail.
             expected.append(state)

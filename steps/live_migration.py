@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Optional
 
-from constant import LIBVIRT_SOCKETS, CopyStorage, DomainState, Transport
+from constant import LIBVIRT_SOCKETS, CopyStorage, DomainState, Pause, Transport
 from host import orphans
 from host.connections import cut_connections
 from host.domain_edit import Changes, edit
@@ -77,7 +77,7 @@ def adopt(context: StepContext, arguments: StepArguments) -> MigrationReport:
             log.info("VM %s: going on with the migration that was begun before", migration.domain)
             return follow(watch, AdoptedMigration(hypervisor, migration.domain, context.host), facts, peer)
     finally:
-        left.close()
+        left.let_go()
         remove_socket_directory(sockets.directory)
 
 
@@ -98,8 +98,10 @@ class AdoptedMigration:
             ErrorCode.MIGRATION_INTERRUPTED, {"domain": domain, "host": host})
 
     def is_alive(self) -> bool:
-        """Whether libvirt's job still runs."""
-        return self._hypervisor.has_job(self._domain)
+        """Whether libvirt's job still runs, and is not only kept for the recovery of a post-copy that broke off."""
+        if not self._hypervisor.has_job(self._domain):
+            return False
+        return self._hypervisor.view(self._domain).pause is not Pause.POST_COPY_FAILED
 
     def join(self, timeout: float) -> None:
         """Let time pass."""
@@ -120,16 +122,19 @@ def _released_at_once(peer: Peer, migration: Migration, facts: DomainFacts) -> A
 def follow(
     watch: Watch, running: Running, facts: DomainFacts, peer: Peer,
 ) -> MigrationReport:
-    """Follow it to its end, and hand the VM over to the peer."""
+    """Follow it to its end, and hand the VM over to the peer.
+
+    Raises MigrationError if the VM has not moved; only of one that may be on both hosts in part the tunnel stays.
+    """
     context, migration = watch.context, watch.migration
     try:
         watch.follow(running, tuple(disk.target for disk in facts.mirrored))
     except MigrationError as error:
         peer.failed()
-        if not is_held(migration, facts):
-            raise
-        view = bring_to_rest(context.host, migration, facts)
+        view = bring_to_rest(context.host, migration, facts, watch.tell)
         if view is None or not has_left(view, peer.view):
+            if view is not None and not view.split:
+                watch.tunnel.close()
             raise
         log.warning("VM %s has moved although libvirt said: %s", migration.domain, error.message)
     if facts.state is DomainState.SHUT_OFF:
@@ -139,6 +144,7 @@ def follow(
     paused = round((time.monotonic() - ended) * 1000)
     with Hypervisor.open(context.host) as hypervisor:
         report = _after_switchover(hypervisor, migration.domain, watch.control, watch.last)
+    watch.tunnel.close()
     if report.downtime >= 0 and is_held(migration, facts):
         report = replace(report, downtime=report.downtime + paused)
     return replace(report, held=held)

@@ -9,8 +9,9 @@ import logging
 import time
 from collections.abc import Callable
 
-from constant import DomainState, Pause
+from constant import Pause
 from host.hypervisor import Hypervisor
+from host.job_statistics import JobStatistics
 from steps.hand_over import has_arrived, is_held
 from wire.errors import MigrationError
 from wire.facts import DomainFacts
@@ -21,18 +22,35 @@ log = logging.getLogger(__name__)
 
 # For so long libvirt may take to bring a domain to rest after a failure, and a libvirtd that has died to come back.
 REST_SECONDS = 45.0
+# Without a byte for so long, what was left of a post-copy does not follow any more: as long as ssh takes to notice that
+# its peer is gone.
+SPLIT_SECONDS = 15.0
 _LOOK_SECONDS = 0.3
 
 
-def bring_to_rest(host: str, migration: Migration, facts: DomainFacts) -> DomainView | None:
-    """How the domain is here once nothing is done with it any more; None if that does not come to pass in time."""
-    deadline = time.monotonic() + REST_SECONDS
+def bring_to_rest(
+    host: str, migration: Migration, facts: DomainFacts,
+    told: Callable[[JobStatistics], object] = lambda _figures: None,
+) -> DomainView | None:
+    """How the domain is here once nothing is done with it any more; None if that does not come to pass in time.
+
+    One in post-copy is waited for as long as its memory follows, and `told` about: that libvirt calls it failed may
+    only mean that the two libvirts have lost each other, while the two QEMUs go on and come to their end.
+    """
+    now = time.monotonic()
+    deadline, figures, moved_at = now + REST_SECONDS, None, now
     while True:
         problem = "it is still busy"
         try:
             with Hypervisor.open(host) as hypervisor:
                 view = at_rest(hypervisor, migration, facts)
-            if view is not None:
+                last, now = figures, time.monotonic()
+                if view is not None and view.split:
+                    figures = hypervisor.job_statistics(migration.domain) or last
+            if figures is not None and figures != last:
+                deadline, moved_at = now + REST_SECONDS, now
+                told(figures)
+            if view is not None and not (view.split and now - moved_at < SPLIT_SECONDS):
                 return view
         except MigrationError as error:
             # A libvirtd that has died is started again by its init system.
@@ -47,8 +65,8 @@ def at_rest(hypervisor: Hypervisor, migration: Migration, facts: DomainFacts) ->
     """How it is, or None while something is done with it: that is ended, and one that is stuck half way goes on."""
     domain = migration.domain
     view = hypervisor.view(domain)
-    if view.pause is Pause.POST_COPY_FAILED:
-        # libvirt keeps its job, which nothing but a recovery ends.
+    if view.split:
+        # libvirt keeps its job, which only its own end or a recovery may end.
         return view
     if hypervisor.has_job(domain):
         hypervisor.abort_job(domain)
@@ -74,4 +92,4 @@ def has_left(view: DomainView, there: Callable[[], DomainView | None]) -> bool:
     if view.migrated:
         return True
     other = there()
-    return other is not None and (has_arrived(other) or other.state is DomainState.RUNNING)
+    return other is not None and (has_arrived(other) or other.runs_whole)

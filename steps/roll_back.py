@@ -56,7 +56,10 @@ def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
 
 def _on_source(context: StepContext, arguments: StepArguments) -> RollBackReport:
     migration = arguments.migration
-    orphans.clear(JobSockets.of(migration).directory)
+    with Hypervisor.open(context.host, patience=RESTART_SECONDS) as hypervisor:
+        split = hypervisor.view(migration.domain).split
+    if not split:
+        orphans.clear(JobSockets.of(migration).directory)
     view = bring_to_rest(context.host, migration, arguments.known_facts())
     if view is None:
         problem = f"VM {migration.domain} is still busy with its migration"

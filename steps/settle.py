@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from constant import DomainState, LibvirtDaemon, Outcome, Pause
+from constant import DomainState, LibvirtDaemon, Outcome
 from host.elsewhere import view_elsewhere
 from host.hypervisor import Hypervisor
 from host.ssh import Login
@@ -50,10 +50,17 @@ def _on_source(context: StepContext, arguments: StepArguments) -> Outcome | None
     there = _ask(context, migration, migration.destination, migration.destination_daemon, migration.name_there)
     if there is None:
         return None
-    if there.gone and view.pause is not Pause.POST_COPY_FAILED:
+    if there.gone and not view.split and not _has_moved(context, migration):
         return _take_back(context, arguments)
     gone = view.state in (DomainState.SHUT_OFF, DomainState.ABSENT)
-    return _leave(context, arguments) if gone and there.state is facts.state and not there.half else None
+    moved = _has_moved(context, migration) or (there.state is facts.state and not there.half)
+    return _leave(context, arguments) if gone and moved else None
+
+
+def _has_moved(context: StepContext, migration: Migration) -> bool:
+    """Whether LIVE_MIGRATION has come to its end here, whatever became of the VM since."""
+    kept = context.history.get(migration.job_id)
+    return kept is not None and kept.moved is not None
 
 
 def _take_back(context: StepContext, arguments: StepArguments) -> Outcome:

@@ -17,12 +17,15 @@ from host.job_statistics import JobStatistics
 from steps.context import StepContext
 from steps.convergence import Advice, ConvergenceControl, Remedy, Stage
 from wire.errors import ErrorCode, MigrationError
-from wire.records import Migration, Progress, fitting
+from wire.records import DiskProgress, Migration, Progress, fitting, post_copy_failed
 
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.1
 _STATISTICS_SECONDS = 0.5
+# From the request QEMU takes a moment until it is in post-copy and libvirt knows. Ended in that moment, the guest might
+# be on neither host.
+_SWITCH_SECONDS = 2.0
 # libvirt ends a job some time after it was asked to, and may have missed the first asking while it began.
 _ABORT_AGAIN_SECONDS = 2.0
 # No byte for so long, while a VM is locked: with the seconds of ending it below, that is over within the minute of
@@ -57,7 +60,7 @@ class Way(Protocol):
         """The error for that."""
 
     def keep(self) -> None:
-        """Leave it open whatever becomes of this process."""
+        """Leave it open until close(), whatever becomes of this process."""
 
     def close(self) -> None:
         """Close it."""
@@ -107,15 +110,12 @@ class Watch:
     def _stop_if_asked(self, now: float) -> None:
         if self._stopped_by is None:
             self._stopped_by, self._stop_since = self._reason_to_stop(now), now
-        if self._stopped_by is None or self._in_post_copy():
+        if self._stopped_by is None or self._may_be_split():
             return
         if now >= self._abort_at:
             log.warning("asking libvirt to end the migration: %s", self._stopped_by.message)
             self.hypervisor.abort_job(self.migration.domain)
             self._abort_at = now + _ABORT_AGAIN_SECONDS
-        if self.control.stage is Stage.POST_COPY:
-            # QEMU was asked for it, and may begin at any moment. libvirt ends nothing then; what is cut is cut.
-            return
         if self._closed == 0 and now - self._stop_since >= _CLOSE_TUNNEL_SECONDS:
             log.warning("the migration does not end: closing its tunnel")
             self._closed = 1
@@ -125,9 +125,10 @@ class Watch:
             self._closed = 2
             self.cut_connections()
 
-    def _in_post_copy(self) -> bool:
-        """Whether the guest runs at the destination without all of its memory; QEMU takes a moment from the request."""
-        return self.control.stage is Stage.POST_COPY and self.hypervisor.in_post_copy(self.migration.domain)
+    def _may_be_split(self) -> bool:
+        """Whether the guest may run at the destination without all of its memory: then nothing is ended."""
+        split = self.hypervisor.is_split(self.migration.domain)
+        return split if split is not None else self.control.stage is Stage.POST_COPY
 
     def _reason_to_stop(self, now: float) -> MigrationError | None:
         if self.context.cancellation.reason is not None:
@@ -151,9 +152,7 @@ class Watch:
             return self._stopped_by or lost or error
         told = lost or error
         reason = told.facts.get("reason", told.message) if isinstance(told, MigrationError) else str(told)
-        return MigrationError(ErrorCode.POST_COPY_FAILED, {
-            "domain": self.migration.domain, "host": self.context.host, "destination": self.migration.destination,
-            "user": self.migration.user, "job": self.migration.job_id, "reason": reason.rstrip(".")})
+        return post_copy_failed(self.migration, reason)
 
     # What helps it.
 
@@ -167,13 +166,17 @@ class Watch:
             return
         self.last = statistics
         disks = self.hypervisor.mirrors(self.migration.domain, mirrored) if statistics.mirroring else ()
-        if self.control.stage is not Stage.POST_COPY and self.hypervisor.in_post_copy(self.migration.domain):
+        if self.control.stage is not Stage.POST_COPY and self.hypervisor.is_split(self.migration.domain):
             # Begun by an earlier life of this agent, or by a person.
             self.control.stage = Stage.POST_COPY
             self.tunnel.keep()
         counted = (statistics.disk_done, statistics.memory_done, statistics.passes, *(each.done for each in disks))
         if counted != self._counted:
             self._counted, self._moved_at = counted, now
+        self.tell(statistics, disks)
+
+    def tell(self, statistics: JobStatistics, disks: tuple[DiskProgress, ...] = ()) -> None:
+        """Report how far it is."""
         self.context.progress(replace(as_progress(statistics, self.control), disks=fitting(disks)))
 
     def _do(self, advice: Advice) -> None:
@@ -191,6 +194,7 @@ class Watch:
                 self.hypervisor.start_post_copy(domain)
                 # Without its way between the hosts the guest would be lost.
                 self.tunnel.keep()
+                self._abort_at = time.monotonic() + _SWITCH_SECONDS
         except MigrationError as error:
             # It may just have ended. Otherwise it is advised, and tried, again.
             if advice.remedy not in self._failed:

@@ -528,16 +528,18 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.POST_COPY_FAILED: ErrorText(
         ErrorKind.UNKNOWN, "The post-copy migration of VM {domain} from {host} broke off: {reason}. Each host has a "
         "part of its memory, so neither can run it alone.",
-        "Destroy nothing and remove no image. See `virsh domstate {domain} --reason` on both hosts. If it says "
-        "post-copy failed, mend the link, let TCP 49152 to 49215 in on {destination}, and let it go on as root on "
-        "{host}: `virsh migrate --live --p2p --persistent --postcopy --postcopy-resume {domain} "
-        "qemu+ssh://{user}@{destination}/system` (libvirt 8.5). If one of the two has ended, or that command does not "
-        "come to an end, the memory is lost: then end both with `virsh destroy {domain}`, and start the VM on "
-        "{destination}, whose image is the newest. `vmmigration.py resume {job}` does the rest afterwards."),
+        "Destroy nothing and remove no image. See `virsh domstate --reason {there}` on {destination}. If it does not "
+        "say post-copy there, it has everything: end only the one on {host} (`virsh destroy {domain}`). If it does, "
+        "mend the link, let TCP 49152 to 49215 in on {destination}, and let it go on as root on {host}: `virsh migrate "
+        "--live --p2p --persistent --postcopy --postcopy-resume {domain} "
+        "qemu+ssh://{user}@{destination}/system{named}` (libvirt 8.5). If one of the two has ended, or that command "
+        "does not come to an end, the memory is lost: then end both (`virsh destroy {there}` on {destination}, `virsh "
+        "destroy {domain}` on {host}), and `virsh start {there}` on {destination}, whose image is the newest. "
+        "`vmmigration.py resume {job}` does the rest afterwards."),
     ErrorCode.ENDED_SINCE: ErrorText(
-        _FAILED, "VM {domain} has moved to {host} and is shut off there: it ended after the switchover, by itself or "
-        "with its host.", "See why in /var/log/libvirt/qemu/{domain}.log on {host}, then `virsh start {domain}` there; "
-        "never start the copy on the source."),
+        _FAILED, "VM {domain} has moved to {host} and ended there after the switchover, by itself or with its host; it "
+        "is {state} now.", "See why in /var/log/libvirt/qemu/{domain}.log on {host}. {remedy} Never start the copy on "
+        "the source."),
     ErrorCode.NOT_AS_EXPECTED: ErrorText(
         _FAILED, "On {host}: {problem}.", "See `virsh list --all` and `virsh dumpxml {domain}` on both hosts."),
     ErrorCode.FILE_CHANGED: ErrorText(

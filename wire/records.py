@@ -247,6 +247,14 @@ class CancelArguments:
         check_job_id(self.job_id)
 
 
+def post_copy_failed(migration: Migration, reason: str) -> MigrationError:
+    """The error of a VM that is on each host in part."""
+    return MigrationError(ErrorCode.POST_COPY_FAILED, {
+        "domain": migration.domain, "host": migration.source, "destination": migration.destination,
+        "there": migration.name_there, "named": f" --dname {migration.new_name}" if migration.new_name else "",
+        "user": migration.user, "job": migration.job_id, "reason": reason.rstrip(".")})
+
+
 @record
 class Obstacle:
     """One thing that stands in the way, as an error's code and facts."""

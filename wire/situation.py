@@ -65,6 +65,11 @@ class DomainView:
         return self.state in (DomainState.RUNNING, DomainState.PAUSED)
 
     @property
+    def runs_whole(self) -> bool:
+        """Whether it runs with all of its memory."""
+        return self.state is DomainState.RUNNING and not self.split
+
+    @property
     def gave_up(self) -> bool:
         """Of a source: whether libvirt there has ended the VM because it was migrated away, as far as it knows."""
         return self.migrated or self.state is DomainState.ABSENT
@@ -72,7 +77,7 @@ class DomainView:
     @property
     def half(self) -> bool:
         """Whether it is in the middle of a migration: paused, or running without all of its memory."""
-        return self.split or self.pause in (Pause.MIGRATION, Pause.POST_COPY_FAILED)
+        return self.split or self.pause is Pause.MIGRATION
 
 
 def has_whole(view: DomainView, began: DomainState, *, post_copy: bool) -> bool:
@@ -82,7 +87,7 @@ def has_whole(view: DomainView, began: DomainState, *, post_copy: bool) -> bool:
     it paused may have less. One that ran and is shut off may have been shut off because it has moved.
     """
     if view.state is began:
-        return not (view.split or view.pause is Pause.POST_COPY_FAILED or view.gone)
+        return not (view.split or view.gone)
     return view.has_it and not post_copy
 
 
@@ -109,7 +114,7 @@ def situation(source: Optional[DomainView], destination: Optional[DomainView]) -
     """What the two views together mean; None stands for a host that could not be asked."""
     if source is None or destination is None:
         return Situation.NOT_KNOWN
-    if source.pause is Pause.POST_COPY_FAILED and destination.has_it:
+    if source.pause is Pause.POST_COPY_FAILED and destination.has_it and (destination.split or destination.busy):
         return Situation.SPLIT
     return _SITUATIONS[_kind(source), _kind(destination)]
 

@@ -13,10 +13,11 @@ import pytest
 
 from constant import CLOCK_PAUSE
 
-from . import Host, Lab
-from .conftest import RUN_SECONDS, Admin, Guest, MakeGuest, Run, virsh
+from . import Agent, Host, Lab
+from .conftest import RUN_SECONDS, Admin, Guest, MakeGuest, Run, job_leftovers, virsh
 from .guest import AGENT_DEVICES, serial_log
 from .hostfiles import QEMU_USER
+from .test_at_most_once import kill
 from .test_interrupted import assert_as_before
 
 MakeWriter = Callable[..., Guest]
@@ -152,6 +153,43 @@ def test_post_copy_is_refused_where_qemu_may_not_and_moves_a_guest_that_never_fi
         result = assert_moved(guest, run)
         assert result["post_copy"] is True
         assert any(phase.startswith("post-copy: ") for phase in phases(run)), phases(run)
+        virsh(node2, "destroy", guest.name)
+    finally:
+        qemu_as_root(node2, on=False)
+
+
+def libvirtd_dies(name: str) -> Callable[[Admin, dict[str, Agent]], None]:
+    """End libvirtd on a host by SIGKILL, and have it started again as its init system does."""
+    def fault(admin: Admin, _agents: dict[str, Agent]) -> None:
+        host = admin.lab.host(name)
+        host.stop_libvirt(signal.SIGKILL)
+        host.start_libvirt()
+    return fault
+
+
+@pytest.mark.parametrize("fault", [
+    pytest.param(lambda admin, agents: kill(admin, agents, "node1"), id="agent on the source"),
+    pytest.param(libvirtd_dies("node1"), id="libvirtd on the source"),
+    pytest.param(libvirtd_dies("node2"), id="libvirtd on the destination"),
+])
+def test_a_post_copy_comes_to_its_end_whoever_dies_beside_the_two_qemus(
+    admin: Admin, agents: dict[str, Agent], make_writer: MakeWriter,
+    fault: Callable[[Admin, dict[str, Agent]], None],
+) -> None:
+    guest = make_writer("follows", **NEVER_FITS)
+    node1, node2 = guest.lab.nodes
+    qemu_as_root(node2, on=True)
+    try:
+        process = admin.start(guest.name, *WATCHED, "--post-copy")
+        node1.wait_for("post-copy", lambda: "(post-copy" in virsh(node1, "domstate", guest.name, "--reason"), 60)
+        # What is left takes long enough to be in the middle of it.
+        node2.rate(20)
+        fault(admin, agents)
+        node2.rate(160)
+        stdout, stderr = process.communicate(timeout=RUN_SECONDS)
+        result = assert_moved(guest, Run(process.returncode, stdout, stderr))
+        assert (result["post_copy"], result["errors"]) == (True, [])
+        assert job_leftovers(node1) == job_leftovers(node2) == []
         virsh(node2, "destroy", guest.name)
     finally:
         qemu_as_root(node2, on=False)

@@ -19,6 +19,7 @@ pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get 
 
 from constant import DomainState, Pause
 from host.hypervisor import SYSTEM_URI, Hypervisor
+from host.job_statistics import JobStatistics
 from steps.context import Cancellation, StepContext
 from tests.unit.samples import AGENTS, MOVED, FakeClock
 from wire.errors import ErrorCode, MigrationError
@@ -49,6 +50,8 @@ class OneDomain:
     """At so many looks a job of libvirt's runs on it."""
     unreachable: int = 0
     """So often nobody gets a connection."""
+    figures: Iterator[JobStatistics | None] = field(default_factory=lambda: iter(()))
+    """What libvirt counts of its job, at each look."""
     refusing: bool = False
     """Whether it does nothing that it is asked to do."""
     done: list[str] = field(default_factory=list)
@@ -90,6 +93,10 @@ class OneDomain:
     def end_block_jobs(self, domain: str) -> None:
         """Write it down."""
         self._do(f"end block jobs of {domain}")
+
+    def job_statistics(self, _domain: str) -> JobStatistics | None:
+        """The next figures; nothing once there are no more."""
+        return next(self.figures, None)
 
     def resume(self, domain: str) -> None:
         """Write it down."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from constant import Command, DomainState, ExitCode, Outcome
+from constant import Command, DomainState, ExitCode, Outcome, Pause
 from tests.unit.samples import DESTINATION, FACTS, MIGRATION, SOURCE
 from tests.unit.scripted import (
     AFTER,
@@ -189,6 +189,59 @@ def test_a_vm_that_was_shut_off_after_its_move_has_moved_and_is_not_said_to_run(
     assert isinstance(told, StepArguments)
     # The copy is all the same to be kept unless the VM was seen to be well.
     assert told.destination_verified is (seen_by is Command.LOCATE)
+
+
+@pytest.mark.parametrize(("looked", "state", "words"), [
+    (Silence(), DomainState.SHUT_OFF, "`virsh start VM1` there."),
+    (DomainView(state=DomainState.SHUT_OFF), DomainState.SHUT_OFF, "`virsh start VM1` there."),
+    (DomainView(state=DomainState.RUNNING), DomainState.RUNNING, "It was started since."),
+])
+def test_of_a_vm_that_ended_after_its_move_is_told_how_it_is_now(
+    looked: object, state: DomainState, words: str,
+) -> None:
+    report, _agents, _notes = run({
+        (Command.LOCATE, DESTINATION): looked,
+        (Command.FINISH, DESTINATION): StepReport(summary="shut off here", ended=True)})
+    assert (report.outcome, report.runs_on, report.state) == (Outcome.MOVED_INCOMPLETE, DESTINATION, state)
+    (error,) = report.errors
+    assert (error.code, f"it is {state.value} now" in error.message) == (ErrorCode.ENDED_SINCE, True)
+    assert words in error.hint
+
+
+def test_a_transient_vm_that_ended_after_its_move_is_gone_and_not_unknown() -> None:
+    transient = dataclasses.replace(FACTS, persistent=False)
+    missing = MigrationError(ErrorCode.DOMAIN_MISSING, {"domain": "VM1", "host": DESTINATION})
+    report, _agents, _notes = run({
+        (Command.CHECK_SOURCE, SOURCE): CheckReport(findings=(), facts=transient),
+        (Command.LOCATE, DESTINATION): DomainView(state=DomainState.ABSENT),
+        (Command.EXTRACT_CONFIGURE_FILE, DESTINATION): missing,
+        (Command.FINISH, DESTINATION): StepReport(summary="absent here", ended=True)})
+    assert (report.outcome, codes(report)) == (Outcome.MOVED_INCOMPLETE, [ErrorCode.ENDED_SINCE])
+    assert "virsh start" not in report.errors[0].hint
+
+
+def test_a_vm_that_was_handed_over_and_cannot_be_looked_for_again_runs_there_whatever_else_failed() -> None:
+    for refused, outcome in (
+            (Command.EXTRACT_CONFIGURE_FILE, Outcome.MOVED_INCOMPLETE), (Command.HAND_OVER, Outcome.MOVED_INCOMPLETE)):
+        report, _agents, _notes = run({
+            (Command.LIVE_MIGRATION, SOURCE): HELD, (Command.LOCATE, DESTINATION): Silence(),
+            (refused, DESTINATION): FAILED})
+        assert (report.outcome, codes(report)) == (outcome, [ErrorCode.MIGRATION_FAILED])
+    report, _agents, _notes = run({
+        (Command.LIVE_MIGRATION, SOURCE): HELD, (Command.LOCATE, DESTINATION): Silence(),
+        (Command.HAND_OVER, DESTINATION): FAILED, (Command.FINISH, DESTINATION): FAILED})
+    assert (report.outcome, report.runs_on) == (Outcome.UNKNOWN, None)
+
+
+def test_a_vm_that_was_paused_is_over_there_only_if_it_is_not_paused_by_its_arriving() -> None:
+    paused = dataclasses.replace(FACTS, state=DomainState.PAUSED)
+    for arrived, outcome in ((True, Outcome.MOVED_INCOMPLETE), (False, Outcome.UNKNOWN)):
+        report, _agents, _notes = run({
+            (Command.CHECK_SOURCE, SOURCE): CheckReport(findings=(), facts=paused),
+            **states(DomainState.SHUT_OFF, DomainState.PAUSED, arrived=arrived),
+            (Command.LIVE_MIGRATION, SOURCE): FAILED,
+            (Command.LOCATE, DESTINATION): DomainView(state=DomainState.PAUSED, pause=Pause.SOMEBODY)})
+        assert report.outcome is outcome
 
 
 def test_a_vm_that_its_source_gave_up_and_that_is_shut_off_over_there_has_moved() -> None:

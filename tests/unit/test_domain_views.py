@@ -218,7 +218,26 @@ def test_one_that_is_held_in_another_state_is_whole_unless_it_may_have_gone_on_o
     assert not has_whole(view, began, post_copy=True)
 
 
+@pytest.mark.parametrize(("now", "split"), [
+    ((libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY), True),
+    ((libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED), True),
+    ((libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY), True),
+    # As libvirt 8.5 and later number it, whatever the bindings know.
+    ((libvirt.VIR_DOMAIN_RUNNING, 11), True),
+    ((libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_MIGRATED), False),
+    ((libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION), False),
+])
+def test_a_vm_in_post_copy_or_of_which_that_broke_off_is_split(vm: Domain, now: tuple[int, int], split: bool) -> None:
+    vm.now = now
+    assert (Hypervisor(vm.site, "here").is_split("VM1"), seen(vm).split) == (split, split)
+    assert seen(vm).runs_whole is (now[0] == libvirt.VIR_DOMAIN_RUNNING and not split)
+
+
+def test_of_a_vm_that_libvirt_does_not_know_is_not_said_whether_it_is_split(vm: Domain) -> None:
+    assert Hypervisor(vm.site, "here").is_split("other") is None
+
+
 def test_one_of_which_post_copy_broke_off_is_not_whole() -> None:
-    broken = DomainView(state=DomainState.PAUSED, pause=Pause.POST_COPY_FAILED)
+    broken = DomainView(state=DomainState.PAUSED, pause=Pause.POST_COPY_FAILED, split=True)
     assert not has_whole(broken, DomainState.PAUSED, post_copy=True)
     assert not has_whole(broken, DomainState.RUNNING, post_copy=True)

@@ -114,7 +114,8 @@ def test_what_is_said_at_the_end_is_how_the_vm_is(state: DomainState, words: str
 def test_after_a_failure_the_two_states_say_how_it_ended(
     state: DomainState, here: DomainState, there: DomainState, outcome: Outcome,
 ) -> None:
-    report, agents = run_of(state, migration=failed(ErrorCode.MIGRATION_FAILED), states=states(here, there))
+    report, agents = run_of(
+        state, migration=failed(ErrorCode.MIGRATION_FAILED), states=states(here, there, arrived=True))
     assert report.outcome is outcome
     assert report.exit_code in (ExitCode.ROLLED_BACK, ExitCode.MOVED_INCOMPLETE, ExitCode.UNKNOWN)
     told = next(asked.request.cmd_arguments for asked in agents.asked

@@ -18,6 +18,7 @@ from steps import finish
 from steps.context import Cancellation, StepContext
 from tests.unit.samples import AGENTS, DESTINATION, FACTS, MIGRATION, SOURCE
 from wire.errors import ErrorCode, MigrationError
+from wire.facts import DomainFacts
 from wire.records import StepArguments, StepReport
 from wire.situation import MovedNote
 
@@ -87,6 +88,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Finish:
     def run(
         site: Site, host: str = DESTINATION, *, stood_still: int = 0, trim: bool = False,
         after: SourceAfter = SourceAfter.KEEP, verified: bool = True, gave_up: bool = False,
+        facts: DomainFacts = FACTS,
     ) -> StepReport:
         @contextlib.contextmanager
         def opened(_host: str, patience: float) -> Iterator[Site]:
@@ -100,7 +102,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Finish:
             cancellation=Cancellation(), progress=lambda _progress: None, wall=1_790_000_000)
         migration = dataclasses.replace(MIGRATION, trim=trim, new_name="web", source_after=after)
         arguments = StepArguments(
-            migration=migration, facts=FACTS, stood_still=stood_still, destination_verified=verified,
+            migration=migration, facts=facts, stood_still=stood_still, destination_verified=verified,
             source_gave_up=gave_up)
         return finish.run(context, arguments)
     return run
@@ -119,10 +121,9 @@ def test_a_clock_that_cannot_be_set_makes_no_failure_of_a_move(ended: Finish, si
     assert ended(site, stood_still=90_000).summary == "running here"
 
 
-def test_a_guest_that_arrived_paused_is_asked_for_nothing(monkeypatch: pytest.MonkeyPatch, ended: Finish) -> None:
-    monkeypatch.setattr("tests.unit.test_finish.FACTS", dataclasses.replace(FACTS, state=DomainState.PAUSED))
-    site = Site(DomainState.PAUSED)
-    assert ended(site, stood_still=90_000, trim=True).summary == "paused here"
+def test_a_guest_that_arrived_paused_is_asked_for_nothing(ended: Finish) -> None:
+    site, paused = Site(DomainState.PAUSED), dataclasses.replace(FACTS, state=DomainState.PAUSED)
+    assert ended(site, facts=paused, stood_still=90_000, trim=True).summary == "paused here"
     assert site.told == []
 
 
@@ -194,6 +195,9 @@ def test_a_vm_that_has_moved_for_certain_may_be_shut_off_since_and_nobody_is_ask
     report = ended(Site(DomainState.SHUT_OFF), gave_up=True, trim=True, stood_still=5000)
     assert report == StepReport(summary="shut off here", ended=True)
     assert not ended(Site(), gave_up=True).ended
-    for host, state in ((SOURCE, DomainState.RUNNING), (DESTINATION, DomainState.PAUSED)):
+    gone = ended(Site(DomainState.ABSENT), gave_up=True, facts=dataclasses.replace(FACTS, persistent=False))
+    assert gone == StepReport(summary="absent here", ended=True)
+    for host, state in (
+            (SOURCE, DomainState.RUNNING), (DESTINATION, DomainState.PAUSED), (DESTINATION, DomainState.ABSENT)):
         with pytest.raises(MigrationError):
             ended(Site(state), host, gave_up=True)

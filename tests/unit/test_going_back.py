@@ -377,6 +377,16 @@ def test_a_vm_that_has_arrived_says_no_more_that_it_has_moved_away(
     assert vm.starts
 
 
+def test_one_that_was_shut_off_since_is_not_asked_for_a_disk_that_only_its_running_self_had(
+    libvirtd: Libvirtd, tmp_path: Path,
+) -> None:
+    vm = libvirtd.add(document(), RUNS)
+    with pytest.raises(MigrationError, match="active XML"):
+        define_virtual_machine.run(context_on(DESTINATION, tmp_path), STEP)
+    vm.now = OFF
+    assert define_virtual_machine.run(context_on(DESTINATION, tmp_path), STEP).summary.startswith("persistent")
+
+
 def test_nor_does_the_configure_file_that_was_asked_for(libvirtd: Libvirtd, tmp_path: Path) -> None:
     libvirtd.add(document(QCOW2.path), RUNS, note=EARLIER)
     context, file = context_on(DESTINATION, tmp_path), tmp_path / "VM1.xml"

@@ -18,6 +18,7 @@ pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get 
 
 from constant import DomainState
 from host.job_files import JobSockets
+from host.job_statistics import JobStatistics
 from host.migration_target import MigrationTarget
 from steps import live_migration
 from tests.unit.libvirtd import document
@@ -26,6 +27,7 @@ from tests.unit.one_domain import (
     ARRIVED,
     BROKEN_OFF,
     HALF,
+    HALF_ARRIVED,
     MIGRATED,
     PAUSED,
     RUNNING,
@@ -56,6 +58,10 @@ class SourceDomain(OneDomain):
         """As which user QEMU runs."""
         return 64055, 64055
 
+    def is_split(self, _domain: str) -> bool:
+        """Whether a part of its memory is on the other host."""
+        return self.views[0].split
+
     def document(self, _domain: str, *, inactive: bool = False) -> str:
         """Its definition."""
         assert inactive
@@ -64,9 +70,6 @@ class SourceDomain(OneDomain):
     def migratable_document(self, _domain: str) -> str:
         """As it runs."""
         return document(QCOW2.path)
-
-    def job_statistics(self, _domain: str) -> None:
-        """libvirt has nothing to tell."""
 
 
 @dataclass
@@ -83,12 +86,20 @@ class Way:
         """It never is."""
         raise AssertionError("the tunnel was not lost")
 
+    kept: bool = False
+
     def keep(self) -> None:
         """It stays open."""
+        self.kept = True
+
+    def let_go(self) -> None:
+        """It is closed if nothing speaks against it."""
+        if not self.kept:
+            self.close()
 
     def close(self) -> None:
-        """Write it down."""
-        self.closed += 1
+        """Write it down; once it is closed that does nothing."""
+        self.closed = 1
 
 
 @dataclass
@@ -351,11 +362,48 @@ def test_a_vm_that_does_not_come_to_rest_is_an_error(site: Site) -> None:
 
 
 @pytest.mark.parametrize(("migration", "facts", "view"), [(POST_COPY, FACTS, RUNNING), (MIGRATION, WAS_PAUSED, PAUSED)])
-def test_of_a_vm_that_was_not_held_an_error_is_an_error_and_is_judged_by_the_controller(
+def test_a_vm_that_was_not_held_has_moved_too_although_libvirt_said_no_if_its_source_gave_it_up(
     site: Site, migration: Migration, facts: DomainFacts, view: DomainView,
 ) -> None:
-    site.here.views, site.error = [view], LOST
+    site.here.views, site.error, site.becomes = [view], LOST, (MIGRATED, view)
+    report = site.run(migration, facts)
+    assert (report.held, site.there.done) == (False, [])
+    site.here.views, site.looks, site.becomes = [view], 0, (view, ABSENT)
     assert site.refused(migration, facts) is LOST
+
+
+def figures(*left: int) -> Iterator[JobStatistics]:
+    """libvirt's, with so much memory left at each look."""
+    return iter([JobStatistics(
+        disk_done=0, disk_total=0, memory_done=9000 - each, memory_total=9000, memory_left=each) for each in left])
+
+
+def test_a_post_copy_that_libvirt_gave_up_is_followed_through_its_tunnel_as_long_as_its_memory_follows(
+    site: Site,
+) -> None:
+    def look(_domain: str) -> DomainView:
+        site.here.views = [RUNNING] if site.looks < LOOKS else [next(seen, MIGRATED)]
+        return site.here.views[0]
+
+    seen = iter([BROKEN_OFF] * 150)
+    site.here.view = look  # type: ignore[method-assign]
+    site.here.figures = figures(*range(9000, 0, -50))
+    site.way.keep()
+    site.error, site.becomes = LOST, (BROKEN_OFF, RUNNING)
+    report = site.run(POST_COPY)
+    assert (report.memory_bytes, report.held) == (MOVED.memory_bytes, False)
+    assert (site.here.done, site.way.closed) == ([], 1)
+    assert len({each.done for each in site.told}) > 100
+
+
+@pytest.mark.parametrize(("here", "closed"), [(BROKEN_OFF, 0), (RUNNING, 1)])
+def test_a_tunnel_that_was_kept_stays_open_only_for_a_vm_that_is_on_both_hosts_in_part(
+    site: Site, here: DomainView, closed: int,
+) -> None:
+    site.way.keep()
+    site.error, site.becomes = LOST, (here, HALF_ARRIVED)
+    assert site.refused(POST_COPY) is LOST
+    assert (site.way.closed, site.here.done) == (closed, [])
 
 
 # By an agent that was started anew.
@@ -386,10 +434,23 @@ def test_one_that_did_not_leave_was_interrupted_and_what_was_left_of_it_is_clear
     assert (site.way.closed, site.events[-1]) == (1, f"removed {SOCKETS.directory}")
 
 
-@pytest.mark.parametrize(("migration", "facts"), [(POST_COPY, FACTS), (MIGRATION, WAS_PAUSED)])
-def test_how_one_ended_that_was_not_held_is_not_guessed(site: Site, migration: Migration, facts: DomainFacts) -> None:
-    site.here.views, site.there.views = [MIGRATED], [RUNNING]
-    assert site.refused(migration, facts, adopt=True).code is ErrorCode.MIGRATION_INTERRUPTED
+@pytest.mark.parametrize(("migration", "facts", "there"), [
+    (POST_COPY, FACTS, RUNNING), (MIGRATION, WAS_PAUSED, PAUSED)])
+def test_one_that_was_not_held_and_that_its_source_gave_up_meanwhile_has_moved(
+    site: Site, migration: Migration, facts: DomainFacts, there: DomainView,
+) -> None:
+    site.here.jobs, site.here.views, site.there.views = 20, [MIGRATED], [there]
+    report = site.adopt(migration, facts)
+    assert (report.memory_bytes, report.held, site.here.done) == (MOVED.memory_bytes, False, [])
+    for half in (HALF_ARRIVED, HALF):
+        site.here.views, site.there.views = [SHUT_OFF], [half]
+        assert site.refused(migration, facts, adopt=True).code is ErrorCode.MIGRATION_INTERRUPTED
+
+
+def test_the_job_that_libvirt_keeps_of_a_post_copy_that_broke_off_is_not_followed_for_ever(site: Site) -> None:
+    site.here.jobs, site.here.views, site.there.views = 1_000_000, [BROKEN_OFF], [HALF_ARRIVED]
+    site.refused(POST_COPY, adopt=True)
+    assert site.here.done == []
 
 
 def test_a_libvirt_that_cannot_be_asked_leaves_nothing_open(site: Site) -> None:

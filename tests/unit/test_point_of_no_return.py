@@ -22,11 +22,9 @@ from tests.unit.scripted import (
     states,
 )
 from wire.errors import ErrorCode, MigrationError
-from wire.records import Convergence, Progress, RollBackReport, StepArguments
+from wire.records import Convergence, Progress, RollBackReport, StepArguments, post_copy_failed
 
-BROKEN = MigrationError(ErrorCode.POST_COPY_FAILED, {
-    "domain": "VM1", "host": SOURCE, "destination": DESTINATION, "user": "kvm", "job": "1234abcd",
-    "reason": "the tunnel ended"})
+BROKEN = post_copy_failed(MIGRATION, "the tunnel ended.")
 
 
 @pytest.mark.parametrize(("here", "there"), [
@@ -56,7 +54,7 @@ def test_what_was_written_over_there_in_post_copy_is_not_removed_because_the_sou
 
 def test_a_post_copy_that_broke_off_after_all_was_across_is_a_move() -> None:
     report, _agents, _notes = run({**AFTER, (Command.LIVE_MIGRATION, SOURCE): BROKEN})
-    assert (report.outcome, report.runs_on) == (Outcome.MOVED_INCOMPLETE, DESTINATION)
+    assert (report.outcome, report.runs_on, report.errors) == (Outcome.MOVED, DESTINATION, ())
 
 
 def test_one_that_runs_without_all_of_its_memory_has_not_moved_and_whoever_asks_later_reads_the_same_hint() -> None:
@@ -71,6 +69,18 @@ def test_one_that_runs_without_all_of_its_memory_has_not_moved_and_whoever_asks_
             assert report.outcome is Outcome.UNKNOWN
             assert codes(report) == [ErrorCode.POST_COPY_FAILED, ErrorCode.STATE_UNKNOWN]
             assert "?" not in report.errors[0].message + report.errors[0].hint
+
+
+def test_of_a_vm_that_gets_another_name_each_command_names_it_as_its_host_does() -> None:
+    plain, renamed = BROKEN, post_copy_failed(dataclasses.replace(MIGRATION, new_name="web"), "x")
+    assert f"`virsh destroy VM1` on {DESTINATION}" in plain.hint
+    assert f"qemu+ssh://kvm@{DESTINATION}/system`" in plain.hint
+    for command in (
+            f"`virsh domstate --reason web` on {DESTINATION}", f"`virsh destroy web` on {DESTINATION}",
+            f"`virsh destroy VM1` on {SOURCE}", f"`virsh start web` on {DESTINATION}",
+            f"qemu+ssh://kvm@{DESTINATION}/system --dname web`"):
+        assert command in renamed.hint
+    assert "?" not in renamed.message + renamed.hint + plain.message + plain.hint
 
 
 @pytest.mark.parametrize(("post_copy", "said", "cancelled"), [

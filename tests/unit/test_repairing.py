@@ -178,6 +178,20 @@ def test_the_source_of_a_vm_in_post_copy_is_not_to_be_destroyed() -> None:
     assert "End nothing" in report.why
 
 
+def test_where_the_destination_is_whole_only_what_is_left_on_the_source_is_to_be_ended() -> None:
+    report, _agents = repaired(views(BROKEN_OFF, RUNS))
+    assert (report.found.situation, report.commands) == (Situation.LEAVING, ((SOURCE, "virsh destroy VM1"),))
+    assert "only a part" not in report.why
+
+
+def test_the_command_for_a_vm_that_gets_another_name_says_it() -> None:
+    half = DomainView(state=DomainState.RUNNING, busy=True, split=True)
+    report, _agents = repaired(views(BROKEN_OFF, half, job(1, Outcome.MOVED, name_there="web")))
+    ((host, command),) = report.commands
+    assert (host, command.endswith(f"VM1 qemu+ssh://USER@{DESTINATION}/system --dname web")) == (SOURCE, True)
+    assert f"End web on {DESTINATION} and VM1 on {SOURCE}" in report.why
+
+
 @pytest.mark.parametrize("half", [BROKEN_OFF, DomainView(state=DomainState.RUNNING, busy=True, split=True)])
 def test_no_half_of_a_vm_is_to_be_destroyed_while_the_other_may_be_there(half: DomainView) -> None:
     whole = DomainView(state=DomainState.RUNNING, split=True)

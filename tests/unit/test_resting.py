@@ -13,7 +13,8 @@ pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get 
                     exc_type=ImportError)
 
 from constant import DomainState, Pause
-from steps.resting import REST_SECONDS, bring_to_rest, has_left
+from host.job_statistics import JobStatistics
+from steps.resting import REST_SECONDS, SPLIT_SECONDS, bring_to_rest, has_left
 from tests.unit.one_domain import (
     ABSENT,
     ARRIVED,
@@ -50,7 +51,7 @@ def rest(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> Rest:
     return run
 
 
-@pytest.mark.parametrize("view", [RUNNING, SHUT_OFF, MIGRATED, ABSENT, PAUSED, BROKEN_OFF])
+@pytest.mark.parametrize("view", [RUNNING, SHUT_OFF, MIGRATED, ABSENT, PAUSED])
 def test_a_vm_at_rest_is_left_as_it_is(rest: Rest, clock: FakeClock, view: DomainView) -> None:
     began, here = clock.now, OneDomain.of(view)
     assert rest(here) == view
@@ -81,7 +82,7 @@ def test_a_vm_that_may_run_over_there_is_not_let_go_on(rest: Rest) -> None:
     assert here.done == []
 
 
-@pytest.mark.parametrize("pause", [Pause.SOMEBODY, Pause.OTHER, Pause.POST_COPY_FAILED])
+@pytest.mark.parametrize("pause", [Pause.SOMEBODY, Pause.OTHER])
 def test_only_what_the_migration_paused_is_let_go_on(rest: Rest, pause: Pause) -> None:
     view = DomainView(state=DomainState.PAUSED, pause=pause)
     here = OneDomain.of(view)
@@ -89,12 +90,23 @@ def test_only_what_the_migration_paused_is_let_go_on(rest: Rest, pause: Pause) -
     assert here.done == []
 
 
-def test_one_of_which_post_copy_broke_off_is_at_rest_although_libvirt_keeps_its_job(
+def test_one_of_which_post_copy_broke_off_is_at_rest_once_its_memory_follows_no_more_although_libvirt_keeps_its_job(
     rest: Rest, clock: FakeClock,
 ) -> None:
     began, here = clock.now, OneDomain.of(BROKEN_OFF, jobs=1_000_000)
     assert rest(here, POST_COPY) == BROKEN_OFF
-    assert (here.done, clock.now) == ([], began)
+    assert here.done == []
+    assert SPLIT_SECONDS <= clock.now - began < SPLIT_SECONDS + 1.0
+
+
+def test_one_in_post_copy_is_waited_for_as_long_as_its_memory_follows(rest: Rest, clock: FakeClock) -> None:
+    counted = [JobStatistics(disk_done=0, disk_total=0, memory_done=done, memory_total=1000) for done in range(500)]
+    began, here = clock.now, OneDomain.of(*[BROKEN_OFF] * 500, MIGRATED, figures=iter(counted))
+    assert rest(here, POST_COPY) == MIGRATED
+    assert (here.done, clock.now - began > REST_SECONDS) == ([], True)
+    began, here = clock.now, OneDomain.of(BROKEN_OFF, figures=iter(counted[:10]))
+    assert rest(here, POST_COPY) == BROKEN_OFF
+    assert SPLIT_SECONDS <= clock.now - began < SPLIT_SECONDS + 5.0
 
 
 def test_a_libvirtd_that_is_started_again_is_waited_for(rest: Rest, clock: FakeClock) -> None:

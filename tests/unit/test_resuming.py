@@ -40,6 +40,7 @@ from tests.unit.scripted import (
 from wire.errors import ErrorCode, MigrationError
 from wire.history import StepState
 from wire.records import MigrationReport, StepArguments
+from wire.situation import DomainView
 
 JOB = MIGRATION.job_id
 PREPARING, COPYING, MIGRATING = MOVING
@@ -145,12 +146,17 @@ def test_a_followed_migration_that_fails_is_rolled_back() -> None:
     ((Outcome.MOVED, Outcome.MOVED), Outcome.MOVED, DESTINATION),
     ((Outcome.ROLLED_BACK, Outcome.ROLLED_BACK), Outcome.ROLLED_BACK, SOURCE),
 ])
-def test_a_job_that_has_ended_is_told_and_nothing_is_asked_for(
+def test_a_job_that_has_ended_is_told_with_how_the_vm_is_now_and_nothing_is_asked_for(
     outcomes: tuple[Outcome, Outcome], outcome: Outcome, runs_on: str,
 ) -> None:
-    report, agents, _notes = resumed(known([], [], outcomes=outcomes))
-    assert agents.calls() == LOOKED
-    assert (report.outcome, report.runs_on) == (outcome, runs_on)
+    looking = (Command.LOCATE, runs_on)
+    for state in (DomainState.RUNNING, DomainState.SHUT_OFF):
+        report, agents, _notes = resumed(known([], [], outcomes=outcomes), {looking: DomainView(state=state)})
+        assert agents.calls() == [*LOOKED, looking]
+        assert (report.outcome, report.runs_on, report.state, report.errors) == (outcome, runs_on, state, ())
+        assert report.as_before is (state is DomainState.RUNNING)
+    report, _agents, _notes = resumed(known([], [], outcomes=outcomes), {looking: Silence()})
+    assert (report.outcome, codes(report)) == (outcome, [ErrorCode.AGENT_SILENT])
 
 
 def test_a_job_that_has_ended_on_one_host_only_is_gone_on_with() -> None:
@@ -283,5 +289,6 @@ def test_what_has_moved_or_ended_is_not_cancelled(script: Mapping[Call, object],
 def test_a_vm_that_was_not_running_is_told_as_it_was() -> None:
     facts = dataclasses.replace(FACTS, state=DomainState.SHUT_OFF)
     record = dataclasses.replace(KEPT, arguments=StepArguments(migration=MIGRATION, facts=facts))
-    report, _agents, _notes = resumed(known([], [], record=record, outcomes=(Outcome.MOVED, Outcome.MOVED)))
+    report, _agents, _notes = resumed(known([], [], record=record, outcomes=(Outcome.MOVED, Outcome.MOVED)), {
+        (Command.LOCATE, DESTINATION): DomainView(state=DomainState.SHUT_OFF)})
     assert report.state is DomainState.SHUT_OFF

@@ -14,7 +14,8 @@ from tests.unit.one_domain import WAS_PAUSED
 pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)",
                     exc_type=ImportError)
 
-from constant import DomainState, LibvirtDaemon, Outcome, Pause
+from constant import DomainState, LibvirtDaemon, Outcome
+from host.job_history import JobHistory
 from host.ssh import Login
 from steps import settle
 from steps.context import StepContext
@@ -33,9 +34,10 @@ from tests.unit.one_domain import (
     put_clock,
     put_here,
 )
-from tests.unit.samples import DESTINATION, FACTS, MIGRATION, SOURCE
+from tests.unit.samples import DESTINATION, FACTS, MIGRATION, MOVED, SOURCE
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
+from wire.history import JobRecord
 from wire.records import Convergence, Migration, RollBackReport, StepArguments, StepReport
 from wire.situation import DomainView
 
@@ -143,6 +145,16 @@ def test_a_source_that_cannot_tell_by_itself_goes_by_what_the_other_host_says(
     assert site.asked == [(SOURCE, DESTINATION, LibvirtDaemon.LIBVIRTD, "web")]
 
 
+def test_a_transient_vm_that_has_moved_and_is_on_neither_host_since_has_moved(site: Site, tmp_path: Path) -> None:
+    history = JobHistory(tmp_path)
+    transient = dataclasses.replace(FACTS, persistent=False)
+    kept = JobRecord(arguments=StepArguments(migration=HELD, facts=transient), asked_by="x", since=1)
+    for moved, outcome in ((None, Outcome.ROLLED_BACK), (MOVED, Outcome.MOVED)):
+        history.put(dataclasses.replace(kept, moved=moved))
+        assert site.settle(SOURCE, ABSENT, ABSENT, facts=transient) is outcome
+    assert site.ran == ["ROLL_BACK", "FINISH"]
+
+
 def test_a_source_on_which_post_copy_broke_off_is_not_told_as_rolled_back(site: Site) -> None:
     assert site.settle(SOURCE, BROKEN_OFF, ABSENT, migration=POST_COPY) is None
 
@@ -231,9 +243,8 @@ def test_a_destination_leaves_all_to_its_controller_but_a_vm_that_waits(site: Si
     assert (site.ran, site.asked) == ([], [])
 
 
-@pytest.mark.parametrize("pause", [Pause.MIGRATION, Pause.POST_COPY_FAILED])
-def test_what_is_half_here_is_left_alone(site: Site, pause: Pause) -> None:
-    half = DomainView(state=DomainState.PAUSED, pause=pause)
+@pytest.mark.parametrize("half", [HALF, BROKEN_OFF])
+def test_what_is_half_here_is_left_alone(site: Site, half: DomainView) -> None:
     assert site.settle(DESTINATION, half, RUNNING) is None
     assert site.settle(DESTINATION, half, RUNNING, facts=WAS_PAUSED) is None
     assert site.settle(DESTINATION, HALF_ARRIVED, BROKEN_OFF, migration=POST_COPY) is None

@@ -70,6 +70,8 @@ class Site:
     began_post_copy: bool = False
     begins_post_copy: bool = True
     """Whether QEMU begins it when it is asked to."""
+    tells_split: bool = True
+    """Whether libvirt says where the memory is."""
     closing_ends: bool = True
     """Whether a migration that goes on after it was to end does so when its tunnel is closed, or its connections."""
 
@@ -95,9 +97,9 @@ class Site:
 
     # libvirt.
 
-    def in_post_copy(self, _domain: str) -> bool:
+    def is_split(self, _domain: str) -> bool | None:
         """An earlier life of the agent may have begun it."""
-        return self.began_post_copy
+        return self.began_post_copy if self.tells_split else None
 
     def _ask(self, call: str) -> None:
         self.asked.append(f"{self.clock.now:.1f} {call}")
@@ -431,12 +433,31 @@ def test_a_failure_before_qemu_began_the_post_copy_that_it_was_asked_for_is_an_o
     assert failing(follow, site, post_copy=True).code is ErrorCode.TUNNEL_LOST
 
 
-def test_a_migration_whose_post_copy_was_asked_for_and_not_begun_is_ended_by_libvirt_alone(follow: Follow) -> None:
+def test_a_migration_whose_post_copy_was_asked_for_and_not_begun_is_ended_as_any_other(follow: Follow) -> None:
     site = Site(cancel_at=15.0, begins_post_copy=False)
     assert failing(follow, site, post_copy=True).code is ErrorCode.MIGRATION_CANCELLED
-    site = Site(cancel_at=15.0, begins_post_copy=False, aborting_ends=False, ends_at=40.0, error=CLOSED)
+    site = Site(cancel_at=15.0, begins_post_copy=False, aborting_ends=False, closing_ends=False, ends_at=40.0,
+                error=CLOSED)
     failing(follow, site, post_copy=True)
-    assert {call.split()[1] for call in site.asked} == {"post-copy", "abort"}
+    assert {call.split()[1] for call in site.asked} == {"post-copy", "abort", "close", "cut"}
+
+
+def test_nothing_is_ended_in_the_moment_in_which_qemu_was_asked_for_post_copy(follow: Follow) -> None:
+    asked = Site(ends_at=30.0)
+    follow(asked, post_copy=True)
+    at = float(asked.asked[0].split()[0])
+    site = Site(cancel_at=at + 0.1, begins_post_copy=False)
+    failing(follow, site, post_copy=True)
+    ((when, what),) = [call.split() for call in site.asked[1:]]
+    assert (what, at + 2.0 <= float(when) < at + 3.0) == ("abort", True)
+
+
+def test_where_libvirt_does_not_say_whether_post_copy_has_begun_nothing_is_ended(follow: Follow) -> None:
+    site = Site(cancel_at=15.0, tells_split=False, ends_at=60.0)
+    follow(site, post_copy=True)
+    assert [call.split()[1] for call in site.asked] == ["post-copy"]
+    ordinary = Site(cancel_at=3.0, tells_split=False)
+    assert failing(follow, ordinary).code is ErrorCode.MIGRATION_CANCELLED
 
 
 class Child:
@@ -453,13 +474,13 @@ class Child:
         """It ends at once."""
 
 
-def test_a_tunnel_that_is_kept_outlives_the_agent_and_any_other_ends_with_it() -> None:
+def test_a_tunnel_that_is_kept_outlives_whoever_lets_go_of_it_and_any_other_ends_then() -> None:
     for kept in (False, True):
         child = Child()
         opened = Tunnel(Login(SOURCE, "kvm", "x"), cast(Any, child), cast(Any, None))
         if kept:
             opened.keep()
-        opened.close_at_exit()
+        opened.let_go()
         assert child.ended is not kept
         opened.close()
         assert child.ended
