@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from constant import DOWNTIME_FIRST, GIVE_UP_SECONDS, Command, DomainState, Outcome
-from control.checks import Checked, check
+from control.checks import Checked, check, measured
 from control.conversation import (
     Asked,
     ControllerSettings,
@@ -52,7 +52,7 @@ class Controller:
     skipped: frozenset[Check] = frozenset()
     dry_run: bool = False
     on_checked: Callable[[Sequence[Finding]], None] = lambda _findings: None
-    """Called with what the checks have found, before anything moves."""
+    """Called with what the checks have found, before anything moves, and with what is known a little later."""
     _talk: Conversation = field(init=False)
     _checked: Optional[Checked] = None
     _moved: Optional[DomainFacts] = None
@@ -97,7 +97,7 @@ class Controller:
             plan=checked.plan if checked is not None else None)
 
     def _run(self, migration: Migration) -> RunReport:
-        self._checked = checked = check(self._talk, migration)
+        self._checked = checked = check(self._talk, migration, whole=self.dry_run)
         self.on_checked(checked.findings)
         migration, facts = checked.migration, checked.facts
         if self.dry_run or not checked.may_start or facts is None:
@@ -114,8 +114,9 @@ class Controller:
                                StepReport, _summary)
             if not known.done(source, Command.COPY_DISK_FILE):
                 self._copy_files(migration, arguments, known, both=bool(facts.files))
-            moved = self._talk.end(
-                self._asked(Command.LIVE_MIGRATION, source, arguments, known), MigrationReport, _moved)
+            moving = self._asked(Command.LIVE_MIGRATION, source, arguments, known)
+            self._tell_measured()
+            moved = self._talk.end(moving, MigrationReport, _moved)
         except MigrationError as error:
             return self._after_failure(migration, facts, error)
         except SilenceError as silence:
@@ -124,6 +125,11 @@ class Controller:
                 return self._unknown(migration, facts, silence.error.message)
             return self._after_failure(migration, facts, silence.error)
         return self._complete(migration, facts, moved, (), held=moved.held)
+
+    def _tell_measured(self) -> None:
+        """What was measured while the move began: whether it will catch up with what the guest writes, above all."""
+        if self._checked is not None and (news := measured(self._talk, self._checked)):
+            self.on_checked(news)
 
     def _asked(self, command: Command, host: str, arguments: StepArguments, known: Recalled) -> Asked:
         """A step that is asked for now, unless it runs already."""

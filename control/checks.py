@@ -5,12 +5,12 @@ Side by side where they can be; nothing is changed, and all that stands in the w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Optional
 
-from constant import Command, LibvirtDaemon, Severity, Verdict
-from control.conversation import Asked, Conversation, SilenceError, clock_skew
+from constant import Command, LibvirtDaemon, Severity, Transport, Verdict
+from control.conversation import Asked, Conversation, SilenceError, clock_skew, reason_of
 from control.plan import Plan, make_plan, planned_bytes
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts, HostFacts
@@ -39,6 +39,38 @@ _HELPS = {
 
 
 @dataclass
+class Measuring:
+    """MEASURE_LINK on both hosts at once: the source sends, the destination counts."""
+
+    asked: dict[str, Asked] = field(default_factory=dict)
+    reports: dict[str, LinkReport] = field(default_factory=dict)
+    errors: list[MigrationError] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, talk: Conversation, migration: Migration, facts: DomainFacts) -> Measuring:
+        """Ask for it, on the way that the migration will take."""
+        at_most = max(_MEASURE_LEAST, round(sum(planned_bytes(facts)) * _MEASURE_SHARE))
+        arguments = link_arguments(migration, milliseconds=_MEASURE_MILLISECONDS, at_most=at_most)
+        measuring = cls()
+        for host in (migration.destination, migration.source):
+            try:
+                measuring.asked[host] = talk.begin(Command.MEASURE_LINK, host, arguments)
+            except (MigrationError, SilenceError) as error:
+                measuring.errors.append(reason_of(error))
+        return measuring
+
+    def end(self, talk: Conversation, host: str, told: Callable[[LinkReport], str]) -> LinkReport:
+        """What that host has measured, as far as it could."""
+        asked = self.asked.pop(host, None)
+        if asked is not None:
+            try:
+                self.reports[host] = talk.end(asked, LinkReport, told)
+            except (MigrationError, SilenceError) as error:
+                self.errors.append(reason_of(error))
+        return self.reports.get(host, LinkReport())
+
+
+@dataclass
 class Checked:
     """What was found out about a migration before it began."""
 
@@ -49,6 +81,8 @@ class Checked:
     """What went wrong with asking: a silent agent, a refusal."""
     plan: Optional[Plan] = None
     hosts: Mapping[str, HostFacts] = field(default_factory=dict)
+    measuring: Optional[Measuring] = None
+    """What is still being measured."""
 
     @property
     def may_start(self) -> bool:
@@ -57,8 +91,12 @@ class Checked:
             finding.severity is Severity.STOPS for finding in self.findings)
 
 
-def check(talk: Conversation, migration: Migration) -> Checked:
-    """Look at everything. What cannot be asked any more is left out, what can be is asked all the same."""
+def check(talk: Conversation, migration: Migration, *, whole: bool = True) -> Checked:
+    """Look at everything. What cannot be asked any more is left out, what can be is asked all the same.
+
+    Unless `whole`, what the guest writes may still be counted when it returns: it stands in nobody's way, and takes
+    libvirt a second. measured() waits for it.
+    """
     errors = talk.greet((migration.source, migration.destination))
     hosts = {host: contact.facts for host, contact in talk.contacts.items()}
     daemons = [hosts[host].daemon if host in hosts else LibvirtDaemon.LIBVIRTD
@@ -73,8 +111,11 @@ def check(talk: Conversation, migration: Migration) -> Checked:
         elif command is Command.CHECK_DESTINATION:
             checked.migration = migration = migration.into_directory(report.directory)
     checked.findings = _causes(migration, skip(found, talk.skipped))
-    if checked.may_start and checked.facts is not None:
-        _measure(talk, checked, checked.facts)
+    if checked.may_start and checked.measuring is not None:
+        # Nothing else is to go through the link while it is measured, and closed ports are found out about by this.
+        checked.measuring.end(talk, migration.destination, _counted)
+        if whole or migration.transport is Transport.TCP:
+            measured(talk, checked)
     return checked
 
 
@@ -107,7 +148,7 @@ def link_arguments(migration: Migration, *, milliseconds: int = 0, at_most: int 
 
 
 def _reports(talk: Conversation, checked: Checked) -> Iterator[tuple[Command, CheckReport]]:
-    """The three checks: the way is tried while the source is looked at, and while the destination is."""
+    """The three checks: the way is tried, and measured, while the source is looked at, and while the destination is."""
     migration, hosts = checked.migration, checked.hosts
     if migration.source not in hosts:
         return
@@ -120,6 +161,9 @@ def _reports(talk: Conversation, checked: Checked) -> Iterator[tuple[Command, Ch
             destination = _begin(
                 talk, checked, Command.CHECK_DESTINATION, migration.destination,
                 StepArguments(migration=migration, facts=report.facts))
+            if not any(finding.severity is Severity.STOPS for finding in skip(report.findings, talk.skipped)):
+                # Beside the checks: it would be a second or two by itself.
+                checked.measuring = Measuring.begin(talk, migration, report.facts)
             report = _end(talk, checked, destination)
             if report is not None:
                 yield Command.CHECK_DESTINATION, report
@@ -149,7 +193,7 @@ def _end(talk: Conversation, checked: Checked, asked: Asked | None) -> CheckRepo
 
 
 def _note(checked: Checked, error: MigrationError | SilenceError) -> None:
-    checked.errors = (*checked.errors, error.error if isinstance(error, SilenceError) else error)
+    checked.errors = (*checked.errors, reason_of(error))
 
 
 def summarise(report: CheckReport) -> str:
@@ -182,39 +226,30 @@ def _clock(talk: Conversation, migration: Migration) -> Iterator[Finding]:
 # What takes time.
 
 
-def _measure(talk: Conversation, checked: Checked, facts: DomainFacts) -> None:
-    """The rate of the link, what the guest writes meanwhile, and the plan from all that."""
+def measured(talk: Conversation, checked: Checked) -> tuple[Finding, ...]:
+    """Wait for what is still being measured, and make the plan from it; returns what was found out by that."""
+    measuring, facts = checked.measuring, checked.facts
+    if measuring is None or facts is None:
+        return ()
+    checked.measuring = None
     found: list[Finding] = []
-    at_most = max(_MEASURE_LEAST, round(sum(planned_bytes(facts)) * _MEASURE_SHARE))
-    link = _measured(talk, checked.migration, at_most, found)
-    checked.findings = (*checked.findings, *skip(found, talk.skipped))
+    link = _measured(talk, checked.migration, measuring, found)
+    news = skip(found, talk.skipped)
+    checked.findings += news
     if checked.may_start:
         checked.plan = make_plan(checked.migration, facts, link)
-        checked.findings = (
-            *checked.findings, *skip(_convergence(checked.migration, checked.plan), talk.skipped))
+        writing = skip(_convergence(checked.migration, checked.plan), talk.skipped)
+        checked.findings += writing
+        news += writing
+    return news
 
 
-def _measured(talk: Conversation, migration: Migration, at_most: int, found: list[Finding]) -> LinkReport:
-    """Both ends at once: the source sends, at most so many bytes, the destination counts."""
-    arguments = link_arguments(migration, milliseconds=_MEASURE_MILLISECONDS, at_most=at_most)
+def _measured(talk: Conversation, migration: Migration, measuring: Measuring, found: list[Finding]) -> LinkReport:
+    """The rate of the link, and what the guest writes meanwhile."""
     names = {"host": migration.source, "destination": migration.destination}
-    asked: list[Asked] = []
-    reports: dict[str, LinkReport] = {}
-    errors: list[MigrationError] = []
-    for host in (migration.destination, migration.source):
-        try:
-            asked.append(talk.begin(Command.MEASURE_LINK, host, arguments))
-        except (MigrationError, SilenceError) as error:
-            errors.append(error.error if isinstance(error, SilenceError) else error)
-    for each in reversed(asked):
-        try:
-            told = _counted if each.host == migration.destination else _sent
-            reports[each.host] = talk.end(each, LinkReport, told)
-        except (MigrationError, SilenceError) as error:
-            errors.append(error.error if isinstance(error, SilenceError) else error)
-    source = reports.get(migration.source, LinkReport())
-    rate = reports[migration.destination].rate if migration.destination in reports else None
-    for failure in errors:
+    rate = measuring.end(talk, migration.destination, _counted).rate
+    source = measuring.end(talk, migration.source, _sent)
+    for failure in measuring.errors:
         if failure.code is ErrorCode.PORTS_CLOSED:
             found.append(not_fine(Check.MIGRATION_PORTS, Severity.STOPS, failure))
         elif rate is None:

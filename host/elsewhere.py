@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 def view_elsewhere(login: Login, daemon: LibvirtDaemon, job_id: str, domain: str) -> DomainView | None:
     """How the domain is over there; None if that host cannot be asked, which is logged with its reason."""
     # Not the job's own directory, which may be in use.
-    sockets = JobSockets.named(f"{job_id}-look")
+    sockets = JobSockets.named(job_id, beside="look")
     # An agent that was killed while it asked.
     orphans.clear(sockets.directory)
     try:

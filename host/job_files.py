@@ -74,9 +74,12 @@ class JobSockets:
         return cls.named(migration.job_id, migration.domain)
 
     @classmethod
-    def named(cls, job_id: str, domain: str = "") -> JobSockets:
-        """The paths for a job; those of memory and disks only mean something with a domain's name."""
-        directory = f"{_SOCKET_ROOT}/vmmigration-{job_id}"
+    def named(cls, job_id: str, domain: str = "", *, beside: str = "") -> JobSockets:
+        """The paths for a job; those of memory and disks only mean something with a domain's name.
+
+        What goes on `beside` a step of the job has a directory of its own.
+        """
+        directory = f"{_SOCKET_ROOT}/vmmigration-{job_id}" + (f"-{beside}" if beside else "")
         ending = f"tunnelmigrate.dest.{domain}"
         return cls(
             directory, f"{directory}/m.{ending}", f"{directory}/d.{ending}", f"{directory}/libvirt",

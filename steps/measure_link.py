@@ -43,7 +43,7 @@ def _receive(context: StepContext, arguments: LinkArguments) -> int | None:
     if arguments.transport is Transport.TCP:
         with link_rate.listen_at((arguments.destination, link_rate.port_of(arguments.job_id))) as server:
             return link_rate.receive(server, seconds, arguments.at_most)
-    sockets = JobSockets.named(arguments.job_id)
+    sockets = JobSockets.named(arguments.job_id, beside="rate")
     with socket_directory(sockets.directory, (0, 0), [arguments.user], context.host), \
             link_rate.listen_on(sockets.probe) as server:
         return link_rate.receive(server, seconds, arguments.at_most)
@@ -113,7 +113,7 @@ def _connected(context: StepContext, arguments: LinkArguments) -> Iterator[socke
             yield connection
         return
     login = Login(context.host, arguments.user, arguments.destination)
-    sockets = JobSockets.named(arguments.job_id)
+    sockets = JobSockets.named(arguments.job_id, beside="rate")
     with socket_directory(sockets.directory, (0, 0), [], context.host), \
             tunnel(login, {sockets.probe: sockets.probe}), \
             link_rate.meet(socket.AF_UNIX, sockets.probe) as connection:

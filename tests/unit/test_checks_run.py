@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -112,25 +112,55 @@ def test_the_way_is_tried_while_the_source_and_the_destination_are_looked_at() -
     assert order[f"CHECK_DESTINATION {DESTINATION} ended"] < order[f"CHECK_LINK {SOURCE} ended"]
     assert order[f"MEASURE_LINK {SOURCE} began"] < order[f"MEASURE_LINK {DESTINATION} ended"]
     assert order[f"MEASURE_LINK {DESTINATION} began"] < order[f"MEASURE_LINK {SOURCE} ended"]
-    assert order[f"CHECK_LINK {SOURCE} ended"] < order[f"MEASURE_LINK {SOURCE} began"]
+    assert order[f"MEASURE_LINK {SOURCE} began"] < order[f"CHECK_DESTINATION {DESTINATION} ended"]
 
 
 def test_the_findings_are_told_before_anything_moves() -> None:
-    told: list[int] = []
+    told: list[tuple[int, list[Check]]] = []
     agents = ScriptedAgents(script={(Command.CHECK_DESTINATION, DESTINATION): found(WARNING)})
     settings = ControllerSettings(agents=AGENTS, keys=(MASTER,))
 
-    def on_checked(findings: object) -> None:
-        assert WARNING in list(findings)  # type: ignore[call-overload]  # findings, whatever it is told as
-        told.append(len(agents.calls()))
+    def on_checked(findings: Sequence[Finding]) -> None:
+        told.append((len(agents.calls()), [each.check for each in findings if each.severity is Severity.WARNS]))
 
     Controller(settings, agents, Notes(), agents.clock, on_checked=on_checked).migrate(MIGRATION)
-    assert told == [len(CHECKED)]
+    assert told == [(len(CHECKED), [WARNING.check]), (len(CHECKED + MOVING), [])]
+
+
+def test_what_the_guest_writes_is_waited_for_once_the_move_has_begun_and_told_then() -> None:
+    told: list[list[Check]] = []
+    agents = ScriptedAgents(script={
+        (Command.MEASURE_LINK, DESTINATION): LinkReport(rate=10 * MIB),
+        (Command.MEASURE_LINK, SOURCE): LinkReport(dirty_rate=900 * MIB, write_rate=0)})
+    notes = Notes()
+    settings = ControllerSettings(agents=AGENTS, keys=(MASTER,))
+    report = Controller(
+        settings, agents, notes, agents.clock,
+        on_checked=lambda findings: told.append(
+            [each.check for each in findings if each.severity is Severity.WARNS])).migrate(MIGRATION)
+    assert (report.outcome, told) == (Outcome.MOVED, [[], [Check.DIRTY_RATE]])
+    assert [finding.check for finding in report.warnings] == [Check.DIRTY_RATE]
+    assert report.plan is not None
+    assert report.plan.dirty_rate == 900 * MIB
+    order = notes.told.index
+    assert order(f"LIVE_MIGRATION {SOURCE} began") < order(f"MEASURE_LINK {SOURCE} ended") < order(
+        f"LIVE_MIGRATION {SOURCE} ended")
+
+
+def test_ports_are_found_closed_before_anything_is_made() -> None:
+    closed = MigrationError(ErrorCode.PORTS_CLOSED, {
+        "host": SOURCE, "destination": DESTINATION, "port": "49152", "reason": "refused"})
+    script = {(Command.MEASURE_LINK, SOURCE): closed, (Command.MEASURE_LINK, DESTINATION): LinkReport()}
+    agents = ScriptedAgents(script=script)
+    report = Controller(
+        ControllerSettings(agents=AGENTS, keys=(MASTER,)), agents, Notes(), agents.clock,
+    ).migrate(dataclasses.replace(MIGRATION, transport=Transport.TCP))
+    assert (report.outcome, agents.calls()) == (Outcome.NOTHING_CHANGED, CHECKED)
 
 
 @pytest.mark.parametrize(("silent", "asked"), [
     ((Command.HELLO, DESTINATION), LOOKED[:4]), ((Command.HELLO, SOURCE), GREETED),
-    ((Command.CHECK_DESTINATION, DESTINATION), LOOKED), ((Command.CHECK_LINK, SOURCE), LOOKED),
+    ((Command.CHECK_DESTINATION, DESTINATION), CHECKED), ((Command.CHECK_LINK, SOURCE), CHECKED),
     ((Command.CHECK_SOURCE, SOURCE), LOOKED[:4]),
 ])
 def test_what_can_still_be_asked_is_asked_when_something_is_silent(silent: Call, asked: list[Call]) -> None:

@@ -40,7 +40,7 @@ from tests.unit.samples import (
 from tests.unit.scripted import (
     CHECKED_IN_TURN,
     COMPLETING,
-    MOVING,
+    MOVING_IN_TURN,
     Call,
     Interrupt,
     ScriptedAgents,
@@ -237,7 +237,7 @@ def test_a_good_run_tells_each_step_on_stderr_and_the_result_on_stdout(
     assert code == 0
     assert agents.closed
     assert [line.split()[:3] for line in err.splitlines()] == [
-        [command.value, host, "ok"] for command, host in CHECKED_IN_TURN + MOVING + COMPLETING]
+        [command.value, host, "ok"] for command, host in CHECKED_IN_TURN + MOVING_IN_TURN + COMPLETING]
     first, second = out.splitlines()
     assert first == f"VM1 runs on {DESTINATION} now."
     assert "moved 2.29 GiB (disk 2.00 GiB, memory 300 MiB), downtime 87 ms" in second

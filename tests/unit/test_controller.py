@@ -49,6 +49,7 @@ from tests.unit.scripted import (
     HELD,
     LOOKED,
     MOVING,
+    MOVING_IN_TURN,
     ROLLING_BACK,
     Call,
     InTurn,
@@ -89,9 +90,9 @@ def test_a_run_without_trouble_asks_each_host_for_its_steps_in_order() -> None:
 
 def test_a_report_holds_every_step_with_its_seconds() -> None:
     report, agents, _notes = run({})
-    assert [(step.command, step.host) for step in report.steps] == CHECKED_IN_TURN + MOVING + COMPLETING
+    assert [(step.command, step.host) for step in report.steps] == CHECKED_IN_TURN + MOVING_IN_TURN + COMPLETING
     assert all(step.summary and step.error is None for step in report.steps)
-    moving = [step for step in report.steps if (step.command, step.host) in MOVING + COMPLETING]
+    moving = [step for step in report.steps if (step.command, step.host) in [*MOVING[:2], *COMPLETING]]
     assert [step.seconds for step in moving] == pytest.approx([0.5] * len(moving))
     assert report.seconds == pytest.approx(0.5 * len(agents.asked))
 
@@ -104,11 +105,12 @@ def test_the_observer_hears_of_each_step_as_it_begins_and_ends() -> None:
     for command, host in MOVING + COMPLETING:
         expected.append(f"{command.value} {host} began")
         if command is Command.LIVE_MIGRATION:
+            expected += [f"MEASURE_LINK {SOURCE} ended"]
             expected += [f"LIVE_MIGRATION {SOURCE} 1/4", f"LIVE_MIGRATION {SOURCE} 3/4"]
         expected.append(f"{command.value} {host} ended")
     assert notes.told[-len(expected):] == expected
     checks = notes.told[:-len(expected)]
-    assert sorted(checks) == sorted(
+    assert sorted([*checks, f"MEASURE_LINK {SOURCE} ended"]) == sorted(
         f"{command.value} {host} {word}" for command, host in CHECKED for word in ("began", "ended"))
     assert all(checks.index(line.replace("ended", "began")) < checks.index(line) for line in checks if "ended" in line)
 
@@ -231,7 +233,7 @@ def test_one_obstacle_on_either_host_is_enough_to_change_nothing(call: Call) -> 
     facts = FACTS if call[0] is Command.CHECK_SOURCE else None
     report, agents, _notes = run({call: found(ErrorCode.PATH_TAKEN, facts=facts)})
     assert obstacle_codes(report) == [ErrorCode.PATH_TAKEN]
-    assert agents.calls() == LOOKED
+    assert agents.calls() == (LOOKED if call[1] == SOURCE else CHECKED)
     assert report.outcome is Outcome.NOTHING_CHANGED
 
 
@@ -266,7 +268,7 @@ def test_an_agent_that_falls_silent_during_a_check_has_changed_nothing(call: Cal
     report, agents, _notes = run({call: Silence()})
     assert (report.outcome, report.exit_code) == (Outcome.NOTHING_CHANGED, ExitCode.NO_CONTACT)
     assert codes(report) == [ErrorCode.AGENT_SILENT]
-    assert agents.calls() == (LOOKED[:4] if call[1] == SOURCE else LOOKED)
+    assert agents.calls() == (LOOKED[:4] if call[1] == SOURCE else CHECKED)
 
 
 def test_an_agent_of_another_version_is_named_with_both_versions() -> None:

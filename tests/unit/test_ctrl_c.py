@@ -10,7 +10,9 @@ from tests.unit.scripted import (
     BEFORE,
     CANCELLING,
     CHECKED,
+    CHECKED_IN_TURN,
     COMPLETING,
+    COUNTING,
     FAILED,
     HAPPY,
     MOVING,
@@ -67,7 +69,13 @@ def test_a_cancel_that_comes_too_late_completes_the_move() -> None:
     assert report.outcome is Outcome.MOVED
 
 
-@pytest.mark.parametrize("call", CHECKED[2:])
+def test_ctrl_c_while_it_is_still_counted_what_the_guest_writes_leaves_the_move_to_itself() -> None:
+    report, agents, _notes = run({COUNTING: Interrupt(HAPPY[COUNTING])})
+    assert report.outcome is Outcome.DETACHED
+    assert agents.calls() == CHECKED + MOVING
+
+
+@pytest.mark.parametrize("call", CHECKED_IN_TURN[2:])
 def test_ctrl_c_in_a_check_ends_the_run_before_anything_is_made(call: Call) -> None:
     report, agents, _notes = run({call: Interrupt(HAPPY[call]), **BEFORE})
     assert not set(MOVING) & set(agents.calls()[:-1])
