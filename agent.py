@@ -36,7 +36,7 @@ from constant import (
     Severity,
 )
 from steps import recording
-from steps.context import Cancellation, StepContext
+from steps.context import Cancellation, KeptTunnels, StepContext
 from udpmodule import AgentSocket, Event, Responder, Stage
 from wire.access import AddressList, Key, config_directory, load_keys
 from wire.admission import Gate
@@ -155,6 +155,7 @@ class Agent:
         self.jobs = Jobs(jobs_limit)
         self._working: dict[str, _Work] = {}
         self._cancelled: dict[str, float] = {}
+        self._tunnels = KeptTunnels()
         self._stop_by: float | None = None
         self._linger_until = 0.0
 
@@ -267,6 +268,7 @@ class Agent:
                 known = True
         # What its controller sent before, and the network delivers later, is not begun any more.
         self._cancelled[job_id] = time.monotonic() + UNJOURNALED_KEPT_SECONDS
+        self._tunnels.close_soon(job_id)
         log.info("job %s: cancel asked for, %s", job_id, "it runs" if known else "no such job here")
         return CancelReport(known=known)
 
@@ -313,7 +315,7 @@ class Agent:
             host=request.agent_ip, epoch=responder.epoch, challenge=responder.challenge(time.monotonic()),
             destinations=self._settings.destinations, state_directory=self._state_directory,
             cancellation=work.cancellation, progress=lambda progress: self._progress(request.request_id, progress),
-            wall=int(time.time()),
+            wall=int(time.time()), tunnels=self._tunnels,
             free_slots=self.jobs.free(), slots=self.jobs.limit, doing=self._doing(),
             asked=responder.steps_of(request.cmd_arguments.job_id)
             if isinstance(request.cmd_arguments, JobArguments) else ())

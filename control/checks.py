@@ -104,7 +104,7 @@ def check(talk: Conversation, migration: Migration, *, whole: bool = True) -> Ch
     migration = migration.with_daemons(*daemons)
     checked = Checked(migration, errors=tuple(errors), hosts=hosts)
     found: list[Finding] = [*_clock(talk, migration)]
-    for command, report in _reports(talk, checked):
+    for command, report in _reports(talk, checked, keep=not whole):
         found += report.findings
         if command is Command.CHECK_SOURCE:
             checked.facts = report.facts
@@ -139,21 +139,23 @@ def _causes(migration: Migration, findings: tuple[Finding, ...]) -> tuple[Findin
     return tuple(finding for finding in findings if id(finding) in kept and not follows(finding))
 
 
-def link_arguments(migration: Migration, *, milliseconds: int = 0, at_most: int = 0) -> LinkArguments:
+def link_arguments(
+    migration: Migration, *, milliseconds: int = 0, at_most: int = 0, keep: bool = False,
+) -> LinkArguments:
     """The way that the migration will take, as CHECK_LINK and MEASURE_LINK are asked for it."""
     return LinkArguments(
         job_id=migration.job_id, source=migration.source, destination=migration.destination, user=migration.user,
         transport=migration.transport, destination_daemon=migration.destination_daemon, domain=migration.domain,
-        milliseconds=milliseconds, bandwidth=migration.bandwidth, at_most=at_most)
+        milliseconds=milliseconds, bandwidth=migration.bandwidth, at_most=at_most, keep=keep)
 
 
-def _reports(talk: Conversation, checked: Checked) -> Iterator[tuple[Command, CheckReport]]:
+def _reports(talk: Conversation, checked: Checked, *, keep: bool) -> Iterator[tuple[Command, CheckReport]]:
     """The three checks: the way is tried, and measured, while the source is looked at, and while the destination is."""
     migration, hosts = checked.migration, checked.hosts
     if migration.source not in hosts:
         return
     source = _begin(talk, checked, Command.CHECK_SOURCE, migration.source, StepArguments(migration=migration))
-    way = _begin(talk, checked, Command.CHECK_LINK, migration.source, link_arguments(migration))
+    way = _begin(talk, checked, Command.CHECK_LINK, migration.source, link_arguments(migration, keep=keep))
     report = _end(talk, checked, source)
     if report is not None:
         yield Command.CHECK_SOURCE, report

@@ -435,13 +435,20 @@ class Conversation:
 
     def cancel(self) -> None:
         """Ask both agents to end what they do for this job; the running step then ends with an error."""
-        if self.migration is None:
-            return
+        if self.migration is not None:
+            self._cancel(self.migration.job_id, (self.migration.source, self.migration.destination))
+
+    def let_go(self) -> None:
+        """Tell the source, whose tunnel waits for the move, that there will be none."""
+        if self.migration is not None and self.migration.source in self.contacts:
+            self._cancel(self.migration.job_id, (self.migration.source,))
+
+    def _cancel(self, job_id: str, hosts: Sequence[str]) -> None:
         exchanges = {}
-        for host in (self.migration.source, self.migration.destination):
+        for host in hosts:
             try:
                 request = self._fresh_request(
-                    Command.CANCEL, host, CancelArguments(job_id=self.migration.job_id))
+                    Command.CANCEL, host, CancelArguments(job_id=job_id))
                 exchanges[host] = self.udp.start(request, self.settings.agent_keys(host), HELLO_GIVE_UP_SECONDS)
             except MigrationError as error:
                 log.warning("cannot cancel: %s", error)

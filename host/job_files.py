@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 
-from constant import SOCKET_PATH_LIMIT
+from constant import LIBVIRT_SOCKETS, SOCKET_PATH_LIMIT, LibvirtDaemon, Transport
 from host.process import run_tool
 from wire.errors import ErrorCode, MigrationError
 from wire.records import Migration
@@ -84,6 +84,11 @@ class JobSockets:
         return cls(
             directory, f"{directory}/m.{ending}", f"{directory}/d.{ending}", f"{directory}/libvirt",
             f"{directory}/probe", f"{directory}/files", f"{directory}/{_STAGING}")
+
+    def forwards(self, daemon: LibvirtDaemon, transport: Transport) -> dict[str, str]:
+        """What the job's tunnel forwards: each local socket and the one over there."""
+        carried = (self.memory, self.disks) if transport is Transport.SSH else ()
+        return {self.libvirt: LIBVIRT_SOCKETS[daemon], **{path: path for path in (*carried, self.files)}}
 
     def fit(self, domain: str) -> bool:
         """Whether the kernel and ssh take such paths."""

@@ -1,15 +1,19 @@
 """CHECK_LINK: the way from this host to the destination, tried through the very tunnel that the migration will use.
 
-It changes nothing: the destination's libvirt is asked who it is and what it can run, and the tunnel closed again.
+It changes nothing: the destination's libvirt is asked who it is and what it can run. The tunnel is closed again, or
+waits a moment for the move.
 """
 
 from __future__ import annotations
 
-from constant import LIBVIRT_SOCKETS, DomainState, Severity
+from typing import Optional
+
+from constant import DomainState, Severity
+from host.domain_xml import describe
 from host.hypervisor import Hypervisor
-from host.job_files import JobSockets, socket_directory
+from host.job_files import JobSockets
 from host.process import tool_path
-from host.ssh import Login, Tunnel, tunnel
+from host.ssh import Login, Tunnel
 from steps.checks import link
 from steps.checks.link import LinkView
 from steps.checks.look import look
@@ -46,22 +50,28 @@ def run(context: StepContext, arguments: LinkArguments) -> CheckReport:
 def _try(context: StepContext, arguments: LinkArguments) -> list[Finding]:
     """Log in, ask libvirt over there. Raises MigrationError if the way does not go so far."""
     login = Login(context.host, arguments.user, arguments.destination)
-    sockets = JobSockets.named(arguments.job_id)
-    remote = LIBVIRT_SOCKETS[arguments.destination_daemon]
     for tool in ("ssh", "setfacl"):
         tool_path(tool, context.host)
-    with socket_directory(sockets.directory, (0, 0), [], context.host), \
-            tunnel(login, {sockets.libvirt: remote}) as opened, Hypervisor.open(context.host) as local:
-        return _compare(login, sockets, opened, local, arguments)
+    with Hypervisor.open(context.host) as local:
+        domain = arguments.domain
+        if domain is not None and local.state(domain) is DomainState.ABSENT:
+            domain = None
+        sockets = JobSockets.named(arguments.job_id, domain or "")
+        forwards, users = sockets.forwards(arguments.destination_daemon, arguments.transport), []
+        keep = arguments.keep and domain is not None and sockets.fit(domain)
+        if keep and domain is not None:
+            uid, _ = local.qemu_ids(describe(local.document(domain)).virtualization)
+            users = [str(uid)] if uid else []
+        else:
+            forwards = {sockets.libvirt: forwards[sockets.libvirt]}
+        with context.tunnels.of(login, sockets, forwards, users, keep=keep) as opened:
+            return _compare(login, sockets, opened, local, domain)
 
 
 def _compare(
-    login: Login, sockets: JobSockets, opened: Tunnel, local: Hypervisor, arguments: LinkArguments,
+    login: Login, sockets: JobSockets, opened: Tunnel, local: Hypervisor, domain: Optional[str],
 ) -> list[Finding]:
-    known = {"host": login.host, "domain": arguments.domain or ""}
-    domain = arguments.domain
-    if domain is not None and local.state(domain) is DomainState.ABSENT:
-        domain = None
+    known = {"host": login.host, "domain": domain or ""}
     try:
         with Hypervisor.open(login.destination, f"qemu+unix:///system?socket={sockets.libvirt}") as remote:
             view = LinkView(login, local, remote, domain)

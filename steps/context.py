@@ -10,6 +10,7 @@ from typing import Optional
 from constant import Command
 from host.job_files import Ledger
 from host.job_history import JobHistory
+from host.kept_tunnels import KeptTunnels as KeptTunnels  # the agent holds them from step to step
 from wire.access import AddressList
 from wire.history import StepState
 from wire.records import Migration, Progress
@@ -43,6 +44,8 @@ class StepContext:
     """How many more jobs this host takes now, and how many altogether."""
     doing: Mapping[str, tuple[Command, ...]] = field(default_factory=dict)
     """What each job does here now, for LIST."""
+    tunnels: KeptTunnels = field(default_factory=KeptTunnels)
+    """Those that wait for a job's next step."""
     asked: tuple[StepState, ...] = ()
     """The steps that were begun here for the job in question, for RECALL."""
 

@@ -25,11 +25,10 @@ from host.job_files import (
     MadeKind,
     in_system_directory,
     refuse_system_directory,
-    socket_directory,
     staging_directory,
 )
 from host.link_rate import listen_on
-from host.ssh import Login, tunnel
+from host.ssh import Login
 from host.staging import SftpUpload, Upload
 from steps.check_source import domain_facts
 from steps.context import StepContext
@@ -115,7 +114,7 @@ def _send(
     with image_locks(alone, context.host):
         while True:
             try:
-                with _connected(context, migration) as (connection, upload):
+                with _connected(context, migration, facts.virtualization) as (connection, upload):
                     sent = send_files(connection, outgoing, context.host, patience.watch, limit, upload)
                 return StepReport(summary=summarise(sent, files), bytes=sum(each.data for each in sent))
             except (OSError, MigrationError) as error:
@@ -148,12 +147,17 @@ def _raise_unless_lost(
 
 
 @contextmanager
-def _connected(context: StepContext, migration: Migration) -> Iterator[tuple[socket.socket, Upload]]:
+def _connected(
+    context: StepContext, migration: Migration, virtualization: str,
+) -> Iterator[tuple[socket.socket, Upload]]:
     """The ways to the destination's end, inside SSH whatever the migration itself takes."""
     login = Login(context.host, migration.user, migration.destination)
     sockets = JobSockets.of(migration)
-    with socket_directory(sockets.directory, (0, 0), [], context.host), \
-            tunnel(login, {sockets.files: sockets.files}), SftpUpload(login, sockets.staging) as upload, \
+    with Hypervisor.open(context.host) as hypervisor:
+        uid, _ = hypervisor.qemu_ids(virtualization)
+    forwards = sockets.forwards(migration.destination_daemon, migration.transport)
+    with context.tunnels.of(login, sockets, forwards, [str(uid)] if uid else [], keep=True), \
+            SftpUpload(login, sockets.staging) as upload, \
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(sockets.files)
         yield connection, upload

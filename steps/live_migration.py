@@ -9,18 +9,18 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Optional
 
-from constant import LIBVIRT_SOCKETS, CopyStorage, DomainState, Pause, Transport
+from constant import CopyStorage, DomainState, Pause, Transport
 from host import orphans
 from host.connections import cut_connections
 from host.domain_edit import Changes, edit
 from host.domain_xml import describe, inserted_media
 from host.hypervisor import Hypervisor, MigrationThread
-from host.job_files import JobSockets, remove_socket_directory, socket_directory
+from host.job_files import JobSockets, remove_socket_directory
 from host.job_statistics import JobStatistics
 from host.migration_target import MigrationTarget
 from host.orphans import OrphanedTunnel
 from host.qemu_process import ExitWatch, process_id
-from host.ssh import Login, tunnel
+from host.ssh import Login
 from steps.context import StepContext
 from steps.convergence import ConvergenceControl, Stage
 from steps.domain_changes import changes_for
@@ -48,8 +48,8 @@ def run(context: StepContext, arguments: StepArguments) -> MigrationReport:
     with Hypervisor.open(context.host) as hypervisor:
         target = _target(migration, facts, sockets, *_documents(hypervisor, migration, facts))
         uid, _ = hypervisor.qemu_ids(facts.virtualization)
-        with socket_directory(sockets.directory, (0, 0), [str(uid)] if uid else [], context.host), \
-                tunnel(login, _forwards(migration, sockets)) as opened:
+        forwards = sockets.forwards(migration.destination_daemon, migration.transport)
+        with context.tunnels.of(login, sockets, forwards, [str(uid)] if uid else [], keep=False) as opened:
             if hypervisor.state(migration.domain) is not facts.state:
                 raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
                     "host": context.host, "domain": migration.domain,
@@ -192,13 +192,6 @@ def _after_switchover(
 def _connection(sockets: JobSockets) -> str:
     """libvirt's URI of the destination, through the tunnel."""
     return f"qemu+unix:///system?socket={sockets.libvirt}"
-
-
-def _forwards(migration: Migration, sockets: JobSockets) -> dict[str, str]:
-    forwards = {sockets.libvirt: LIBVIRT_SOCKETS[migration.destination_daemon]}
-    if migration.transport is Transport.SSH:
-        forwards.update({sockets.memory: sockets.memory, sockets.disks: sockets.disks})
-    return forwards
 
 
 def _target(

@@ -49,10 +49,11 @@ from wire.situation import DomainView
 Call = tuple[Command, str]
 
 
-def _but_for_the_last_look(calls: list[Call]) -> list[Call]:
-    """What was asked before the controller looks once more whether the VM is where it is going to say that it is."""
+def _but_for_the_last(calls: list[Call]) -> list[Call]:
+    """What was asked before the last look at whether the VM is where it is going to be said to be, or, after a refusal,
+    before the source is told that its tunnel is not needed."""
     looked = calls[-2:] == [(Command.FINISH, SOURCE), (Command.LOCATE, DESTINATION)]
-    return calls[:-1] if looked else calls
+    return calls[:-1] if looked or calls[-1:] == LETTING_GO else calls
 
 
 class Silence:
@@ -145,6 +146,7 @@ CHECKED_IN_TURN = [
     (Command.MEASURE_LINK, DESTINATION),
 ]
 COUNTING = (Command.MEASURE_LINK, SOURCE)
+LETTING_GO = [(Command.CANCEL, SOURCE)]
 MOVING = [
     (Command.PREPARE_DESTINATION, DESTINATION), (Command.COPY_DISK_FILE, SOURCE), (Command.LIVE_MIGRATION, SOURCE),
 ]
@@ -308,12 +310,12 @@ class ScriptedAgents(ControllerSocket):
         self.closed = True
 
     def calls(self) -> list[Call]:
-        """Who was asked what, in order, but for the last look at where the VM is."""
-        return _but_for_the_last_look([(each.request.cmd, each.request.agent_ip) for each in self.asked])
+        """Who was asked what, in order, but for the last look at where the VM is, or the end of the tunnel."""
+        return _but_for_the_last([(each.request.cmd, each.request.agent_ip) for each in self.asked])
 
     def steps(self) -> list[Call]:
         """The same without the HELLOs that only fetch a fresh challenge."""
-        return _but_for_the_last_look([
+        return _but_for_the_last([
             (each.request.cmd, each.request.agent_ip) for each in self.asked[:2] + self.asked_for_steps()])
 
     def asked_for_steps(self) -> list[Asked]:

@@ -129,7 +129,7 @@ def test_the_destination_is_told_of_a_long_move_so_that_it_keeps_its_place() -> 
 
 def test_each_step_gets_the_whole_migration_and_what_the_check_of_the_source_found() -> None:
     _report, agents, _notes = run({})
-    link = {Command.CHECK_LINK: link_arguments(MIGRATION),
+    link = {Command.CHECK_LINK: link_arguments(MIGRATION, keep=True),
             Command.MEASURE_LINK: link_arguments(
                 MIGRATION, milliseconds=800, at_most=round(sum(planned_bytes(FACTS)) / 48))}
     for asked in agents.asked_for_steps()[:-1]:
@@ -269,6 +269,17 @@ def test_an_agent_that_falls_silent_during_a_check_has_changed_nothing(call: Cal
     assert (report.outcome, report.exit_code) == (Outcome.NOTHING_CHANGED, ExitCode.NO_CONTACT)
     assert codes(report) == [ErrorCode.AGENT_SILENT]
     assert agents.calls() == (LOOKED[:4] if call[1] == SOURCE else CHECKED)
+
+
+def test_a_source_whose_tunnel_waits_is_told_that_nothing_is_moved_and_a_dry_run_has_it_keep_none() -> None:
+    for dry_run, last in ((False, (Command.CANCEL, SOURCE)), (True, CHECKED[-1])):
+        agents = ScriptedAgents(script={(Command.CHECK_DESTINATION, DESTINATION): found(ErrorCode.PATH_TAKEN)})
+        Controller(ControllerSettings(agents=AGENTS, keys=(MASTER,)), agents, Notes(), agents.clock,
+                   dry_run=dry_run).migrate(MIGRATION)
+        asked = agents.asked[-1].request
+        assert (asked.cmd, asked.agent_ip) == last
+        (way,) = [each.request.cmd_arguments for each in agents.asked if each.request.cmd is Command.CHECK_LINK]
+        assert way == link_arguments(MIGRATION, keep=not dry_run)
 
 
 def test_an_agent_of_another_version_is_named_with_both_versions() -> None:

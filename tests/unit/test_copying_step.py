@@ -112,7 +112,7 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hosts:
         yield Here()
 
     @contextlib.contextmanager
-    def connected(_context: StepContext, migration: Migration) -> Iterator[tuple[socket.socket, None]]:
+    def connected(_context: object, migration: Migration, _type: str) -> Iterator[tuple[socket.socket, None]]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.connect(JobSockets.of(migration).files)
             yield connection, None
@@ -273,7 +273,7 @@ def test_a_link_that_stays_away_is_waited_for_and_then_given_up(
 ) -> None:
     tries: list[int] = []
 
-    def never(_context: object, _migration: object) -> socket.socket:
+    def never(*_what: object) -> socket.socket:
         tries.append(1)
         raise MigrationError(ErrorCode.SSH_UNREACHABLE, {
             "host": SOURCE, "user": "kvm", "destination": DESTINATION, "reason": "no route"})
@@ -289,7 +289,7 @@ def test_a_link_that_stays_away_is_waited_for_and_then_given_up(
 
 
 def test_what_is_refused_is_not_tried_again(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(_context: object, _migration: object) -> socket.socket:
+    def refused(*_what: object) -> socket.socket:
         raise MigrationError(ErrorCode.SSH_LOGIN_REFUSED, {
             "host": SOURCE, "user": "kvm", "destination": DESTINATION, "reason": "no"})
 

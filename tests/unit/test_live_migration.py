@@ -199,8 +199,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
         yield
 
     put_here(monkeypatch, made.here, made.there)
-    monkeypatch.setattr(live_migration, "tunnel", tunnel)
-    monkeypatch.setattr(live_migration, "socket_directory", directory)
+    monkeypatch.setattr("host.kept_tunnels.tunnel", tunnel)
+    monkeypatch.setattr("host.kept_tunnels.socket_directory", directory)
     monkeypatch.setattr(live_migration, "MigrationThread", made.thread)
     monkeypatch.setattr(live_migration, "process_id", lambda _domain: PID)
     monkeypatch.setattr(live_migration, "ExitWatch", made.watching)
@@ -233,7 +233,7 @@ def test_libvirt_is_told_to_hold_the_vm_and_to_go_through_the_tunnel(site: Site)
     (target,) = site.targets
     assert (target.held, target.connection) == (True, f"qemu+unix:///system?socket={SOCKETS.libvirt}")
     assert (target.document, target.lasting) == (None, None)
-    assert site.events == ["tunnel of 3", "begun", "returned", "watched to the end", "tunnel closed"]
+    assert site.events == ["tunnel of 4", "begun", "returned", "watched to the end", "tunnel closed"]
     assert site.told[0].phase == "opening the SSH tunnel"
 
 

@@ -32,7 +32,7 @@ from host.job_statistics import JobStatistics  # noqa: E402
 from host.migration_target import MigrationTarget  # noqa: E402
 from steps.checks.disks import why_not  # noqa: E402
 from steps.convergence import ConvergenceControl  # noqa: E402
-from steps.live_migration import _after_switchover, _forwards, _target  # noqa: E402
+from steps.live_migration import _after_switchover, _target  # noqa: E402
 from steps.table import HELLO, STEPS  # noqa: E402
 from steps.watching import as_progress  # noqa: E402
 from tests.unit.samples import FACTS, HARD, MIGRATION, MOVED  # noqa: E402
@@ -367,11 +367,11 @@ def test_what_the_admin_allows_for_a_guest_that_writes_is_part_of_the_target() -
 
 
 def test_only_what_the_transport_needs_is_forwarded() -> None:
-    assert _forwards(MIGRATION, SOCKETS) == {
-        SOCKETS.libvirt: "/run/libvirt/libvirt-sock", SOCKETS.memory: SOCKETS.memory, SOCKETS.disks: SOCKETS.disks}
-    tcp = dataclasses.replace(
-        MIGRATION, transport=Transport.TCP, destination_daemon=LibvirtDaemon.VIRTQEMUD)
-    assert _forwards(tcp, SOCKETS) == {SOCKETS.libvirt: "/run/libvirt/virtqemud-sock"}
+    assert SOCKETS.forwards(LibvirtDaemon.LIBVIRTD, Transport.SSH) == {
+        SOCKETS.libvirt: "/run/libvirt/libvirt-sock",
+        **{path: path for path in (SOCKETS.memory, SOCKETS.disks, SOCKETS.files)}}
+    assert SOCKETS.forwards(LibvirtDaemon.VIRTQEMUD, Transport.TCP) == {
+        SOCKETS.libvirt: "/run/libvirt/virtqemud-sock", SOCKETS.files: SOCKETS.files}
 
 
 @pytest.mark.parametrize(("asked", "used"), [
