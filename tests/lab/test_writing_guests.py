@@ -209,8 +209,9 @@ def test_a_post_copy_that_breaks_off_ends_nothing_and_what_the_message_says_help
         stdout, stderr = process.communicate(timeout=RUN_SECONDS)
         assert process.returncode == 7, stdout + stderr
         assert f"The post-copy migration of VM halves from {node1.address} broke off" in stderr
-        assert [virsh(node, "domstate", "halves", "--reason").strip() for node in guest.lab.nodes] == [
-            "paused (post-copy failed)", "running (post-copy failed)"]
+        here, there = (virsh(node, "domstate", "halves", "--reason").strip() for node in guest.lab.nodes)
+        # Where QEMU itself waits for a page, libvirt over there does not hear of it.
+        assert (here, there.startswith("running (post-copy")) == ("paused (post-copy failed)", True), there
         assert "virsh migrate --live --p2p --persistent --postcopy --postcopy-resume halves " in stderr
         looked = admin.command("repair", "halves", node1.address, node2.address)
         assert looked.code == 7, looked.text
