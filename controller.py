@@ -101,8 +101,7 @@ class Controller:
         self.on_checked(checked.findings)
         migration, facts = checked.migration, checked.facts
         if self.dry_run or not checked.may_start or facts is None:
-            if not self.dry_run:
-                self._talk.let_go()
+            self._talk.let_go()
             return RunReport(migration, Outcome.NOTHING_CHANGED, None, 0.0, errors=checked.errors)
         return self._move(migration, facts, Recalled())
 

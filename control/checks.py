@@ -50,7 +50,7 @@ class Measuring:
     def begin(cls, talk: Conversation, migration: Migration, facts: DomainFacts) -> Measuring:
         """Ask for it, on the way that the migration will take."""
         at_most = max(_MEASURE_LEAST, round(sum(planned_bytes(facts)) * _MEASURE_SHARE))
-        arguments = link_arguments(migration, milliseconds=_MEASURE_MILLISECONDS, at_most=at_most)
+        arguments = link_arguments(migration, milliseconds=_MEASURE_MILLISECONDS, at_most=at_most, keep=True)
         measuring = cls()
         for host in (migration.destination, migration.source):
             try:
@@ -104,14 +104,15 @@ def check(talk: Conversation, migration: Migration, *, whole: bool = True) -> Ch
     migration = migration.with_daemons(*daemons)
     checked = Checked(migration, errors=tuple(errors), hosts=hosts)
     found: list[Finding] = [*_clock(talk, migration)]
-    for command, report in _reports(talk, checked, keep=not whole):
+    for command, report in _reports(talk, checked):
         found += report.findings
         if command is Command.CHECK_SOURCE:
             checked.facts = report.facts
         elif command is Command.CHECK_DESTINATION:
             checked.migration = migration = migration.into_directory(report.directory)
     checked.findings = _causes(migration, skip(found, talk.skipped))
-    if checked.may_start and checked.measuring is not None:
+    if checked.may_start and checked.facts is not None:
+        checked.measuring = Measuring.begin(talk, checked.migration, checked.facts)
         # Nothing else is to go through the link while it is measured, and closed ports are found out about by this.
         checked.measuring.end(talk, migration.destination, _counted)
         if whole or migration.transport is Transport.TCP:
@@ -149,13 +150,13 @@ def link_arguments(
         milliseconds=milliseconds, bandwidth=migration.bandwidth, at_most=at_most, keep=keep)
 
 
-def _reports(talk: Conversation, checked: Checked, *, keep: bool) -> Iterator[tuple[Command, CheckReport]]:
-    """The three checks: the way is tried, and measured, while the source is looked at, and while the destination is."""
+def _reports(talk: Conversation, checked: Checked) -> Iterator[tuple[Command, CheckReport]]:
+    """The three checks: the way is tried while the source is looked at, and while the destination is."""
     migration, hosts = checked.migration, checked.hosts
     if migration.source not in hosts:
         return
     source = _begin(talk, checked, Command.CHECK_SOURCE, migration.source, StepArguments(migration=migration))
-    way = _begin(talk, checked, Command.CHECK_LINK, migration.source, link_arguments(migration, keep=keep))
+    way = _begin(talk, checked, Command.CHECK_LINK, migration.source, link_arguments(migration, keep=True))
     report = _end(talk, checked, source)
     if report is not None:
         yield Command.CHECK_SOURCE, report
@@ -163,9 +164,6 @@ def _reports(talk: Conversation, checked: Checked, *, keep: bool) -> Iterator[tu
             destination = _begin(
                 talk, checked, Command.CHECK_DESTINATION, migration.destination,
                 StepArguments(migration=migration, facts=report.facts))
-            if not any(finding.severity is Severity.STOPS for finding in skip(report.findings, talk.skipped)):
-                # Beside the checks: it would be a second or two by itself.
-                checked.measuring = Measuring.begin(talk, migration, report.facts)
             report = _end(talk, checked, destination)
             if report is not None:
                 yield Command.CHECK_DESTINATION, report

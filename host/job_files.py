@@ -77,7 +77,7 @@ class JobSockets:
     def named(cls, job_id: str, domain: str = "", *, beside: str = "") -> JobSockets:
         """The paths for a job; those of memory and disks only mean something with a domain's name.
 
-        What goes on `beside` a step of the job has a directory of its own.
+        What goes on `beside` the steps of the job has a directory of its own.
         """
         directory = f"{_SOCKET_ROOT}/vmmigration-{job_id}" + (f"-{beside}" if beside else "")
         ending = f"tunnelmigrate.dest.{domain}"
@@ -87,7 +87,7 @@ class JobSockets:
 
     def forwards(self, daemon: LibvirtDaemon, transport: Transport) -> dict[str, str]:
         """What the job's tunnel forwards: each local socket and the one over there."""
-        carried = (self.memory, self.disks) if transport is Transport.SSH else ()
+        carried = (self.memory, self.disks, self.probe) if transport is Transport.SSH else ()
         return {self.libvirt: LIBVIRT_SOCKETS[daemon], **{path: path for path in (*carried, self.files)}}
 
     def fit(self, domain: str) -> bool:

@@ -12,10 +12,19 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
+from constant import DomainState
 from host import orphans
+from host.domain_xml import describe
 from host.job_files import JobSockets, socket_directory
 from host.ssh import Login, Tunnel, tunnel
+from wire.records import LinkArguments
+
+if TYPE_CHECKING:
+    # Importing it needs libvirt-python, and whoever misses that is to be told so in words.
+    from host.hypervisor import Hypervisor
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +44,21 @@ class _Kept:
     timer: threading.Timer
 
 
+def qemu_users(hypervisor: Hypervisor, virtualization: str) -> list[str]:
+    """As whom QEMU runs here, besides root, by its id: who has to get at a tunnel's sockets."""
+    uid, _ = hypervisor.qemu_ids(virtualization)
+    return [str(uid)] if uid else []
+
+
 class KeptTunnels:
-    """The tunnels of one agent that wait. Any thread may call it; of a job only one step runs at a time."""
+    """The tunnels of one agent that wait. Any thread may call it."""
 
     def __init__(self, seconds: float = KEPT_SECONDS) -> None:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._kept: dict[str, _Kept] = {}
+        # Of each directory that a tunnel is used in now, or waited for.
+        self._in_use: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
     @contextmanager
     def of(
@@ -50,10 +67,13 @@ class KeptTunnels:
         """A tunnel with these forwards for the length of a `with`: the one that was kept, or a new one.
 
         `users` are the ids of those who may use its sockets besides root. If all goes well in the `with`, `keep` has
-        it wait for the job's next step. Raises what tunnel() and socket_directory() raise.
+        it wait for the job's next step. Another one of that job that wants it now waits for the end of this `with`.
+        Raises what tunnel() and socket_directory() raise.
         """
-        kept = self._taken(sockets.directory)
-        with ExitStack() as closing:
+        with self._lock:
+            in_use = self._in_use.setdefault(sockets.directory, threading.Lock())
+        with in_use, ExitStack() as closing:
+            kept = self._taken(sockets.directory)
             if kept is not None and (kept.login, dict(kept.forwards)) == (login, dict(forwards)) and (
                     not kept.opened.ended()):
                 closing.push(kept.closing)
@@ -69,6 +89,26 @@ class KeptTunnels:
             yield opened
             if keep and not opened.ended():
                 self._keep(sockets.directory, login, forwards, opened, closing.pop_all())
+
+    @contextmanager
+    def of_link(self, host: str, hypervisor: Hypervisor, arguments: LinkArguments) -> Iterator[Tunnel]:
+        """The tunnel in which a way is looked at: the one of the job, if it is for a domain that is here.
+
+        `host` is the source, whose libvirt says as whom QEMU runs. Raises what of() raises.
+        """
+        domain, users = arguments.domain, []
+        sockets = JobSockets.named(arguments.job_id, domain or "")
+        forwards = sockets.forwards(arguments.destination_daemon, arguments.transport)
+        keep = (arguments.keep and domain is not None and sockets.fit(domain)
+                and hypervisor.state(domain) is not DomainState.ABSENT)
+        if keep and domain is not None:
+            users = qemu_users(hypervisor, describe(hypervisor.document(domain)).virtualization)
+        else:
+            # A name that does not fit is an obstacle of its own.
+            forwards = {path: forwards.get(path, path) for path in (sockets.libvirt, sockets.probe)}
+        login = Login(host, arguments.user, arguments.destination)
+        with self.of(login, sockets, forwards, users, keep=keep) as opened:
+            yield opened
 
     def _keep(
         self, directory: str, login: Login, forwards: Mapping[str, str], opened: Tunnel, closing: ExitStack,

@@ -6,10 +6,7 @@ waits a moment for the move.
 
 from __future__ import annotations
 
-from typing import Optional
-
 from constant import DomainState, Severity
-from host.domain_xml import describe
 from host.hypervisor import Hypervisor
 from host.job_files import JobSockets
 from host.process import tool_path
@@ -49,29 +46,18 @@ def run(context: StepContext, arguments: LinkArguments) -> CheckReport:
 
 def _try(context: StepContext, arguments: LinkArguments) -> list[Finding]:
     """Log in, ask libvirt over there. Raises MigrationError if the way does not go so far."""
-    login = Login(context.host, arguments.user, arguments.destination)
     for tool in ("ssh", "setfacl"):
         tool_path(tool, context.host)
-    with Hypervisor.open(context.host) as local:
-        domain = arguments.domain
-        if domain is not None and local.state(domain) is DomainState.ABSENT:
-            domain = None
-        sockets = JobSockets.named(arguments.job_id, domain or "")
-        forwards, users = sockets.forwards(arguments.destination_daemon, arguments.transport), []
-        keep = arguments.keep and domain is not None and sockets.fit(domain)
-        if keep and domain is not None:
-            uid, _ = local.qemu_ids(describe(local.document(domain)).virtualization)
-            users = [str(uid)] if uid else []
-        else:
-            forwards = {sockets.libvirt: forwards[sockets.libvirt]}
-        with context.tunnels.of(login, sockets, forwards, users, keep=keep) as opened:
-            return _compare(login, sockets, opened, local, domain)
+    with Hypervisor.open(context.host) as local, \
+            context.tunnels.of_link(context.host, local, arguments) as opened:
+        return _compare(Login(context.host, arguments.user, arguments.destination), opened, local, arguments)
 
 
-def _compare(
-    login: Login, sockets: JobSockets, opened: Tunnel, local: Hypervisor, domain: Optional[str],
-) -> list[Finding]:
-    known = {"host": login.host, "domain": domain or ""}
+def _compare(login: Login, opened: Tunnel, local: Hypervisor, arguments: LinkArguments) -> list[Finding]:
+    known = {"host": login.host, "domain": arguments.domain or ""}
+    sockets, domain = JobSockets.named(arguments.job_id), arguments.domain
+    if domain is not None and local.state(domain) is DomainState.ABSENT:
+        domain = None
     try:
         with Hypervisor.open(login.destination, f"qemu+unix:///system?socket={sockets.libvirt}") as remote:
             view = LinkView(login, local, remote, domain)

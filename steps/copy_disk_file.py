@@ -27,6 +27,7 @@ from host.job_files import (
     refuse_system_directory,
     staging_directory,
 )
+from host.kept_tunnels import qemu_users
 from host.link_rate import listen_on
 from host.ssh import Login
 from host.staging import SftpUpload, Upload
@@ -154,9 +155,9 @@ def _connected(
     login = Login(context.host, migration.user, migration.destination)
     sockets = JobSockets.of(migration)
     with Hypervisor.open(context.host) as hypervisor:
-        uid, _ = hypervisor.qemu_ids(virtualization)
+        users = qemu_users(hypervisor, virtualization)
     forwards = sockets.forwards(migration.destination_daemon, migration.transport)
-    with context.tunnels.of(login, sockets, forwards, [str(uid)] if uid else [], keep=True), \
+    with context.tunnels.of(login, sockets, forwards, users, keep=True), \
             SftpUpload(login, sockets.staging) as upload, \
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(sockets.files)

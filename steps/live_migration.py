@@ -17,6 +17,7 @@ from host.domain_xml import describe, inserted_media
 from host.hypervisor import Hypervisor, MigrationThread
 from host.job_files import JobSockets, remove_socket_directory
 from host.job_statistics import JobStatistics
+from host.kept_tunnels import qemu_users
 from host.migration_target import MigrationTarget
 from host.orphans import OrphanedTunnel
 from host.qemu_process import ExitWatch, process_id
@@ -47,9 +48,9 @@ def run(context: StepContext, arguments: StepArguments) -> MigrationReport:
     context.progress(Progress(phase="opening the SSH tunnel", done=0, total=0))
     with Hypervisor.open(context.host) as hypervisor:
         target = _target(migration, facts, sockets, *_documents(hypervisor, migration, facts))
-        uid, _ = hypervisor.qemu_ids(facts.virtualization)
+        users = qemu_users(hypervisor, facts.virtualization)
         forwards = sockets.forwards(migration.destination_daemon, migration.transport)
-        with context.tunnels.of(login, sockets, forwards, [str(uid)] if uid else [], keep=False) as opened:
+        with context.tunnels.of(login, sockets, forwards, users, keep=False) as opened:
             if hypervisor.state(migration.domain) is not facts.state:
                 raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
                     "host": context.host, "domain": migration.domain,

@@ -15,7 +15,6 @@ from constant import DomainState, Transport
 from host import link_rate
 from host.hypervisor import Hypervisor
 from host.job_files import JobSockets, socket_directory
-from host.ssh import Login, tunnel
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
 from wire.records import LinkArguments, LinkReport
@@ -43,7 +42,7 @@ def _receive(context: StepContext, arguments: LinkArguments) -> int | None:
     if arguments.transport is Transport.TCP:
         with link_rate.listen_at((arguments.destination, link_rate.port_of(arguments.job_id))) as server:
             return link_rate.receive(server, seconds, arguments.at_most)
-    sockets = JobSockets.named(arguments.job_id, beside="rate")
+    sockets = JobSockets.named(arguments.job_id)
     with socket_directory(sockets.directory, (0, 0), [arguments.user], context.host), \
             link_rate.listen_on(sockets.probe) as server:
         return link_rate.receive(server, seconds, arguments.at_most)
@@ -55,7 +54,7 @@ def _send(context: StepContext, arguments: LinkArguments) -> LinkReport:
             "host": context.host, "address": arguments.destination, "path": str(context.destinations.path)})
     with Hypervisor.open(context.host) as hypervisor:
         writing = _Writing.of(hypervisor, arguments)
-        with _connected(context, arguments) as connection:
+        with _connected(context, hypervisor, arguments) as connection:
             link_rate.send(
                 connection, arguments.milliseconds / 1000, arguments.bandwidth * _MIB, arguments.at_most)
         return writing.report() if writing is not None else LinkReport()
@@ -100,7 +99,9 @@ class _Writing:
 
 
 @contextlib.contextmanager
-def _connected(context: StepContext, arguments: LinkArguments) -> Iterator[socket.socket]:
+def _connected(
+    context: StepContext, hypervisor: Hypervisor, arguments: LinkArguments,
+) -> Iterator[socket.socket]:
     """A connection to the destination's end, the way that the migration will take."""
     if arguments.transport is Transport.TCP:
         port = link_rate.port_of(arguments.job_id)
@@ -112,9 +113,6 @@ def _connected(context: StepContext, arguments: LinkArguments) -> Iterator[socke
         with connection:
             yield connection
         return
-    login = Login(context.host, arguments.user, arguments.destination)
-    sockets = JobSockets.named(arguments.job_id, beside="rate")
-    with socket_directory(sockets.directory, (0, 0), [], context.host), \
-            tunnel(login, {sockets.probe: sockets.probe}), \
-            link_rate.meet(socket.AF_UNIX, sockets.probe) as connection:
+    with context.tunnels.of_link(context.host, hypervisor, arguments), \
+            link_rate.meet(socket.AF_UNIX, JobSockets.named(arguments.job_id).probe) as connection:
         yield connection

@@ -203,7 +203,7 @@ class LinkArguments:
     at_most: int = 0
     """For MEASURE_LINK: how many bytes to send at most; 0 is no limit."""
     keep: bool = False
-    """For CHECK_LINK: whether the tunnel is to wait a moment for the step that goes through it."""
+    """Whether the source's tunnel is to wait a moment for the next step that goes through it."""
 
     def __post_init__(self) -> None:
         check_job_id(self.job_id)

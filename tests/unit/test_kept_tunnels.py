@@ -7,14 +7,17 @@ import dataclasses
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from constant import DomainState
+from control.checks import link_arguments
 from host import kept_tunnels
 from host.job_files import JobSockets
 from host.kept_tunnels import KeptTunnels
 from host.ssh import Login
+from tests.unit.libvirtd import document
 from tests.unit.samples import DESTINATION, MIGRATION, SOURCE
 
 LOGIN = Login(SOURCE, "kvm", DESTINATION)
@@ -136,6 +139,56 @@ def test_a_job_that_is_cancelled_or_refused_keeps_none(site: Site) -> None:
     for thread in set(threading.enumerate()) - before:
         thread.join(5.0)
     assert site.events[-2:] == ["closed 1", "removed"]
+
+
+def test_a_step_that_comes_while_another_one_uses_the_tunnel_waits_for_it(site: Site) -> None:
+    got: list[int] = []
+    with site.tunnels.of(LOGIN, SOCKETS, FORWARDS, [], keep=True):
+        second = threading.Thread(target=lambda: got.append(site.step(keep=False).number))
+        second.start()
+        second.join(0.05)
+        assert (got, second.is_alive()) == ([], True)
+    second.join(5.0)
+    assert (got, site.logins) == ([1], 1)
+
+
+class Libvirt:
+    """What is asked of the source's libvirt."""
+
+    def __init__(self, state: DomainState) -> None:
+        self._state = state
+
+    def state(self, _domain: str) -> DomainState:
+        """How the VM is."""
+        return self._state
+
+    def document(self, _domain: str) -> str:
+        """Its definition."""
+        return document()
+
+    def qemu_ids(self, virtualization: str) -> tuple[int, int]:
+        """As whom QEMU runs."""
+        assert virtualization == "kvm"
+        return 64055, 64055
+
+
+def look_at(site: Site, *, state: DomainState = DomainState.RUNNING, **changes: Any) -> None:
+    """A step that looks at the way."""
+    arguments = dataclasses.replace(link_arguments(MIGRATION, keep=True), **changes)
+    with site.tunnels.of_link(SOURCE, cast(Any, Libvirt(state)), arguments):
+        pass
+
+
+def test_the_tunnel_in_which_the_way_is_looked_at_is_the_one_that_the_vm_will_take(site: Site) -> None:
+    look_at(site)
+    assert site.step(keep=False).number == 1
+
+
+@pytest.mark.parametrize("changes", [
+    {"keep": False}, {"domain": None}, {"domain": "x" * 90}, {"state": DomainState.ABSENT}])
+def test_where_there_is_no_vm_to_take_it_the_tunnel_is_closed_again(site: Site, changes: dict[str, Any]) -> None:
+    look_at(site, **changes)
+    assert site.events == ["directory for []", "opened 1", "closed 1", "removed"]
 
 
 def test_what_an_agent_that_was_killed_has_left_is_cleared_first(

@@ -233,7 +233,7 @@ def test_libvirt_is_told_to_hold_the_vm_and_to_go_through_the_tunnel(site: Site)
     (target,) = site.targets
     assert (target.held, target.connection) == (True, f"qemu+unix:///system?socket={SOCKETS.libvirt}")
     assert (target.document, target.lasting) == (None, None)
-    assert site.events == ["tunnel of 4", "begun", "returned", "watched to the end", "tunnel closed"]
+    assert site.events == ["tunnel of 5", "begun", "returned", "watched to the end", "tunnel closed"]
     assert site.told[0].phase == "opening the SSH tunnel"
 
 
