@@ -48,6 +48,7 @@ from wire.jobs import Job, Jobs, who_asked
 from wire.journal import Journal, JournalWriter
 from wire.memory import Address, Begun, Ended, Entry, Memory
 from wire.message import Request
+from wire.phrase import Phrase, template
 from wire.records import (
     CancelArguments,
     CancelReport,
@@ -64,7 +65,7 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 30.0
 # After that its controller wants the result, and to hear how the VM is: a round trip or two, some of them lost.
 _LINGER_SECONDS = 4.0
-_CANCELLED = "its controller was told to stop"
+_CANCELLED = Phrase("its controller was told to stop")
 # How long a step's thread may keep the receive loop waiting; Python's own 5 ms are felt in the answers.
 _SWITCH_SECONDS = 0.0005
 # The niceness of the receive loop and the journal, which do little and are waited for, and that of the work.
@@ -113,8 +114,9 @@ class AgentSettings:
     def load(cls, directory: Path, *, insecure: bool) -> AgentSettings:
         """Read both lists and the key. Raises MigrationError."""
         return cls(
-            controllers=AddressList.load(directory / CONTROLLER_LIST_FILE, "management host that this agent obeys"),
-            destinations=AddressList.load(directory / AGENT_LIST_FILE, "node that this agent may migrate to"),
+            controllers=AddressList.load(
+                directory / CONTROLLER_LIST_FILE, template("management host that this agent obeys")),
+            destinations=AddressList.load(directory / AGENT_LIST_FILE, template("node that this agent may migrate to")),
             keys=() if insecure else load_keys(directory / AGENT_KEY_FILE),
         )
 
@@ -244,7 +246,7 @@ class Agent:
             self.jobs.keep(arguments.job_id or "", now)
         concerned = work.arguments.migration if work.arguments is not None else arguments
         if isinstance(concerned, (Migration, LinkArguments)) and host not in (concerned.source, concerned.destination):
-            problem = "this host is no part of the migration"
+            problem = Phrase("this host is no part of the migration")
             raise MigrationError(ErrorCode.MESSAGE_INVALID, {"host": host, "problem": problem})
         if work.arguments is not None:
             migration = work.arguments.migration
@@ -276,7 +278,7 @@ class Agent:
         """In a thread of its own: run the step, then hand its result to the receive loop."""
         request = work.request
         outcome: object = MigrationError(
-            ErrorCode.INTERNAL, {"host": request.agent_ip, "reason": "the step's thread ended"})
+            ErrorCode.INTERNAL, {"host": request.agent_ip, "reason": Phrase("the step's thread ended")})
         settled = False
         if work.arguments is not None:
             _job.set((work.arguments.migration.job_id, work.arguments.migration.domain))

@@ -32,6 +32,7 @@ from udpmodule import ControllerSocket
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
 from wire.findings import Check, Finding
+from wire.phrase import Phrase, joined
 from wire.records import Migration, MigrationReport, RollBackReport, StepArguments, StepReport, post_copy_failed
 from wire.situation import DomainView, has_whole
 
@@ -87,7 +88,7 @@ class Controller:
         except Exception as error:
             log.debug("unexpected", exc_info=True)
             report = self._left(
-                migration, MigrationError(ErrorCode.INTERNAL, {"host": "this host", "reason": repr(error)}))
+                migration, MigrationError(ErrorCode.INTERNAL, {"host": Phrase("this host"), "reason": repr(error)}))
         checked = self._checked
         facts = checked.facts if checked is not None else None
         return dataclasses.replace(
@@ -153,8 +154,10 @@ class Controller:
         migration, facts, known, look = self._recalled(job_id)
         moved = next((details.record.moved for details in known.details.values() if details.record.moved), None)
         if look.outcome is not None or moved is not None:
-            reason = f"VM {migration.domain} has moved to {migration.destination}" if moved is not None else (
-                f"it has ended, {look.outcome.value if look.outcome is not None else ''}")
+            reason = Phrase("VM {domain} has moved to {destination}", {
+                "domain": migration.domain, "destination": migration.destination})
+            if moved is None and look.outcome is not None:
+                reason = Phrase("it has ended, {outcome}", {"outcome": Phrase(look.outcome.value)})
             raise MigrationError(ErrorCode.TOO_LATE, {"job": job_id, "reason": reason})
         self._talk.cancelled = True
         self.observer.cancelling(possible=True)
@@ -175,7 +178,7 @@ class Controller:
         for details in known.details.values():
             migration = self._talk.migration = details.record.arguments.migration
             return migration, details.record.arguments.known_facts(), known, look
-        raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": "Any agent", "job": job_id})
+        raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": Phrase("Any agent"), "job": job_id})
 
     def _ended(self, migration: Migration, facts: DomainFacts, outcome: Outcome) -> RunReport:
         """Of a job that has ended: what became of the VM since is told, but is no error of the job's."""
@@ -223,7 +226,7 @@ class Controller:
             except SilenceError as silence:
                 return self._unknown(migration, facts, silence.error.message)
         return self._after_failure(
-            migration, facts, cancelled_by_admin(migration.domain, "`vmmigration.py cancel` was called"))
+            migration, facts, cancelled_by_admin(migration.domain, Phrase("`vmmigration.py cancel` was called")))
 
     def _copy_files(
         self, migration: Migration, arguments: StepArguments, known: Recalled, *, both: bool,
@@ -306,8 +309,10 @@ class Controller:
             return RunReport(migration, Outcome.MOVED_INCOMPLETE, migration.destination, 0.0, errors=(
                 *kept, _ended_since(migration, facts, state)), moved=moved, state=state)
         if there is not facts.state and (there is not None or waits):
-            said = f"it is {there.value} on {migration.destination}" if there is not None else (
-                f"it waited on {migration.destination} to go on, which cannot be asked now")
+            said = Phrase("it waited on {host} to go on, which cannot be asked now", {"host": migration.destination})
+            if there is not None:
+                said = Phrase("it is {state} on {host}", {
+                    "state": Phrase(there.value), "host": migration.destination})
             return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(
                 *found, _state_unknown(migration, said)), moved=moved)
         outcome = Outcome.MOVED_INCOMPLETE if found else Outcome.MOVED
@@ -387,13 +392,14 @@ class Controller:
         silent: tuple[MigrationError, ...],
     ) -> RunReport:
         """It is on neither host for certain: what they have said goes to the admin."""
-        found = [f"It is {report.state.value} on {host}." for host, report in reports.items()]
+        found = [Phrase("It is {state} on {host}.", {"state": Phrase(report.state.value), "host": host})
+                 for host, report in reports.items()]
         reasons = [problem.message for problem in silent]
         if error.code is ErrorCode.POST_COPY_FAILED:
             # Its own hint is the one to go by.
-            state = _state_unknown(migration, " ".join([*reasons, *found]) or error.message)
+            state = _state_unknown(migration, joined([*reasons, *found] or [error.message], " "))
             return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(error, state))
-        return self._unknown(migration, facts, " ".join([error.message, *reasons, *found]))
+        return self._unknown(migration, facts, joined([error.message, *reasons, *found], " "))
 
     @staticmethod
     def _unknown(migration: Migration, facts: DomainFacts, reason: str) -> RunReport:
@@ -410,30 +416,34 @@ class Controller:
         if self._moved is not None:
             return RunReport(migration, Outcome.MOVED_INCOMPLETE, migration.destination, 0.0, errors=(error,),
                              state=self._moved.state)
-        reason = f"{error.message} What had been begun was not followed to its end"
+        reason = Phrase("{error} What had been begun was not followed to its end.", {"error": error.message})
         return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(_state_unknown(migration, reason),))
 
 
 def _interrupted(migration: Migration) -> MigrationError:
     return MigrationError(ErrorCode.MIGRATION_CANCELLED, {
-        "domain": migration.domain, "reason": "the command that drove it was ended in the middle"})
+        "domain": migration.domain, "reason": Phrase("the command that drove it was ended in the middle")})
 
 
 def _broken_off(migration: Migration, error: MigrationError) -> MigrationError:
     """The error of a VM that is on each host in part: the step's own, or one where an earlier command met it."""
-    return error if error.code is ErrorCode.POST_COPY_FAILED else post_copy_failed(migration, "so libvirt there says")
+    if error.code is ErrorCode.POST_COPY_FAILED:
+        return error
+    return post_copy_failed(migration, Phrase("so libvirt there says"))
 
 
 def _ended_since(migration: Migration, facts: DomainFacts, state: DomainState) -> MigrationError:
-    restart = f"`virsh start {migration.name_there}` there." if facts.persistent else "Create it there anew."
+    restart = Phrase("`virsh start {domain}` there.", {"domain": migration.name_there})
+    if not facts.persistent:
+        restart = Phrase("Create it there anew.")
     return MigrationError(ErrorCode.ENDED_SINCE, {
-        "domain": migration.name_there, "host": migration.destination, "state": state.value,
-        "remedy": "It was started since." if state is facts.state else restart})
+        "domain": migration.name_there, "host": migration.destination, "state": Phrase(state.value),
+        "remedy": Phrase("It was started since.") if state is facts.state else restart})
 
 
 def _state_unknown(migration: Migration, reason: str) -> MigrationError:
     return MigrationError(ErrorCode.STATE_UNKNOWN, {
-        "domain": migration.domain, "reason": reason.rstrip("."), "source": migration.source,
+        "domain": migration.domain, "reason": reason, "source": migration.source,
         "destination": migration.destination, "job": migration.job_id})
 
 
@@ -471,16 +481,18 @@ def _summary(report: StepReport) -> str:
 
 
 def _moved(report: MigrationReport) -> str:
-    words = [f"downtime {report.downtime} ms"] if report.downtime >= 0 else []
+    words = [Phrase("downtime {milliseconds} ms", {"milliseconds": str(report.downtime)})]
+    if report.downtime < 0:
+        words = []
     if report.downtime_limit > DOWNTIME_FIRST:
-        words.append(f"{report.downtime_limit} ms allowed")
+        words.append(Phrase("{milliseconds} ms allowed", {"milliseconds": str(report.downtime_limit)}))
     if report.passes > 2:
-        words.append(f"{report.passes} passes over the memory")
+        words.append(Phrase("{count} passes over the memory", {"count": str(report.passes)}))
     if report.post_copy:
-        words.append("post-copy")
-    return ", ".join(words) or "done"
+        words.append(Phrase("post-copy"))
+    return joined(words or [Phrase("done")])
 
 
 def _rolled_back(report: RollBackReport) -> str:
-    removed = f", removed {', '.join(report.removed)}" if report.removed else ""
-    return f"VM {report.state.value} here{removed}"
+    facts = {"state": Phrase(report.state.value), "paths": ", ".join(report.removed)}
+    return Phrase("VM {state} here, removed {paths}" if report.removed else "VM {state} here", facts)

@@ -19,6 +19,7 @@ from control.report import RunReport
 from control.restoring import restore_source
 from controller import Controller
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase
 
 
 def show_run(options: argparse.Namespace, report: RunReport) -> int:
@@ -46,7 +47,7 @@ def _status(options: argparse.Namespace, controller: Controller) -> int:
     job = newest(report, wanted)
     if job is None:
         show_errors(report.errors, sys.stderr)
-        raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": "Any agent", "job": wanted})
+        raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": Phrase("Any agent"), "job": wanted})
     if not options.json:
         # Ctrl-C ends the looking; the job is somebody else's.
         with contextlib.suppress(KeyboardInterrupt):

@@ -15,6 +15,7 @@ from control.plan import Plan, make_plan, planned_bytes
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts, HostFacts
 from wire.findings import Check, CheckReport, Finding, not_fine, skip
+from wire.phrase import Phrase, joined
 from wire.records import LinkArguments, LinkReport, Migration, StepArguments
 
 _MIB = 1024 * 1024
@@ -29,12 +30,12 @@ SKEW_SECONDS = 2.0
 
 # What there is against too much writing, for the admin who reads that it is too much.
 _HELPS = {
-    Check.DIRTY_RATE:
+    Check.DIRTY_RATE: Phrase(
         "`--auto-converge` slows the guest down, `--post-copy` lets it go on at the destination before its memory is "
-        "there, `--max-downtime` allows a longer pause, `--timeout S --on-timeout suspend` pauses it after that time",
-    Check.DISK_WRITE_RATE:
+        "there, `--max-downtime` allows a longer pause, `--timeout S --on-timeout suspend` pauses it after that time"),
+    Check.DISK_WRITE_RATE: Phrase(
         "`--synchronous-writes` has its writes wait for the destination, `--timeout S --on-timeout suspend` pauses it "
-        "after that time",
+        "after that time"),
 }
 
 
@@ -196,16 +197,19 @@ def _note(checked: Checked, error: MigrationError | SilenceError) -> None:
     checked.errors = (*checked.errors, reason_of(error))
 
 
-def summarise(report: CheckReport) -> str:
+def summarise(report: CheckReport) -> Phrase:
     """A report in a few words."""
     counts = {severity: sum(finding.severity is severity for finding in report.findings) for severity in Severity}
     stops, warnings = counts[Severity.STOPS], counts[Severity.WARNS]
-    parts = [f"{len({finding.check for finding in report.findings})} checks"]
+    checks = str(len({finding.check for finding in report.findings}))
+    found = []
     if stops:
-        parts.append(f"{stops} obstacle{'s' if stops != 1 else ''}")
+        found.append(Phrase("{count} obstacle" if stops == 1 else "{count} obstacles", {"count": str(stops)}))
     if warnings:
-        parts.append(f"{warnings} warning{'s' if warnings != 1 else ''}")
-    return f"{parts[0]}: {', '.join(parts[1:])}" if len(parts) > 1 else f"{parts[0]}, nothing in the way"
+        found.append(Phrase("{count} warning" if warnings == 1 else "{count} warnings", {"count": str(warnings)}))
+    if not found:
+        return Phrase("{count} checks, nothing in the way", {"count": checks})
+    return Phrase("{count} checks: {found}", {"count": checks, "found": joined(found)})
 
 
 def _clock(talk: Conversation, migration: Migration) -> Iterator[Finding]:
@@ -253,7 +257,7 @@ def _measured(talk: Conversation, migration: Migration, measuring: Measuring, fo
         if failure.code is ErrorCode.PORTS_CLOSED:
             found.append(not_fine(Check.MIGRATION_PORTS, Severity.STOPS, failure))
         elif rate is None:
-            facts = {**names, "reason": failure.facts.get("reason", failure.message.rstrip("."))}
+            facts = {**names, "reason": failure.facts.get("reason", failure.message)}
             found.append(not_fine(
                 Check.LINK_RATE, Severity.WARNS, MigrationError(ErrorCode.LINK_NOT_MEASURED, facts)))
     if rate is not None:
@@ -262,26 +266,31 @@ def _measured(talk: Conversation, migration: Migration, measuring: Measuring, fo
     return LinkReport(rate=rate, dirty_rate=source.dirty_rate, write_rate=source.write_rate)
 
 
-def _counted(report: LinkReport) -> str:
-    return f"{report.rate / _MIB:.1f} MiB/s arrive" if report.rate is not None else "nothing arrived that was counted"
+def _counted(report: LinkReport) -> Phrase:
+    if report.rate is None:
+        return Phrase("nothing arrived that was counted")
+    return Phrase("{rate} MiB/s arrive", {"rate": f"{report.rate / _MIB:.1f}"})
 
 
-def _sent(report: LinkReport) -> str:
+def _sent(report: LinkReport) -> Phrase:
     written = report.dirty_rate
-    return "sent" if written is None else f"sent; the guest writes {written / _MIB:.0f} MiB/s of memory meanwhile"
+    if written is None:
+        return Phrase("sent")
+    return Phrase("sent; the guest writes {written} MiB/s of memory meanwhile", {"written": f"{written / _MIB:.0f}"})
 
 
 def _convergence(migration: Migration, plan: Plan) -> Iterator[Finding]:
     """Whether copying catches up with the guest's writing."""
     rate = plan.link_rate
     for check, written, what in (
-        (Check.DIRTY_RATE, plan.dirty_rate, "memory"), (Check.DISK_WRITE_RATE, plan.write_rate, "disk"),
+        (Check.DIRTY_RATE, plan.dirty_rate, Phrase("memory")),
+        (Check.DISK_WRITE_RATE, plan.write_rate, Phrase("disk")),
     ):
         if written is None:
             continue
         facts = {"host": migration.source, "domain": migration.domain, "destination": migration.destination,
                  "written": f"{written / _MIB:.1f}", "what": what, "rate": f"{(rate or 0) / _MIB:.1f}",
-                 "verdict": plan.verdict.value, "helps": _HELPS[check]}
+                 "verdict": Phrase(plan.verdict.value), "helps": _HELPS[check]}
         bad = plan.verdict in (Verdict.NEEDS_THROTTLING, Verdict.WILL_NOT_CONVERGE) and written * 2 >= (rate or 0)
         if bad:
             yield not_fine(check, Severity.WARNS, MigrationError(ErrorCode.NOT_CONVERGING, facts))

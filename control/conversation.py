@@ -39,6 +39,7 @@ from wire.facts import HostFacts, version_text
 from wire.findings import Check, CheckReport, skip
 from wire.history import JobArguments, JobsArguments
 from wire.message import Reply, Request
+from wire.phrase import Phrase, template
 from wire.records import CancelArguments, HelloArguments, LinkArguments, Migration, Progress, StepArguments
 from wire.situation import DomainArguments
 
@@ -58,6 +59,7 @@ _ASK_AGAIN: Mapping[ErrorCode, ErrorCode] = {
 _KEEP_SECONDS = CHALLENGE_SECONDS * 2 / 3
 # How long a second Ctrl-C may take to come.
 LEAVING_SECONDS = 2.0
+_CTRL_C = Phrase("somebody pressed Ctrl-C twice")
 # An agent that is restarted more often than that during one step is not running.
 _ATTEMPTS = 3
 
@@ -73,7 +75,7 @@ class ControllerSettings:
     def load(cls, directory: Path, *, insecure: bool) -> ControllerSettings:
         """Read the list of agents and the master key. Raises MigrationError."""
         return cls(
-            agents=AddressList.load(directory / AGENT_LIST_FILE, "node that this controller may talk to"),
+            agents=AddressList.load(directory / AGENT_LIST_FILE, template("node that this controller may talk to")),
             keys=() if insecure else load_keys(directory / CONTROLLER_KEY_FILE))
 
     def agent_keys(self, address: str) -> tuple[Key, ...]:
@@ -469,7 +471,7 @@ def given_up(gave_up: GaveUp, host: str, command: Command, patience: float) -> M
         ErrorCode.AGENT_SILENT, {"host": host, "port": str(AGENT_PORT), "seconds": f"{patience:.0f}"})
 
 
-def cancelled_by_admin(domain: str, how: str = "somebody pressed Ctrl-C twice") -> MigrationError:
+def cancelled_by_admin(domain: str, how: Phrase = _CTRL_C) -> MigrationError:
     """The error of a run that was ended on purpose."""
     facts = {"domain": domain, "reason": how}
     return MigrationError(ErrorCode.MIGRATION_CANCELLED, facts)

@@ -13,6 +13,7 @@ from control.fleet import addresses_of
 from wire.errors import ErrorCode, MigrationError
 from wire.history import JobArguments, JobDetails, JobList, JobsArguments, JobSummary, StepState
 from wire.message import RESULTS
+from wire.phrase import Phrase
 
 # Between two steps nothing runs for a moment; so often nothing means that nobody drives the job.
 _IDLE_LOOKS = 3
@@ -91,7 +92,7 @@ def find_job(talk: Conversation, job_id: str) -> tuple[JobLook, JobsReport]:
         return look, report
     for error in report.errors:
         raise error
-    raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": "Any agent", "job": job_id})
+    raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": Phrase("Any agent"), "job": job_id})
 
 
 def unreached(talk: Conversation, report: JobsReport, hosts: Sequence[str]) -> dict[str, MigrationError]:

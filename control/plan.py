@@ -11,6 +11,7 @@ from typing import Optional
 
 from constant import DOWNTIME_CAP, Command, DomainState, OnTimeout, Transport, Verdict
 from wire.facts import DomainFacts
+from wire.phrase import Phrase
 from wire.placement import Placement, is_device
 from wire.records import Convergence, LinkReport, Migration, libvirt_conf_path
 
@@ -32,6 +33,11 @@ _COUNTED_SECONDS = 1.0
 _KEEPS_UP = 0.8
 # How far auto-converge can slow a guest down: to 1 % of its CPU time, but the pages that it hits first stay hot.
 _THROTTLED_TO = 0.1
+_SEEN = {
+    DomainState.RUNNING: Phrase("see that it runs"),
+    DomainState.PAUSED: Phrase("see that it is paused"),
+    DomainState.SHUT_OFF: Phrase("see that it is shut off"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class PlannedStep:
 
     command: Command
     host: str
-    does: tuple[str, ...]
+    does: tuple[Phrase, ...]
 
 
 @dataclass(frozen=True)
@@ -141,20 +147,20 @@ def _steps(migration: Migration, facts: DomainFacts, memory_bytes: int) -> list[
     sockets = migration.transport is Transport.SSH or bool(facts.files)
     conf = migration.conf_path()
     own = conf == libvirt_conf_path(migration.name_there)
-    receiving = [PlannedStep(Command.COPY_DISK_FILE, destination, ("receive and verify them",))] if facts.files else []
-    is_so = {DomainState.RUNNING: "runs", DomainState.PAUSED: "is paused", DomainState.SHUT_OFF: "is shut off"}
+    receiving = [
+        PlannedStep(Command.COPY_DISK_FILE, destination, (Phrase("receive and verify them"),))] if facts.files else []
     return [
         PlannedStep(Command.PREPARE_DESTINATION, destination, (
-            *words.made(), *(["make a directory for the tunnel's sockets"] if sockets else []))),
+            *words.made(), *([Phrase("make a directory for the tunnel's sockets")] if sockets else []))),
         *receiving,
-        PlannedStep(Command.COPY_DISK_FILE, source, tuple(words.sent()) or ("send nothing beforehand",)),
+        PlannedStep(Command.COPY_DISK_FILE, source, tuple(words.sent()) or (Phrase("send nothing beforehand"),)),
         PlannedStep(Command.LIVE_MIGRATION, source, tuple(words.moved(memory_bytes))),
-        PlannedStep(Command.EXTRACT_CONFIGURE_FILE, destination, (
-            f"leave the XML to libvirt at {conf}" if own else f"write the XML to {conf}",)),
+        PlannedStep(Command.EXTRACT_CONFIGURE_FILE, destination, (Phrase(
+            "leave the XML to libvirt at {path}" if own else "write the XML to {path}", {"path": conf}),)),
         PlannedStep(Command.DEFINE_VIRTUAL_MACHINE, destination, (words.defined(),)),
         PlannedStep(Command.FINISH, destination, (
-            f"see that it {is_so[facts.state]}", *(["trim its file systems"] if migration.trim else []),
-            *(["remove the sockets"] if sockets else []))),
+            _SEEN[facts.state], *([Phrase("trim its file systems")] if migration.trim else []),
+            *([Phrase("remove the sockets")] if sockets else []))),
         PlannedStep(Command.FINISH, source, (words.kept(),)),
     ]
 
@@ -167,47 +173,56 @@ class _Words:
     facts: DomainFacts
     placement: Placement
 
-    def made(self) -> Iterator[str]:
+    def made(self) -> Iterator[Phrase]:
         """Of PREPARE_DESTINATION."""
         for disk in self.facts.mirrored:
             path = self.placement.path(disk.path)
-            below = f" on {self.placement.path(disk.layers[0].path)}" if disk.layers else ""
+            facts = {"path": path, "bytes": str(disk.virtual_size), "format": disk.format.value,
+                     "size": str(disk.virtual_size // _MIB)}
             if is_device(path):
-                yield f"take the block device {path} of {disk.virtual_size} bytes"
+                yield Phrase("take the block device {path} of {bytes} bytes", facts)
+            elif disk.layers:
+                yield Phrase("make an empty {format} of {size} MiB at {path} on {below}", {
+                    **facts, "below": self.placement.path(disk.layers[0].path)})
             else:
-                yield f"make an empty {disk.format.value} of {disk.virtual_size // _MIB} MiB at {path}{below}"
+                yield Phrase("make an empty {format} of {size} MiB at {path}", facts)
         if self.facts.nvram is not None:
-            yield f"make the NVRAM file {self.placement.path(self.facts.nvram.path)}"
+            yield Phrase("make the NVRAM file {path}", {"path": self.placement.path(self.facts.nvram.path)})
 
-    def sent(self) -> Iterator[str]:
+    def sent(self) -> Iterator[Phrase]:
         """Of COPY_DISK_FILE."""
         for file in self.facts.files:
-            there = self.placement.path(file.path)
-            where = "" if there == file.path else f" to {there}"
-            yield f"send {file.path}{where} ({file.purpose.value}, {file.allocated // _MIB} MiB), unless it is there"
+            facts = {"path": file.path, "there": self.placement.path(file.path),
+                     "purpose": Phrase(file.purpose.value), "size": str(file.allocated // _MIB)}
+            yield Phrase(
+                "send {path} ({purpose}, {size} MiB), unless it is there" if facts["there"] == file.path else
+                "send {path} to {there} ({purpose}, {size} MiB), unless it is there", facts)
 
-    def moved(self, memory_bytes: int) -> Iterator[str]:
+    def moved(self, memory_bytes: int) -> Iterator[Phrase]:
         """Of LIVE_MIGRATION."""
         if self.facts.state is DomainState.SHUT_OFF:
-            yield "send the definition to libvirt over there"
+            yield Phrase("send the definition to libvirt over there")
             return
-        way = "through SSH" if self.migration.transport is Transport.SSH else "over TCP, not encrypted"
+        way = Phrase("through SSH" if self.migration.transport is Transport.SSH else "over TCP, not encrypted")
         for disk in self.facts.mirrored:
-            there = self.placement.path(disk.path)
-            where = "" if there == disk.path else f" to {there}"
-            yield (f"mirror {disk.path}{where}, {disk.allocated // _MIB} MiB allocated of "
-                   f"{disk.virtual_size // _MIB} MiB, {way}")
-        yield f"copy up to {memory_bytes // _MIB} MiB of memory {way}"
-        yield "switch over"
-        yield "turn autostart off"
+            facts = {"path": disk.path, "there": self.placement.path(disk.path), "way": way,
+                     "allocated": str(disk.allocated // _MIB), "size": str(disk.virtual_size // _MIB)}
+            yield Phrase(
+                "mirror {path}, {allocated} MiB allocated of {size} MiB, {way}" if facts["there"] == disk.path else
+                "mirror {path} to {there}, {allocated} MiB allocated of {size} MiB, {way}", facts)
+        yield Phrase("copy up to {size} MiB of memory {way}", {"size": str(memory_bytes // _MIB), "way": way})
+        yield Phrase("switch over")
+        yield Phrase("turn autostart off")
 
-    def defined(self) -> str:
+    def defined(self) -> Phrase:
         """Of DEFINE_VIRTUAL_MACHINE."""
         if not self.facts.persistent:
-            return "leave it transient, as it is"
-        return f"make {self.migration.name_there} persistent, autostart {'on' if self.facts.autostart else 'off'}"
+            return Phrase("leave it transient, as it is")
+        return Phrase(
+            "make {vm} persistent, autostart on" if self.facts.autostart else "make {vm} persistent, autostart off",
+            {"vm": self.migration.name_there})
 
-    def kept(self) -> str:
+    def kept(self) -> Phrase:
         """Of FINISH on the source."""
-        kept = ", ".join(disk.path for disk in self.facts.disks)
-        return f"see that it does not run; keep it shut off, with {kept}"
+        return Phrase("see that it does not run; keep it shut off, with {paths}", {
+            "paths": ", ".join(disk.path for disk in self.facts.disks)})

@@ -14,6 +14,7 @@ from control.looking import JobLook, look_at_jobs
 from control.report import RunReport
 from control.whereabouts import Whereabouts, whereabouts
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase, fill, joined, template
 from wire.situation import DomainView, Situation
 
 
@@ -43,7 +44,10 @@ class RepairReport:
 
 @dataclass(frozen=True)
 class _Advice:
-    """What there is to say of a situation; `{vm}` `{source}` `{destination}` are put in. Commands by host."""
+    """What there is to say of a situation; `{vm}` `{source}` `{destination}` are put in. Commands by host.
+
+    All of it are templates; a command is one with words of ours only where a comment follows.
+    """
 
     why: str
     commands: tuple[tuple[str, str], ...] = ()
@@ -58,45 +62,46 @@ _ADVICE: Mapping[Situation, _Advice] = {
     Situation.SHUT_OFF_ON_DESTINATION: _NOTHING,
     Situation.ON_SOURCE_PAUSED: _NOTHING,
     Situation.ON_DESTINATION_PAUSED: _NOTHING,
-    Situation.BOTH: _Advice(
+    Situation.BOTH: _Advice(template(
         "Both copies write, each to disks of its own. Look into both (`virsh console {vm}`, its services, the clock of "
         "its last log lines), keep the one that its users reach, and end the other at once. What the other has written "
-        "stays in its image: copy that image away before anything else.",
-        (("{source}", "virsh destroy {vm}   # if {destination} is to keep it"),
-         ("{destination}", "virsh destroy {there}   # if {source} is to keep it"))),
-    Situation.ARRIVING: _Advice(
+        "stays in its image: copy that image away before anything else."),
+        (("{source}", template("virsh destroy {vm}   # if {destination} is to keep it")),
+         ("{destination}", template("virsh destroy {there}   # if {source} is to keep it")))),
+    Situation.ARRIVING: _Advice(template(
         "It runs on {source}. What is paused on {destination} is a migration that did not end there, and no job of "
-        "ours; libvirt removes it within a minute if its peer is gone. If it is still there then, end it.",
+        "ours; libvirt removes it within a minute if its peer is gone. If it is still there then, end it."),
         (("{destination}", "virsh destroy {there}"),)),
-    Situation.LEAVING: _Advice(
-        "It runs on {destination}. What is paused on {source} is what a migration left of it, and must not go on.",
+    Situation.LEAVING: _Advice(template(
+        "It runs on {destination}. What is paused on {source} is what a migration left of it, and must not go on."),
         (("{source}", "virsh destroy {vm}"),)),
-    Situation.SPLIT: _Advice(
+    Situation.SPLIT: _Advice(template(
         "Post-copy broke off: each host has a part of its memory. As long as both are there, destroy nothing. Mend the "
         "link, let TCP 49152 to 49215 in on {destination}, and have it go on as root on {source}, which needs libvirt "
         "8.5. If that command does not come to an end, QEMU on {destination} waits for memory that does not come: then "
         "the memory is lost. End {there} on {destination} and {vm} on {source}, and start the VM on {destination}, "
-        "whose image is the newest.",
+        "whose image is the newest."),
         (("{source}", "virsh migrate --live --p2p --persistent --postcopy --postcopy-resume {vm} "
           "qemu+ssh://USER@{destination}/system{named}"),)),
-    Situation.BETWEEN: _Advice(
+    Situation.BETWEEN: _Advice(template(
         "Neither copy runs. The one on {source} has all of the VM's disk and memory; the one on {destination} has "
-        "never run if it came with a migration of today.",
+        "never run if it came with a migration of today."),
         (("{destination}", "virsh destroy {there}"), ("{source}", "virsh resume {vm}"))),
-    Situation.SHUT_OFF_ON_BOTH: _Advice(
+    Situation.SHUT_OFF_ON_BOTH: _Advice(template(
         "Two definitions, none runs. Start the one with the newer disks, never both: `virsh dumpxml` shows a note in "
-        "the metadata of a copy that was left behind, `qemu-img info` and the time of the image tell the rest.",
-        (("{destination}", "virsh start {there}   # if it was moved there last"),
-         ("{source}", "virsh start {vm}   # if it never left"))),
-    Situation.NOWHERE: _Advice(
+        "the metadata of a copy that was left behind, `qemu-img info` and the time of the image tell the rest."),
+        (("{destination}", template("virsh start {there}   # if it was moved there last")),
+         ("{source}", template("virsh start {vm}   # if it never left")))),
+    Situation.NOWHERE: _Advice(template(
         "Neither libvirt knows a VM of that name. If it was transient it has ended; its images are still where they "
-        "were.",
+        "were."),
         (("{source}", "ls -l /var/lib/libvirt/images"), ("{destination}", "ls -l /var/lib/libvirt/images"))),
-    Situation.NOT_KNOWN: _Advice("One of the hosts cannot be asked. Nothing is certain before it can be."),
+    Situation.NOT_KNOWN: _Advice(template(
+        "One of the hosts cannot be asked. Nothing is certain before it can be.")),
 }
-_IN_POST_COPY = _Advice(
+_IN_POST_COPY = _Advice(template(
     "It runs on {destination}, and its memory is still following from {source}: that is post-copy, of a migration that "
-    "is not ours. End nothing before it is over.", (("{source}", "virsh domjobinfo {vm}"),))
+    "is not ours. End nothing before it is over."), (("{source}", "virsh domjobinfo {vm}"),))
 
 
 def repair(
@@ -110,7 +115,8 @@ def repair(
             if job.outcome is None and {job.told.source, job.told.destination} == {source, destination}]
     for job in left:
         if job.doing:
-            doing = ", ".join(f"{command.value} on {host}" for command, host in job.doing)
+            doing = joined(
+                Phrase("{command} on {host}", {"command": command.value, "host": host}) for command, host in job.doing)
             raise MigrationError(
                 ErrorCode.JOB_RUNS, {"domain": domain, "job": job.told.job_id, "doing": doing})
     silent = [error for error in jobs.errors if error.facts.get("host") in (source, destination)]
@@ -135,21 +141,21 @@ def _report(report: RepairReport) -> RepairReport:
              "named": f" --dname {there}" if there != report.domain else ""}
     source, destination = report.found.source, report.found.destination
     advice, says_all = _advice(report.found)
-    why = [advice.why.format(**names)] if advice.why else []
-    commands = [(host.format(**names), command.format(**names)) for host, command in advice.commands]
+    why = [Phrase(advice.why, names)] if advice.why else []
+    commands = [(fill(host, names), Phrase(command, names)) for host, command in advice.commands]
     if (source is not None and destination is not None and source.state is DomainState.SHUT_OFF and not source.gone
             and destination.pause is Pause.SOMEBODY):
-        why.append(
-            f"On {report.destination} it is paused, on {report.source} shut off: it may have arrived in a move that "
-            "did not come to its end. Let it go on unless the other one was started since; then end it instead.")
-        commands.append((report.destination, f"virsh resume {there}   # or: virsh destroy {there}"))
+        why.append(Phrase(
+            "On {destination} it is paused, on {source} shut off: it may have arrived in a move that did not come to "
+            "its end. Let it go on unless the other one was started since; then end it instead.", names))
+        commands.append((report.destination, Phrase("virsh resume {there}   # or: virsh destroy {there}", names)))
     if not says_all:
         for host, name, view, other in (
                 (report.source, report.domain, source, destination), (report.destination, there, destination, source)):
             for reason, command in _of_view(name, host, view, other):
                 why.append(reason)
                 commands.append((host, command))
-    return replace(report, why=" ".join(why), commands=tuple(commands))
+    return replace(report, why=joined(why, " "), commands=tuple(commands))
 
 
 def _advice(found: Whereabouts) -> tuple[_Advice, bool]:
@@ -167,24 +173,34 @@ def _advice(found: Whereabouts) -> tuple[_Advice, bool]:
 
 def _of_view(
     domain: str, host: str, view: Optional[DomainView], other: Optional[DomainView],
-) -> Iterable[tuple[str, str]]:
+) -> Iterable[tuple[Phrase, Phrase]]:
     """What has to be done about the VM on one host."""
+    for why, command in _words_of_view(view, other):
+        names = {"vm": domain, "host": host}
+        yield Phrase(why, names), Phrase(command, names)
+
+
+def _words_of_view(view: Optional[DomainView], other: Optional[DomainView]) -> Iterable[tuple[str, str]]:
+    """The same as templates."""
     if view is None:
         return
     if view.split and (other is None or other.has_it):
-        yield (f"On {host} it has only a part of its memory; the rest is on the other host. End neither.",
-               f"virsh domstate --reason {domain}")
+        yield (template(
+            "On {host} it has only a part of its memory; the rest is on the other host. End neither."),
+            "virsh domstate --reason {vm}")
         return
     if view.split:
-        yield (f"On {host} it waits for memory that was on the other host, where it is no more: that memory is lost. "
-               "End it, and start the VM where its image is the newest: where it moved to.", f"virsh destroy {domain}")
+        yield (template(
+            "On {host} it waits for memory that was on the other host, where it is no more: that memory is lost. End "
+            "it, and start the VM where its image is the newest: where it moved to."), "virsh destroy {vm}")
         return
     if view.busy:
-        yield (f"On {host} it is locked by a job that is not ours.",
-               f"virsh domjobinfo {domain}; virsh domjobabort {domain}")
+        yield (template("On {host} it is locked by a job that is not ours."),
+               "virsh domjobinfo {vm}; virsh domjobabort {vm}")
     if view.pause is Pause.MIGRATION and not view.busy and other is not None and other.gone:
-        yield (f"On {host} a migration has left it paused, and the other host has nothing of it: it may go on.",
-               f"virsh resume {domain}")
+        yield (template(
+            "On {host} a migration has left it paused, and the other host has nothing of it: it may go on."),
+            "virsh resume {vm}")
     elif view.state is DomainState.PAUSED and view.pause is Pause.OTHER:
-        yield (f"On {host} it is paused by an I/O error or the like: see to that first.",
-               f"virsh domstate --reason {domain}; virsh resume {domain}")
+        yield (template("On {host} it is paused by an I/O error or the like: see to that first."),
+               "virsh domstate --reason {vm}; virsh resume {vm}")

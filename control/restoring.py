@@ -9,6 +9,7 @@ from control.conversation import Conversation, SilenceError
 from control.looking import find_job, recall, unreached
 from control.whereabouts import locate
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase
 from wire.records import Migration, StepArguments, StepReport
 
 
@@ -62,4 +63,5 @@ def _refuse_if_there(talk: Conversation, host: str, domain: str) -> None:
     except SilenceError as silence:
         raise silence.error from silence
     if view.has_it:
-        raise MigrationError(ErrorCode.RUNS_ELSEWHERE, {"host": host, "domain": domain, "state": view.state.value})
+        raise MigrationError(
+            ErrorCode.RUNS_ELSEWHERE, {"host": host, "domain": domain, "state": Phrase(view.state.value)})

@@ -6,7 +6,6 @@ Nothing here waits for the other end for longer than about half a second without
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import socket
@@ -18,6 +17,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from wire.errors import ErrorCode, MigrationError
+from wire.message import read_json, write_json
+from wire.records import Obstacle
+from wire.schema import from_wire, to_wire
 
 # The most that one frame carries of a file, in bytes.
 BLOCK_LIMIT = 1 << 20
@@ -260,12 +262,11 @@ class Link:
         body = bytearray(length)
         self.receive_into(memoryview(body))
         try:
-            record = json.loads(body)
-            code, facts = ErrorCode(record["code"]), {str(key): str(record["facts"][key]) for key in record["facts"]}
-        except (ValueError, TypeError, KeyError):
+            told = from_wire(Obstacle, read_json(body.decode()))
+        except ValueError:
             return self.malformed("an error that is none")
         self._was_told = True
-        return MigrationError(code, facts)
+        return told.error()
 
     def _wait(self, events: int) -> int:
         """Wait until one of the events is there, and look in between; returns what is there, or 0 after a look."""
@@ -291,9 +292,9 @@ class Link:
 
     def _part(self, error: MigrationError) -> None:
         """Tell the error, and let the other end read it: a connection closed at once would throw it away."""
-        body = json.dumps({"code": error.code.value, "facts": dict(error.facts)}).encode()
+        body = write_json(to_wire(Obstacle.of(error)))
         if len(body) > _ERROR_LIMIT:
-            body = json.dumps({"code": error.code.value, "facts": {}}).encode()
+            body = write_json(to_wire(Obstacle(code=error.code, facts={})))
         frame = _HEADER.pack(FrameKind.ERROR, 0, 0, len(body)) + body
         deadline = time.monotonic() + _PARTING_SECONDS
         with contextlib.suppress(OSError):

@@ -12,6 +12,7 @@ from host.domain_xml import DomainDescription, NvramElement, inserted_media
 from host.image import size_of
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, FileFacts, NvramFacts
+from wire.phrase import Phrase
 
 # Where libvirt has swtpm keep its state (libvirt's qemu_tpm.c, swtpmStorageDir).
 TPM_DIRECTORY = "/var/lib/libvirt/swtpm"
@@ -40,7 +41,7 @@ def files_of(question: FilesQuestion, disks: Sequence[DiskFacts]) -> Iterator[Fi
                 yield _file(path, purpose, target)
             except OSError as error:
                 yield MigrationError(ErrorCode.FILE_NOT_SENT, {
-                    "host": question.host, "domain": question.domain, "what": purpose.value, "path": path,
+                    "host": question.host, "domain": question.domain, "what": Phrase(purpose.value), "path": path,
                     "reason": error.strerror or str(error)})
 
 

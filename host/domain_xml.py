@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from constant import FilePurpose
 from wire.facts import GraphicsFacts, InterfaceFacts, SerialFacts
 from wire.findings import Check
+from wire.phrase import Phrase, template
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,12 @@ class DomainDescription:
     """The `+uid:+gid` as which its QEMU runs, if the XML says so."""
 
 
-_DETACH = "Detach it (`virsh detach-device {domain} FILE --live`), or take it out in `virsh edit` and restart the VM"
-_TAKE_OUT = "Take it out in `virsh edit` and restart the VM"
-_NVRAM_FILE = "Shut it down, copy its NVRAM into a file and name that in `virsh edit`"
+_DETACH = template(
+    "Detach it (`virsh detach-device {domain} FILE --live`), or take it out in `virsh edit` and restart the VM")
+_TAKE_OUT = template("Take it out in `virsh edit` and restart the VM")
+_UNMOUNT = template("Unmount it in the guest, then take it out in `virsh edit` and restart the VM")
+_INPUT_DEVICE = template("an input device of the host")
+_NVRAM_FILE = template("Shut it down, copy its NVRAM into a file and name that in `virsh edit`")
 _BOOT_FILES = ((FilePurpose.KERNEL, "kernel"), (FilePurpose.INITRD, "initrd"), (FilePurpose.DEVICE_TREE, "dtb"))
 # libvirt's units of memory (formatdomain.rst, memory); it writes KiB itself.
 _UNITS = {
@@ -271,64 +275,71 @@ def _secrets(domain: ElementTree.Element) -> Iterator[str]:
 # What cannot go with the domain.
 
 
-def _host_device(element: ElementTree.Element) -> str:
+def _host_device(element: ElementTree.Element) -> Phrase:
     address, vendor = element.find("source/address"), element.find("source/vendor")
     kind = element.get("type", "")
     if kind == "pci" and address is not None:
         parts = [int(address.get(name, "0"), 0) for name in ("domain", "bus", "slot", "function")]
-        return "the host's PCI device {:04x}:{:02x}:{:02x}.{:x}".format(*parts)
+        return Phrase("the host's PCI device {address}", {"address": "{:04x}:{:02x}:{:02x}.{:x}".format(*parts)})
     if kind == "usb":
         product = element.find("source/product")
-        ids = f" {vendor.get('id', '')}:{product.get('id', '')}" if vendor is not None and product is not None else ""
-        return f"the host's USB device{ids}"
+        if vendor is None or product is None:
+            return Phrase("the host's USB device")
+        return Phrase("the host's USB device {id}", {"id": f"{vendor.get('id', '')}:{product.get('id', '')}"})
     if kind == "mdev":
-        return f"the mediated device {address.get('uuid', '') if address is not None else ''}".rstrip()
-    return f"a device of the host ({kind or element.get('mode', '')})"
+        return Phrase("the mediated device {id}", {"id": address.get("uuid", "?") if address is not None else "?"})
+    return Phrase("a device of the host ({type})", {"type": kind or element.get("mode", "")})
 
 
-def _memory_device(element: ElementTree.Element) -> str:
-    return f"persistent memory in {element.findtext('source/path', 'a file')} of the host"
+def _memory_device(element: ElementTree.Element) -> Phrase:
+    path = element.findtext("source/path")
+    if path is None:
+        return Phrase("persistent memory in a file of the host")
+    return Phrase("persistent memory in {path} of the host", {"path": path})
 
 
-def _words(words: str) -> Callable[[ElementTree.Element], str]:
-    return lambda _element: words
+def _words(words: str) -> Callable[[ElementTree.Element], Phrase]:
+    return lambda _element: Phrase(words)
 
 
-def _attribute(words: str, path: str, name: str) -> Callable[[ElementTree.Element], str]:
-    """Words with one attribute of the element, or of one below it, in place of the braces."""
-    def name_of(element: ElementTree.Element) -> str:
+def _attribute(words: str, path: str, name: str) -> Callable[[ElementTree.Element], Phrase]:
+    """Words with one attribute of the element, or of one below it, as the fact `name`."""
+    def name_of(element: ElementTree.Element) -> Phrase:
         found = element if path == "." else element.find(path)
-        return words.format(found.get(name, "?") if found is not None else "?")
+        return Phrase(words, {"name": found.get(name, "?") if found is not None else "?"})
 
     return name_of
 
 
 # Where in the XML, which check, what it is called and what can be done. libvirt's qemuMigrationSrcIsAllowed() refuses
 # most of them; the others would leave behind something that the guest uses.
-_DEVICES: tuple[tuple[Check, str, Callable[[ElementTree.Element], str], str], ...] = (
+_DEVICES: tuple[tuple[Check, str, Callable[[ElementTree.Element], Phrase], str], ...] = (
     (Check.HOST_DEVICES, "devices/hostdev", _host_device, _DETACH),
     (Check.HOST_DEVICES, "devices/interface[@type='hostdev']",
-     _attribute("a network card of the host passed through ({})", "mac", "address"), _DETACH),
+     _attribute(template("a network card of the host passed through ({name})"), "mac", "address"), _DETACH),
     (Check.HOST_DEVICES, "devices/interface[@type='vdpa']",
-     _attribute("the vDPA device {}", "source", "dev"), _DETACH),
-    (Check.HOST_DEVICES, "devices/input[@type='passthrough']", _words("an input device of the host"), _DETACH),
-    (Check.HOST_DEVICES, "devices/input[@type='evdev']", _words("an input device of the host"), _DETACH),
+     _attribute(template("the vDPA device {name}"), "source", "dev"), _DETACH),
+    (Check.HOST_DEVICES, "devices/input[@type='passthrough']", _words(_INPUT_DEVICE), _DETACH),
+    (Check.HOST_DEVICES, "devices/input[@type='evdev']", _words(_INPUT_DEVICE), _DETACH),
     (Check.SHARED_FOLDERS, "devices/filesystem",
-     _attribute("the shared folder {}", "source", "dir"), "Unmount it in the guest, then " + _TAKE_OUT[0].lower()
-     + _TAKE_OUT[1:]),
-    (Check.TPM, "devices/tpm/backend[@type='passthrough']", _words("the host's own TPM"), _TAKE_OUT),
-    (Check.TPM, "devices/tpm/backend[@type='external']", _words("a TPM that another program emulates"), _TAKE_OUT),
-    (Check.FIRMWARE, "os/nvram[@type='block']", _words("an NVRAM on a block device"), _NVRAM_FILE),
-    (Check.FIRMWARE, "os/nvram[@type='network']", _words("an NVRAM on another machine"), _NVRAM_FILE),
-    (Check.SPECIAL_DEVICES, "devices/shmem", _attribute("memory shared with the host ({})", ".", "name"), _TAKE_OUT),
+     _attribute(template("the shared folder {name}"), "source", "dir"), _UNMOUNT),
+    (Check.TPM, "devices/tpm/backend[@type='passthrough']", _words(template("the host's own TPM")), _TAKE_OUT),
+    (Check.TPM, "devices/tpm/backend[@type='external']",
+     _words(template("a TPM that another program emulates")), _TAKE_OUT),
+    (Check.FIRMWARE, "os/nvram[@type='block']", _words(template("an NVRAM on a block device")), _NVRAM_FILE),
+    (Check.FIRMWARE, "os/nvram[@type='network']", _words(template("an NVRAM on another machine")), _NVRAM_FILE),
+    (Check.SPECIAL_DEVICES, "devices/shmem",
+     _attribute(template("memory shared with the host ({name})"), ".", "name"), _TAKE_OUT),
     (Check.SPECIAL_DEVICES, "devices/memory[@model='nvdimm']", _memory_device, _TAKE_OUT),
     (Check.SPECIAL_DEVICES, "devices/memory[@model='virtio-pmem']", _memory_device, _TAKE_OUT),
-    (Check.SPECIAL_DEVICES, "devices/memory[@model='sgx-epc']", _words("memory of an SGX enclave"), _TAKE_OUT),
+    (Check.SPECIAL_DEVICES, "devices/memory[@model='sgx-epc']",
+     _words(template("memory of an SGX enclave")), _TAKE_OUT),
     (Check.SPECIAL_DEVICES, "devices/video/model/acceleration[@accel3d='yes']",
-     _words("a video card with 3D acceleration"), _TAKE_OUT),
+     _words(template("a video card with 3D acceleration")), _TAKE_OUT),
     (Check.SPECIAL_DEVICES, "devices/interface[@type='vhostuser']",
-     _attribute("a vhost-user interface ({})", "source", "path"), _DETACH),
-    (Check.SPECIAL_DEVICES, "launchSecurity", _attribute("encrypted memory ({})", ".", "type"), _TAKE_OUT),
+     _attribute(template("a vhost-user interface ({name})"), "source", "path"), _DETACH),
+    (Check.SPECIAL_DEVICES, "launchSecurity",
+     _attribute(template("encrypted memory ({name})"), ".", "type"), _TAKE_OUT),
 )
 
 

@@ -17,6 +17,7 @@ from host.copy_link import BLOCK_LIMIT, LOOK_SECONDS, Frame, FrameKind, Link, Pr
 from host.file_ranges import Follower, data_ranges
 from host.staging import Upload, is_small
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase
 
 # With a limit the link shall be free for others several times a second.
 _LIMITED_BLOCK = 256 << 10
@@ -206,7 +207,8 @@ class _Sending:
         except ConnectionError:
             raise
         except OSError as error:
-            reason = f"{error.strerror or error} (on {self._link.host})"
+            reason = Phrase("{reason} (on {host})", {
+                "reason": error.strerror or str(error), "host": self._link.host})
             raise MigrationError(ErrorCode.FILE_UNREADABLE, {"path": self._path, "reason": reason}) from error
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 from host.copy_link import BLOCK_LIMIT
 from host.job_files import is_still, remove_if_same
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase
 
 # linux/fs.h: _IO(0x12, 127), offset and length in bytes; the device zeroes them, or the kernel writes zeros.
 _BLKZEROOUT = 0x127F
@@ -65,7 +66,7 @@ def writing(path: str, host: str) -> Iterator[None]:
     except ConnectionError:
         raise
     except OSError as error:
-        reason = f"{error.strerror or error} (on {host})"
+        reason = Phrase("{reason} (on {host})", {"reason": error.strerror or str(error), "host": host})
         raise MigrationError(ErrorCode.FILE_NOT_WRITTEN, {"path": path, "reason": reason}) from error
 
 
@@ -125,7 +126,8 @@ class Device:
         size = os.lseek(self.descriptor, 0, os.SEEK_END)
         if size < length:
             os.close(self.descriptor)
-            reason = f"the device holds {size} bytes, {length} are needed (on {host})"
+            reason = Phrase("the device holds {size} bytes, {length} are needed (on {host})", {
+                "size": str(size), "length": str(length), "host": host})
             raise MigrationError(ErrorCode.FILE_NOT_WRITTEN, {"path": incoming.path, "reason": reason})
 
     def skip(self, begin: int, end: int, look: Callable[[], None]) -> None:
@@ -230,8 +232,8 @@ class PartFile:
         try:
             self._made(path, status)
         except OSError as error:
-            reason = f"{error.strerror or error} (on {self._host})"
-            facts = {"path": str(error.filename or "the ledger"), "reason": reason}
+            reason = Phrase("{reason} (on {host})", {"reason": error.strerror or str(error), "host": self._host})
+            facts = {"path": str(error.filename) if error.filename else Phrase("the ledger"), "reason": reason}
             raise MigrationError(ErrorCode.FILE_NOT_WRITTEN, facts) from error
 
 

@@ -18,6 +18,7 @@ from host.job_statistics import JobStatistics
 from host.migration_target import MigrationTarget
 from host.qemu_process import last_end
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase
 from wire.records import DiskProgress, MigrationReport
 from wire.situation import DomainView, MovedNote
 
@@ -41,16 +42,16 @@ _STATES = {
 
 # Reasons for a pause that pass by themselves, or that somebody has to see to.
 _PAUSE_PROBLEMS = {
-    libvirt.VIR_DOMAIN_PAUSED_MIGRATION: "paused by a migration",
-    libvirt.VIR_DOMAIN_PAUSED_SAVE: "paused by a save",
-    libvirt.VIR_DOMAIN_PAUSED_DUMP: "paused by a dump",
-    libvirt.VIR_DOMAIN_PAUSED_IOERROR: "paused by an I/O error of a disk",
-    libvirt.VIR_DOMAIN_PAUSED_SHUTTING_DOWN: "shutting down",
-    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: "paused by a snapshot",
-    libvirt.VIR_DOMAIN_PAUSED_CRASHED: "crashed",
-    libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: "starting up",
-    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: "paused by a migration",
-    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: "left over from a migration that failed",
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION: Phrase("paused by a migration"),
+    libvirt.VIR_DOMAIN_PAUSED_SAVE: Phrase("paused by a save"),
+    libvirt.VIR_DOMAIN_PAUSED_DUMP: Phrase("paused by a dump"),
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR: Phrase("paused by an I/O error of a disk"),
+    libvirt.VIR_DOMAIN_PAUSED_SHUTTING_DOWN: Phrase("shutting down"),
+    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: Phrase("paused by a snapshot"),
+    libvirt.VIR_DOMAIN_PAUSED_CRASHED: Phrase("crashed"),
+    libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: Phrase("starting up"),
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: Phrase("paused by a migration"),
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: Phrase("left over from a migration that failed"),
 }
 _PAUSES = {
     libvirt.VIR_DOMAIN_PAUSED_USER: Pause.SOMEBODY,
@@ -202,7 +203,7 @@ class Hypervisor:
         """Why a domain that does not run is not simply paused; None if somebody paused it."""
         state, reason = self._find(domain).state()
         if state == libvirt.VIR_DOMAIN_PMSUSPENDED:
-            return "asleep"
+            return Phrase("asleep")
         return _PAUSE_PROBLEMS.get(reason) if state == libvirt.VIR_DOMAIN_PAUSED else None
 
     def has_arrived(self, domain: str) -> bool:

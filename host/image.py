@@ -14,13 +14,15 @@ from host.job_files import remove_if_same
 from host.process import run_tool
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, LayerFacts
+from wire.phrase import Phrase, template
 from wire.placement import here_relative
 
 _TABLE_CLUSTERS = 16
 # The destination's image may take so much more than the source's.
 _THIN_SHARE = 0.05
-_MISSING_FORMAT = "its header does not say which format the image below it has (mend it shut off: " \
-    "`qemu-img rebase -u -f qcow2 -b {name} -F FORMAT {path}`)"
+_MISSING_FORMAT = template(
+    "its header does not say which format the image below it has (mend it shut off: "
+    "`qemu-img rebase -u -f qcow2 -b {name} -F FORMAT {path}`)")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def examine(question: ImageQuestion, *, sent: bool) -> DiskFacts:
     try:
         size = size_of(question.path)
     except OSError as error:
-        raise question.refuse(f"{question.path} cannot be read: {error.strerror or error}") from error
+        raise question.refuse(Phrase("{path} cannot be read: {reason}", {
+            "path": question.path, "reason": error.strerror or str(error)})) from error
     if question.format is ImageFormat.RAW:
         return DiskFacts(
             target=question.target, path=question.path, format=ImageFormat.RAW, virtual_size=size.length,
@@ -109,15 +112,15 @@ def _information(path: str, image_format: ImageFormat, host: str) -> dict[str, A
     return found
 
 
-def _what_is_lost(information: dict[str, Any], sent: bool) -> str | None:
+def _what_is_lost(information: dict[str, Any], sent: bool) -> Phrase | None:
     """Why an image cannot be moved; None if it can."""
     special = information["format-specific"]["data"]
     reasons = (
         (not sent and bool(information.get("snapshots")),
-         "its image holds internal snapshots, which only a move of the VM shut off takes along (`qemu-img snapshot "
-         "-l` lists them)"),
-        ("data-file" in special, "its image keeps its data in another file"),
-        (bool(information.get("encrypted")), "its image is encrypted"),
+         Phrase("its image holds internal snapshots, which only a move of the VM shut off takes along (`qemu-img "
+                "snapshot -l` lists them)")),
+        ("data-file" in special, Phrase("its image keeps its data in another file")),
+        (bool(information.get("encrypted")), Phrase("its image is encrypted")),
     )
     return next((reason for applies, reason in reasons if applies), None)
 
@@ -132,7 +135,9 @@ def _layers(question: ImageQuestion, top: dict[str, Any]) -> Iterator[LayerFacts
         path = _layer_path(question, above, str(name))
         found = information.get("backing-filename-format") or question.formats.get(path)
         if found not in (ImageFormat.QCOW2.value, ImageFormat.RAW.value):
-            reason = _MISSING_FORMAT.format(name=name, path=above) if found is None else f"its format is {found}"
+            reason = Phrase("its format is {format}", {"format": str(found)})
+            if found is None:
+                reason = Phrase(_MISSING_FORMAT, {"name": str(name), "path": above})
             raise question.unreadable(above if found is None else path, reason)
         layer = ImageFormat(found)
         try:
@@ -145,14 +150,14 @@ def _layers(question: ImageQuestion, top: dict[str, Any]) -> Iterator[LayerFacts
             path=path, format=layer, virtual_size=int(information.get("virtual-size", size.length)),
             backing_name=information.get("backing-filename"))
         above = path
-    raise question.refuse(f"its chain has more than {LAYERS_LIMIT} layers")
+    raise question.refuse(Phrase("its chain has more than {limit} layers", {"limit": str(LAYERS_LIMIT)}))
 
 
 def _layer_path(question: ImageQuestion, above: str, name: str) -> str:
     """The path of the layer that an image's header names so."""
     if ":" in name.partition("/")[0]:
         # json:{...}, nbd://..., file:...: not the name of a file.
-        raise question.unreadable(name, "it is not named as a file of this host")
+        raise question.unreadable(name, Phrase("it is not named as a file of this host"))
     return os.path.normpath(name) if name.startswith("/") else here_relative(name, above)
 
 
@@ -241,14 +246,14 @@ def device_problem(path: str, length: int, host: str) -> str | None:
     """
     try:
         if not stat.S_ISBLK(os.stat(path).st_mode):
-            return "it is not a block device"
+            return Phrase("it is not a block device")
         found = size_of(path).length
         # Exclusively: refused while it is mounted, part of a volume group, or opened so by somebody else.
         os.close(os.open(path, os.O_RDWR | os.O_EXCL))
     except OSError as error:
         return error.strerror or str(error)
     if found != length:
-        return f"it has {found} bytes, the disk has {length}"
+        return Phrase("it has {found} bytes, the disk has {length}", {"found": str(found), "length": str(length)})
     return _signature(path, host)
 
 
@@ -259,11 +264,15 @@ def _signature(path: str, host: str) -> str | None:
     except MigrationError as error:
         if error.code is ErrorCode.TOOL_MISSING:
             raise
-        return error.facts.get("reason", "it cannot be looked at")
+        return error.facts.get("reason", Phrase("it cannot be looked at"))
     if found:
-        return f"it holds {', '.join(dict.fromkeys(found))}; `wipefs --all {path}` there says that this may go"
+        return Phrase("it holds {content}; `wipefs --all {path}` there says that this may go", {
+            "content": ", ".join(dict.fromkeys(found)), "path": path})
     with open(path, "rb") as device:
         blank = not device.read(1024 * 1024).strip(b"\0")
-    return None if blank else f"it does not begin with zeros; `blkdiscard -z {path}` there says that its data may go"
+    if blank:
+        return None
+    return Phrase("it does not begin with zeros; `blkdiscard -z {path}` there says that its data may go", {
+        "path": path})
 
 

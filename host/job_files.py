@@ -19,6 +19,7 @@ from types import MappingProxyType
 from constant import LIBVIRT_SOCKETS, SOCKET_PATH_LIMIT, LibvirtDaemon, Transport
 from host.process import run_tool
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase
 from wire.records import Migration
 
 _SOCKET_ROOT = "/run/libvirt/qemu"
@@ -42,11 +43,14 @@ def in_system_directory(path: str) -> bool:
 
 
 def refuse_system_directory(what: str, path: str, host: str) -> None:
-    """Raise MigrationError PATH_NOT_ALLOWED if a new file at this path would land among the system's own."""
+    """Raise MigrationError PATH_NOT_ALLOWED if a new file at this path would land among the system's own.
+
+    `what` is a template.
+    """
     if in_system_directory(path):
-        reason = "its directory is one of the system's own"
+        reason = Phrase("its directory is one of the system's own")
         raise MigrationError(
-            ErrorCode.PATH_NOT_ALLOWED, {"host": host, "what": what, "path": path, "reason": reason})
+            ErrorCode.PATH_NOT_ALLOWED, {"host": host, "what": Phrase(what), "path": path, "reason": reason})
 
 
 @dataclass(frozen=True)
@@ -378,13 +382,14 @@ class Ledger:
             made = entries.pop()
             try:
                 if made.kind in kinds and made.hidden():
-                    raise OSError(0, "its file system is not mounted", made.path)
+                    raise OSError(0, Phrase("its file system is not mounted"), made.path)
                 if made.kind in kinds and made.still_there():
                     made.remove()
                     removed.append(made.path)
                 self._write([*entries, *reversed(kept)])
             except OSError as error:
-                problems.append(f"{error.filename or made.path}: {error.strerror or error}")
+                problems.append(Phrase("{path}: {reason}", {
+                    "path": error.filename or made.path, "reason": error.strerror or str(error)}))
                 kept.append(made)
         if not kept:
             self._path.unlink(missing_ok=True)

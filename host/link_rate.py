@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase
 
 # libvirt's migration_port_min and the number of ports from there (qemu.conf), which a firewall has to let in.
 _FIRST_PORT, _PORTS = 49152, 64
@@ -137,7 +138,7 @@ def meet(family: int, address: str | tuple[str, int]) -> socket.socket:
             connection.connect(address)
             if connection.recv(1):
                 return connection
-            reason = OSError("nobody listens there")
+            reason = OSError(0, Phrase("nobody listens there"))
         except OSError as error:
             reason = error
         connection.close()
@@ -167,6 +168,6 @@ def send(connection: socket.socket, seconds: float, limit: int, at_most: int = 0
 
 def ports_closed(host: str, destination: str, port: int, error: OSError) -> MigrationError:
     """The error for a port that cannot be reached."""
-    reason = error.strerror or str(error) or "no answer"
+    reason = error.strerror or str(error) or Phrase("no answer")
     return MigrationError(ErrorCode.PORTS_CLOSED, {
         "host": host, "destination": destination, "port": str(port), "reason": reason})

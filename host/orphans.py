@@ -13,6 +13,7 @@ from pathlib import Path
 from host.job_files import remove_socket_directory, socket_directories
 from host.ssh import Login
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class OrphanedTunnel:
 
     def lost(self) -> MigrationError:
         """The error for that."""
-        return MigrationError(ErrorCode.TUNNEL_LOST, self._login.facts("its ssh has ended"))
+        return MigrationError(ErrorCode.TUNNEL_LOST, self._login.facts(Phrase("its ssh has ended")))
 
     def keep(self) -> None:
         """Leave it running until close()."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase
 
 # Debian's package for each tool that the agent runs.
 TOOL_PACKAGES: Mapping[str, str] = MappingProxyType({
@@ -43,10 +44,10 @@ def run_tool(arguments: Sequence[str], host: str, keep_open: tuple[int, ...] = (
             command, env=tool_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=_TIMEOUT_SECONDS, check=True, pass_fds=keep_open)
     except subprocess.CalledProcessError as error:
-        reason = last_line(error.stderr) or f"exit code {error.returncode}"
+        reason = last_line(error.stderr) or Phrase("exit code {code}", {"code": str(error.returncode)})
         raise MigrationError(ErrorCode.TOOL_FAILED, {"tool": arguments[0], "host": host, "reason": reason}) from error
     except subprocess.TimeoutExpired as error:
-        reason = f"no end after {_TIMEOUT_SECONDS:.0f} s"
+        reason = Phrase("no end after {seconds} s", {"seconds": f"{_TIMEOUT_SECONDS:.0f}"})
         raise MigrationError(ErrorCode.TOOL_FAILED, {"tool": arguments[0], "host": host, "reason": reason}) from error
     return finished.stdout
 

@@ -22,6 +22,7 @@ from typing import IO
 
 from host.process import last_line, tool_environment, tool_path
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def diagnose(login: Login, messages: str) -> MigrationError:
         if words in messages:
             line = next(line for line in messages.splitlines() if words in line)
             return MigrationError(code, login.facts(last_line(line)))
-    return MigrationError(ErrorCode.SSH_FAILED, login.facts(last_line(messages) or "it ended without a word"))
+    return MigrationError(ErrorCode.SSH_FAILED, login.facts(last_line(messages) or Phrase("it ended without a word")))
 
 
 class Tunnel:
@@ -127,7 +128,7 @@ class Tunnel:
     def lost(self) -> MigrationError:
         """The error for a tunnel that ended by itself."""
         return MigrationError(
-            ErrorCode.TUNNEL_LOST, self._login.facts(last_line(self.messages()) or "ssh ended without a word"))
+            ErrorCode.TUNNEL_LOST, self._login.facts(last_line(self.messages()) or Phrase("ssh ended without a word")))
 
     def wait_until_open(self, sockets: list[str]) -> None:
         """Return when ssh listens on each of the local sockets, which it does after the login. Raises MigrationError.
@@ -139,7 +140,7 @@ class Tunnel:
             if self.ended():
                 raise diagnose(self._login, self.messages())
             if time.monotonic() > deadline:
-                raise MigrationError(ErrorCode.SSH_UNREACHABLE, self._login.facts("no login within the time"))
+                raise MigrationError(ErrorCode.SSH_UNREACHABLE, self._login.facts(Phrase("no login within the time")))
             time.sleep(0.005)
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ import paramiko
 
 from host.copy_link import LOOK_SECONDS
 from host.ssh import Login, Tunnel, subsystem
+from wire.phrase import Phrase
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +162,8 @@ def staged(directory: str, name: str, length: int) -> Iterator[Callable[[memoryv
         with open(descriptor, "rb", buffering=0) as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size != length:
-                raise OSError(f"what was uploaded for it is no file of {length} bytes")
+                raise OSError(0, Phrase("what was uploaded for it is no file of {length} bytes", {
+                    "length": str(length)}))
             yield lambda piece: _fill(file.fileno(), piece)
         os.unlink(name, dir_fd=within)
     finally:

@@ -13,6 +13,7 @@ from host.domain_edit import Changes, edit
 from host.domain_files import TPM_DIRECTORY
 from host.domain_xml import describe
 from host.hypervisor import Hypervisor
+from wire.phrase import Phrase
 from wire.placement import is_device
 from wire.situation import MovedNote
 
@@ -81,7 +82,7 @@ class StaleCopy:
 
     def delete(self) -> list[str]:
         """Remove what was hidden, for good. Returns what went wrong."""
-        problems = []
+        problems: list[str] = []
         for path in map(self.hidden, self.files):
             try:
                 if os.path.isdir(path) and not os.path.islink(path):
@@ -89,7 +90,8 @@ class StaleCopy:
                 elif os.path.lexists(path):
                     os.unlink(path)
             except OSError as error:
-                problems.append(f"cannot remove {path}: {error.strerror or error}")
+                problems.append(Phrase("cannot remove {path}: {reason}", {
+                    "path": path, "reason": error.strerror or str(error)}))
         return problems
 
 
@@ -105,16 +107,17 @@ def _ending(job_id: str) -> str:
 
 def _rename(names: dict[str, str]) -> list[str]:
     """Rename what is there; what has its new name already stays, and nothing is put in another's place."""
-    problems = []
+    problems: list[str] = []
     for old, new in names.items():
         if not os.path.lexists(old):
             continue
         try:
             if os.path.lexists(new):
-                raise FileExistsError(0, f"{new} exists already")
+                raise FileExistsError(0, Phrase("{path} exists already", {"path": new}))
             os.rename(old, new)
         except OSError as error:
-            problems.append(f"cannot rename {old}: {error.strerror or error}")
+            problems.append(Phrase("cannot rename {path}: {reason}", {
+                "path": old, "reason": error.strerror or str(error)}))
     return problems
 
 

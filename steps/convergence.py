@@ -10,6 +10,7 @@ from enum import Enum
 
 from constant import DOWNTIME_FIRST, OnTimeout
 from host.job_statistics import JobStatistics
+from wire.phrase import Phrase, template
 from wire.records import Convergence, MemoryProgress
 
 _MIB = 1024 * 1024
@@ -37,6 +38,19 @@ _DISK_GAINS = 0.05
 _DISK_RATE_SECONDS = 2.0
 # While disks are mirrored a guest is paused only if they are nearly across: it would stand still for all of it.
 _SUSPEND_DISK_SECONDS = 10.0
+# By whether it is the first pass no more, the pause was raised, the guest was slowed down. Whole sentences: another
+# language may have another order.
+_COPYING_MEMORY = {
+    (False, False, False): template("copying memory"),
+    (True, False, False): template("copying memory, pass {pass}"),
+    (False, True, False): template("copying memory, downtime raised to {limit} ms"),
+    (True, True, False): template("copying memory, pass {pass}, downtime raised to {limit} ms"),
+    (False, False, True): template("copying memory, guest slowed down by {percent} %"),
+    (True, False, True): template("copying memory, pass {pass}, guest slowed down by {percent} %"),
+    (False, True, True): template("copying memory, downtime raised to {limit} ms, guest slowed down by {percent} %"),
+    (True, True, True): template(
+        "copying memory, pass {pass}, downtime raised to {limit} ms, guest slowed down by {percent} %"),
+}
 
 
 class Stage(Enum):
@@ -88,7 +102,7 @@ class ConvergenceControl:
         self._throttled_in = 2
         """The pass in which it was slowed down last; 2 because the first ones cannot tell."""
         self._stuck = False
-        self._trouble = ""
+        self._trouble = Phrase("")
         self._disks = _DiskWindow()
         self._sent: deque[tuple[float, int]] = deque()
         self._timed_out = False
@@ -233,16 +247,18 @@ class ConvergenceControl:
             return self._stuck and self.passes > 1
         return self.downtime_limit >= self._wanted.max_downtime and self._gets_nowhere()
 
-    def _name_trouble(self) -> str:
-        """What is wrong, in less than a hundred characters."""
+    def _name_trouble(self) -> Phrase:
+        """What is wrong, in no more than Progress has room for."""
         found = self._statistics
         if found is None or found.mirroring:
-            return f"does not converge: the guest writes its disks as fast as they cross, {self._disks.rate()}"
+            return Phrase("does not converge: the guest writes its disks as fast as they cross, {rate}", {
+                "rate": self._disks.rate()})
         rate, dirty_rate = self._rate(), found.dirty_rate or 0
         if dirty_rate > rate * _CLEARLY:
-            return f"does not converge: the guest writes {_text(dirty_rate)}, the link carries {_text(rate)}"
-        return (f"does not converge: what each pass leaves takes {self._needed():.0f} ms, "
-                f"{self._wanted.max_downtime} ms are allowed")
+            return Phrase("does not converge: the guest writes {written}, the link carries {rate}", {
+                "written": _text(dirty_rate), "rate": _text(rate)})
+        return Phrase("does not converge: what each pass leaves takes {needed} ms, {allowed} ms are allowed", {
+            "needed": f"{self._needed():.0f}", "allowed": str(self._wanted.max_downtime)})
 
     def _remedies(self) -> str:
         """What the admin could have asked for, or can the next time."""
@@ -259,27 +275,24 @@ class ConvergenceControl:
         helps = ["a faster link or more --bandwidth", "a quieter hour", *(option for option, fits in options if fits)]
         return f"{needed}What helps: {', '.join(helps)}"
 
-    def phase(self) -> str:
-        """What goes on, in less than a hundred characters, for Progress."""
+    def phase(self) -> Phrase:
+        """What goes on, for Progress."""
         statistics = self._statistics
         if self.stage is Stage.POST_COPY:
-            return "post-copy: the guest runs on the destination, the rest of its memory follows"
+            return Phrase("post-copy: the guest runs on the destination, the rest of its memory follows")
         if self.stage is Stage.PAUSED:
-            return f"guest paused after {self._timeout} s, copying the rest"
+            return Phrase("guest paused after {seconds} s, copying the rest", {"seconds": str(self._timeout)})
         if statistics is None or not (statistics.disk_done or statistics.memory_done or statistics.disk_left):
-            return "connecting to the destination"
+            return Phrase("connecting to the destination")
         if self._stuck:
             return self._trouble
         if statistics.mirroring:
-            waits = self._timed_out and self._wanted.on_timeout is not OnTimeout.ABORT
-            return "copying the disk" + (
-                f", then {self._wanted.on_timeout.value} (time-out)" if waits else "")
-        words = [f"copying memory, pass {self.passes}" if self.passes > 1 else "copying memory"]
-        if self.downtime_limit > DOWNTIME_FIRST:
-            words.append(f"downtime raised to {self.downtime_limit} ms")
-        if statistics.throttle:
-            words.append(f"guest slowed down by {statistics.throttle} %")
-        return ", ".join(words)
+            if not self._timed_out or self._wanted.on_timeout is OnTimeout.ABORT:
+                return Phrase("copying the disk")
+            return Phrase("copying the disk, then {action} (time-out)", {"action": self._wanted.on_timeout.value})
+        raised, slowed = self.downtime_limit > DOWNTIME_FIRST, statistics.throttle > 0
+        return Phrase(_COPYING_MEMORY[self.passes > 1, raised, slowed], {
+            "pass": str(self.passes), "limit": str(self.downtime_limit), "percent": str(statistics.throttle)})
 
     def memory(self) -> MemoryProgress | None:
         """The figures of the pass that goes on; None if there is none."""

@@ -35,6 +35,7 @@ from steps.check_source import domain_facts
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, DomainFacts, FileFacts
+from wire.phrase import SEMICOLON, Phrase, joined, template
 from wire.placement import Placement, is_device
 from wire.records import Migration, Progress, StepArguments, StepReport
 
@@ -46,6 +47,7 @@ _LOOK_SECONDS = 0.5
 _BOOT = frozenset({FilePurpose.KERNEL, FilePurpose.INITRD, FilePurpose.DEVICE_TREE})
 # Kernels and media are read by whoever may; anything else is QEMU's user's alone.
 _READABLE = _BOOT | {FilePurpose.MEDIUM, FilePurpose.LAYER}
+_SENDING = Phrase("sending files over SSH")
 
 
 def run(context: StepContext, arguments: StepArguments) -> StepReport:
@@ -54,7 +56,8 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
     files = files_to_send(migration.placement(facts), facts)
     if not files:
         names = ", ".join(disk.path.rpartition("/")[2] for disk in facts.mirrored)
-        return StepReport(summary=f"nothing to send beforehand, {names} crosses in the live migration")
+        return StepReport(summary=Phrase(
+            "nothing to send beforehand, {names} crosses in the live migration", {"names": names}))
     if context.host == migration.destination:
         return _Receiving(context, migration, facts, files).run()
     return _send(context, migration, facts, files)
@@ -79,7 +82,7 @@ class _Patience:
 
     def _moved(self, done: int) -> None:
         self._since = time.monotonic()
-        self._context.progress(Progress(phase="sending files over SSH", done=done, total=max(done, self._total)))
+        self._context.progress(Progress(phase=_SENDING, done=done, total=max(done, self._total)))
 
     def _reason_to_stop(self) -> MigrationError | None:
         reason = self._context.cancellation.reason
@@ -131,7 +134,8 @@ def _refuse_strange(context: StepContext, migration: Migration, files: Sequence[
         own = {file.path for file in domain_facts(context.host, hypervisor, migration).files}
     strange = [file.path for file in files if file.path not in own]
     if strange:
-        problem = f"{', '.join(strange)} does not belong to VM {migration.domain}"
+        problem = Phrase("{paths} does not belong to VM {domain}", {
+            "paths": ", ".join(strange), "domain": migration.domain})
         raise MigrationError(ErrorCode.MESSAGE_INVALID, {"host": context.host, "problem": problem})
 
 
@@ -171,11 +175,11 @@ def summarise(sent: Sequence[Sent], files: Sequence[FileFacts]) -> str:
     if went:
         amount = sum(each.data for _file, each in went) / _MIB
         names = ", ".join(file.path.rpartition("/")[2] for file, _each in went)
-        parts.append(f"sent {names}: {amount:.0f} MiB of data")
+        parts.append(Phrase("sent {names}: {size} MiB of data", {"names": names, "size": f"{amount:.0f}"}))
     kept = [file.path.rpartition("/")[2] for file, each in zip(files, sent) if each.kept]
     if kept:
-        parts.append(f"there already: {', '.join(kept)}")
-    return "; ".join(parts)
+        parts.append(Phrase("there already: {names}", {"names": ", ".join(kept)}))
+    return joined(parts, SEMICOLON)
 
 
 # The destination.
@@ -229,7 +233,7 @@ class _Receiving:
     def _take_place(self, path: str, file: FileFacts) -> None:
         """Look at a path once more before anything is written there: CHECK_DESTINATION was another request."""
         if not is_device(path):
-            refuse_system_directory("File path", path, self._context.host)
+            refuse_system_directory(template("File path"), path, self._context.host)
             return
         problem = image.device_problem(path, file.length, self._context.host)
         if problem is not None:
@@ -253,7 +257,7 @@ class _Receiving:
             if self._patience.is_over():
                 raise MigrationError(ErrorCode.TUNNEL_LOST, {
                     "host": self._migration.source, "destination": self._context.host,
-                    "reason": "the source has not come back"}) from None
+                    "reason": Phrase("the source has not come back")}) from None
             return False
         return receiver.serve(connection)
 
@@ -272,10 +276,11 @@ class _Receiving:
         return count
 
 
-def _received(receiver: Receiver, paths: Sequence[str], renamed: int) -> str:
-    new = len(receiver.received())
-    words = f"{new} of {len(paths)} files received and verified"
-    return f"{words}, {renamed} told the new name of the layer below" if renamed else words
+def _received(receiver: Receiver, paths: Sequence[str], renamed: int) -> Phrase:
+    facts = {"count": str(len(receiver.received())), "all": str(len(paths)), "renamed": str(renamed)}
+    return Phrase(
+        "{count} of {all} files received and verified, {renamed} told the new name of the layer below" if renamed else
+        "{count} of {all} files received and verified", facts)
 
 
 def _links(disk: DiskFacts) -> Iterator[tuple[str, str, str, ImageFormat]]:

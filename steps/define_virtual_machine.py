@@ -12,6 +12,7 @@ from host.stale_copy import take_note_off
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
+from wire.phrase import Phrase
 from wire.records import Migration, StepArguments, StepReport
 
 
@@ -30,22 +31,24 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
             hypervisor.set_autostart(domain, facts.autostart)
     context.ledger(migration).keep(OF_DOMAIN)
     if not facts.persistent:
-        return StepReport(summary="transient, as it was")
-    return StepReport(summary=f"persistent, autostart {'on' if facts.autostart else 'off'}")
+        return StepReport(summary=Phrase("transient, as it was"))
+    return StepReport(summary=Phrase("persistent, autostart on" if facts.autostart else "persistent, autostart off"))
 
 
-def _problems(hypervisor: Hypervisor, migration: Migration, facts: DomainFacts) -> Iterator[str]:
+def _problems(hypervisor: Hypervisor, migration: Migration, facts: DomainFacts) -> Iterator[Phrase]:
     """What the domain's XMLs say of disks that is not so."""
     domain, placement = migration.name_there, migration.placement(facts)
     if hypervisor.state(domain) in (DomainState.RUNNING, DomainState.PAUSED):
         named = {disk.path for disk in describe(hypervisor.document(domain)).disks}
         missing = [path for disk in facts.mirrored if (path := placement.path(disk.path)) not in named]
         if missing:
-            yield f"the active XML of VM {domain} does not name {', '.join(missing)}"
+            yield Phrase("the active XML of VM {domain} does not name {paths}", {
+                "domain": domain, "paths": ", ".join(missing)})
     if facts.persistent:
         # It may lack a disk that the running one has, or have one more; all that it names has to be here.
         lasting = describe(hypervisor.document(domain, inactive=True))
         here = set(placement.paths.values())
         strange = [disk.path for disk in lasting.disks if disk.path is not None and disk.path not in here]
         if strange:
-            yield f"the inactive XML of VM {domain} names {', '.join(strange)}, which was not moved"
+            yield Phrase("the inactive XML of VM {domain} names {paths}, which was not moved", {
+                "domain": domain, "paths": ", ".join(strange)})

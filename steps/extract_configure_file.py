@@ -8,6 +8,7 @@ from host.hypervisor import RESTART_SECONDS, Hypervisor
 from host.stale_copy import take_note_off
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase
 from wire.records import StepArguments, StepReport, libvirt_conf_path
 
 
@@ -17,13 +18,13 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
     path = migration.conf_path()
     if path == libvirt_conf_path(domain):
         if not arguments.known_facts().persistent:
-            return StepReport(summary="none: a transient VM has no file")
+            return StepReport(summary=Phrase("none: a transient VM has no file"))
         # Writing over the file that libvirtd keeps for itself would only be overwritten by its next change.
         if not os.path.isfile(path):
-            problem = f"libvirt has not written {path}"
+            problem = Phrase("libvirt has not written {path}", {"path": path})
             raise MigrationError(
                 ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": domain})
-        return StepReport(summary=f"{path} (libvirt's own)")
+        return StepReport(summary=Phrase("{path} (libvirt's own)", {"path": path}))
     with Hypervisor.open(context.host, patience=RESTART_SECONDS) as hypervisor:
         if arguments.known_facts().persistent:
             take_note_off(hypervisor, domain)

@@ -11,6 +11,7 @@ from host.job_files import OF_JOB, JobSockets
 from host.stale_copy import StaleCopy
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import SEMICOLON, Phrase, joined
 from wire.records import Migration, StepArguments, StepReport
 from wire.situation import MovedNote
 
@@ -31,12 +32,15 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
             # All of it is here, as after a power failure: a guest may shut itself off at any moment, and hosts fail.
             expected.append(state)
         if state not in expected:
-            problem = f"VM {domain} is {state.value}, not {expected[0].value}"
+            problem = Phrase("VM {domain} is {state}, not {expected}", {
+                "domain": domain, "state": Phrase(state.value), "expected": Phrase(expected[0].value)})
             raise MigrationError(
                 ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": domain})
         # The images are the domain's now: only what served the job itself goes.
         _, problems = context.ledger(migration).close(OF_JOB)
-        words = [f"{state.value} here", *(f"cannot remove {problem}" for problem in problems)]
+        words: list[str] = [
+            Phrase("{state} here", {"state": Phrase(state.value)}),
+            *(Phrase("cannot remove {problem}", {"problem": problem}) for problem in problems)]
         if not here:
             # What an agent that was killed has left.
             orphans.clear(JobSockets.of(migration).directory)
@@ -44,7 +48,7 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
                 words = [_leave_copy(context, hypervisor, arguments), *words[1:]]
         elif state is DomainState.RUNNING:
             words += _ask_guest(hypervisor, migration, arguments.stood_still)
-    return StepReport(summary=", ".join(words), ended=ended)
+    return StepReport(summary=joined(words), ended=ended)
 
 
 def _leave_copy(context: StepContext, hypervisor: Hypervisor, arguments: StepArguments) -> str:
@@ -57,35 +61,38 @@ def _leave_copy(context: StepContext, hypervisor: Hypervisor, arguments: StepArg
     copy = StaleCopy.of(hypervisor, domain, migration.job_id)
     problems = copy.hide(hypervisor, domain, MovedNote(
         job_id=migration.job_id, destination=migration.destination, at=context.wall))
-    said = "shut off here, cannot be started"
+    said: str = Phrase("shut off here, cannot be started")
     if not problems and wanted is not SourceAfter.KEEP:
         if not arguments.destination_verified:
             log.warning("VM %s: its copy is kept: %s has not said that the VM is there", domain, migration.destination)
-            said += f", kept because {migration.destination} has not said that all is well there"
+            said = Phrase(
+                "shut off here, cannot be started, kept because {host} has not said that all is well there",
+                {"host": migration.destination})
         else:
             hypervisor.undefine(domain)
-            said = "undefined here, its disks kept under other names"
+            said = Phrase("undefined here, its disks kept under other names")
             if wanted is SourceAfter.DELETE:
-                problems, said = copy.delete(), "undefined here, its disks deleted"
+                problems, said = copy.delete(), Phrase("undefined here, its disks deleted")
     if problems:
         raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
-            "host": context.host, "problem": "; ".join(problems), "domain": domain})
+            "host": context.host, "problem": joined(problems, SEMICOLON), "domain": domain})
     if copy.shared:
-        said += f"; {', '.join(copy.shared)} left alone, another VM names it as well"
+        said = joined((said, Phrase("{paths} left alone, another VM names it as well", {
+            "paths": ", ".join(copy.shared)})), SEMICOLON)
     return said
 
 
-def _ask_guest(hypervisor: Hypervisor, migration: Migration, stood_still: int) -> list[str]:
+def _ask_guest(hypervisor: Hypervisor, migration: Migration, stood_still: int) -> list[Phrase]:
     """What the guest's agent was asked for and has done."""
-    domain, done = migration.name_there, []
+    domain, done = migration.name_there, list[Phrase]()
     if stood_still >= CLOCK_PAUSE and hypervisor.agent_problem(domain) is None:
         try:
             hypervisor.set_clock(domain)
-            done.append("its clock set")
+            done.append(Phrase("its clock set"))
         except MigrationError as error:
             # Nobody asked for it, and what keeps a guest's time will notice as well.
             log.warning("the clock of VM %s stood still for %d ms: %s", domain, stood_still, error.message)
     if migration.trim:
         hypervisor.trim(domain)
-        done.append("its file systems trimmed")
+        done.append(Phrase("its file systems trimmed"))
     return done

@@ -16,6 +16,7 @@ from host.hypervisor import RESTART_SECONDS, Hypervisor
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
+from wire.phrase import Phrase
 from wire.records import Migration, StepArguments, StepReport
 from wire.situation import DomainView
 
@@ -38,13 +39,14 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
     with Hypervisor.open(context.host, patience=RESTART_SECONDS) as hypervisor:
         view = hypervisor.view(domain)
         if view.state is DomainState.RUNNING:
-            return StepReport(summary="it runs already")
+            return StepReport(summary=Phrase("it runs already"))
         if not arguments.source_gave_up or not is_held(migration, arguments.known_facts()) or not has_arrived(view):
-            problem = f"VM {domain} is {view.state.value} and cannot be let go on"
+            problem = Phrase("VM {domain} is {state} and cannot be let go on", {
+                "domain": domain, "state": Phrase(view.state.value)})
             raise MigrationError(
                 ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": domain})
         hypervisor.resume(domain)
-    return StepReport(summary="it goes on here")
+    return StepReport(summary=Phrase("it goes on here"))
 
 
 class Peer:

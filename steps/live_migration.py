@@ -30,6 +30,7 @@ from steps.resting import bring_to_rest, has_left
 from steps.watching import Running, Watch, Way
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
+from wire.phrase import Phrase
 from wire.placement import is_device
 from wire.records import Migration, MigrationReport, Progress, StepArguments
 
@@ -45,7 +46,7 @@ def run(context: StepContext, arguments: StepArguments) -> MigrationReport:
     facts = arguments.known_facts()
     sockets = JobSockets.of(migration)
     login = Login(context.host, migration.user, migration.destination)
-    context.progress(Progress(phase="opening the SSH tunnel", done=0, total=0))
+    context.progress(Progress(phase=Phrase("opening the SSH tunnel"), done=0, total=0))
     with Hypervisor.open(context.host) as hypervisor:
         target = _target(migration, facts, sockets, *_documents(hypervisor, migration, facts))
         users = qemu_users(hypervisor, facts.virtualization)
@@ -54,7 +55,8 @@ def run(context: StepContext, arguments: StepArguments) -> MigrationReport:
             if hypervisor.state(migration.domain) is not facts.state:
                 raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
                     "host": context.host, "domain": migration.domain,
-                    "problem": f"VM {migration.domain} is no longer {facts.state.value}"})
+                    "problem": Phrase("VM {domain} is no longer {state}", {
+                        "domain": migration.domain, "state": Phrase(facts.state.value)})})
             watch = _watch(context, migration, hypervisor, opened)
             with Peer(target.connection, migration) as peer, _released_at_once(peer, migration, facts):
                 thread = MigrationThread(context.host, migration.domain, target)

@@ -23,6 +23,7 @@ from host.set_aside import set_aside
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, DomainFacts
+from wire.phrase import Phrase, joined, template
 from wire.placement import Placement, is_device
 from wire.records import Migration, StepArguments, StepReport
 
@@ -39,7 +40,8 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
         if view.state is not DomainState.ABSENT:
             if not view.gone or hypervisor.name_of(facts.uuid) != migration.name_there:
                 raise MigrationError(ErrorCode.DOMAIN_EXISTS, {
-                    "host": context.host, "domain": migration.name_there, "what": "name", "state": view.state.value})
+                    "host": context.host, "domain": migration.name_there, "what": Phrase("name"),
+                    "state": Phrase(view.state.value)})
             set_aside(hypervisor, migration.name_there, ledger, context.aside(migration))
     maker = _Maker(context.host, migration, ledger, migration.placement(facts), owner)
     made = [maker.image(disk) for disk in facts.mirrored]
@@ -50,7 +52,7 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
         ledger.plan(MadeKind.SOCKET_DIRECTORY, directory)
         status = make_socket_directory(directory, owner, [migration.user], context.host)
         ledger.add(MadeKind.SOCKET_DIRECTORY, directory, status)
-    return StepReport(summary=", ".join(made) or "the directory for what is sent")
+    return StepReport(summary=joined(made or [Phrase("the directory for what is sent")]))
 
 
 def over_there(disk: DiskFacts, placement: Placement) -> DiskFacts:
@@ -75,7 +77,7 @@ class _Maker:
         self._placement = placement
         self._owner = owner
 
-    def image(self, disk: DiskFacts) -> str:
+    def image(self, disk: DiskFacts) -> Phrase:
         """Make the image that QEMU will fill, or take the block device. Returns what was done, for the admin."""
         new = over_there(disk, self._placement)
         if is_device(new.path):
@@ -85,14 +87,16 @@ class _Maker:
                     "host": self._host, "domain": self._domain, "path": new.path, "target": disk.target,
                     "reason": problem, "length": str(new.virtual_size)})
             self._ledger.add(MadeKind.DEVICE, new.path, os.stat(new.path))
-            return f"{new.path} taken"
+            return Phrase("{path} taken", {"path": new.path})
         self._make(new)
-        below = f" on {new.backing_name}" if new.backing_name is not None else ""
-        return f"empty {new.format.value} of {new.virtual_size // _MIB} MiB at {new.path}{below}"
+        facts = {"format": new.format.value, "size": str(new.virtual_size // _MIB), "path": new.path}
+        if new.backing_name is None:
+            return Phrase("empty {format} of {size} MiB at {path}", facts)
+        return Phrase("empty {format} of {size} MiB at {path} on {below}", {**facts, "below": new.backing_name})
 
     def _make(self, new: DiskFacts) -> None:
         # Checked before, and again here: the two requests need not have come from one careful controller.
-        refuse_system_directory("Disk path", new.path, self._host)
+        refuse_system_directory(template("Disk path"), new.path, self._host)
         # Under a name that can only be the job's until it is written down: an agent may be killed at any moment.
         part = f"{new.path}.vmmigration-{self._job_id}"
         try:
@@ -108,10 +112,10 @@ class _Maker:
         except FileExistsError as error:
             raise MigrationError(ErrorCode.PATH_TAKEN, {"path": new.path, "host": self._host}) from error
         except OSError as error:
-            facts = {"path": error.filename or "the ledger", "reason": error.strerror or str(error)}
+            facts = {"path": error.filename or Phrase("the ledger"), "reason": error.strerror or str(error)}
             raise MigrationError(ErrorCode.FILE_NOT_WRITTEN, facts) from error
 
-    def nvram(self, facts: DomainFacts) -> list[str]:
+    def nvram(self, facts: DomainFacts) -> list[Phrase]:
         """Make the file that QEMU will write the firmware's variables to. libvirt would make one and not tell us."""
         if facts.nvram is None:
             return []
@@ -121,13 +125,13 @@ class _Maker:
         self._make(DiskFacts(
             target="nvram", path=path, format=facts.nvram.format, virtual_size=facts.nvram.length, allocated=0,
             cluster_size=cluster, compat=compat))
-        return [f"NVRAM at {path}"]
+        return [Phrase("NVRAM at {path}", {"path": path})]
 
     def directories(self, facts: DomainFacts) -> None:
         """Make the directories that libvirt makes for each domain."""
         for file in facts.files:
             if file.purpose is FilePurpose.TPM:
-                refuse_system_directory("TPM path", self._placement.path(file.path), self._host)
+                refuse_system_directory(template("TPM path"), self._placement.path(file.path), self._host)
                 for path in missing_directories(os.path.dirname(self._placement.path(file.path))):
                     self._ledger.plan(MadeKind.DIRECTORY, path)
                     self._ledger.add(MadeKind.DIRECTORY, path, make_directory(path, self._host))

@@ -11,6 +11,7 @@ from host.job_history import JobHistory
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
 from wire.history import JobRecord, outcome_of
+from wire.phrase import Phrase
 from wire.records import MigrationReport, StepArguments, StepReport
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ def begin(context: StepContext, command: Command, arguments: StepArguments, aske
     try:
         context.history.put(JobRecord(arguments=arguments, asked_by=asked_by, since=at))
     except OSError as error:
-        facts = {"path": f"the history of jobs on {context.host}", "reason": error.strerror or str(error)}
+        facts = {"path": Phrase("the history of jobs on {host}", {"host": context.host}),
+                 "reason": error.strerror or str(error)}
         raise MigrationError(ErrorCode.FILE_NOT_WRITTEN, facts) from error
 
 

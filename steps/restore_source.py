@@ -11,6 +11,7 @@ from host.hypervisor import Hypervisor
 from host.stale_copy import StaleCopy
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import SEMICOLON, Phrase, joined
 from wire.records import StepArguments, StepReport
 
 
@@ -21,13 +22,15 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
         view = hypervisor.view(domain)
         if not view.gone or view.moved is None or view.moved.job_id != migration.job_id:
             raise MigrationError(ErrorCode.NO_STALE_COPY, {
-                "host": context.host, "domain": domain, "job": migration.job_id, "state": view.state.value})
+                "host": context.host, "domain": domain, "job": migration.job_id, "state": Phrase(view.state.value)})
         copy = StaleCopy.of(hypervisor, domain, migration.job_id)
-        problems = [
-            *(f"{path} is not there any more" for path in copy.lacking()),
-            *(f"another VM has {path} now" for path in copy.taken())] or copy.bring_back(hypervisor, domain)
+        problems: list[str] = [
+            *(Phrase("{path} is not there any more", {"path": path}) for path in copy.lacking()),
+            *(Phrase("another VM has {path} now", {"path": path}) for path in copy.taken())]
+        problems = problems or copy.bring_back(hypervisor, domain)
     if problems:
         raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
-            "host": context.host, "domain": domain, "problem": "; ".join(problems)})
+            "host": context.host, "domain": domain, "problem": joined(problems, SEMICOLON)})
     moved_at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(view.moved.at))
-    return StepReport(summary=f"shut off, as it was when it moved at {moved_at}; autostart stays off")
+    return StepReport(summary=Phrase(
+        "shut off, as it was when it moved at {time}; autostart stays off", {"time": moved_at}))

@@ -17,6 +17,7 @@ from steps.context import StepContext
 from steps.hand_over import has_arrived, is_held
 from steps.resting import bring_to_rest
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import SEMICOLON, Phrase, joined
 from wire.records import Migration, RollBackReport, StepArguments
 from wire.situation import has_whole
 
@@ -50,7 +51,8 @@ def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
     removed, problems = ledger.close(frozenset(MadeKind))
     if problems:
         raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
-            "host": context.host, "problem": f"cannot remove {'; '.join(problems)}", "domain": migration.domain})
+            "host": context.host, "problem": Phrase("cannot remove {problem}", {
+                "problem": joined(problems, SEMICOLON)}), "domain": migration.domain})
     return RollBackReport(state=state, removed=tuple(removed), cleared=True)
 
 
@@ -62,7 +64,7 @@ def _on_source(context: StepContext, arguments: StepArguments) -> RollBackReport
         orphans.clear(JobSockets.of(migration).directory)
     view = bring_to_rest(context.host, migration, arguments.known_facts())
     if view is None:
-        problem = f"VM {migration.domain} is still busy with its migration"
+        problem = Phrase("VM {domain} is still busy with its migration", {"domain": migration.domain})
         raise MigrationError(
             ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": migration.domain})
     keeps = has_whole(

@@ -151,7 +151,7 @@ class Watch:
         if self.control.stage is not Stage.POST_COPY or self.hypervisor.is_whole(self.migration.domain):
             return self._stopped_by or lost or error
         told = lost or error
-        reason = told.facts.get("reason", told.message) if isinstance(told, MigrationError) else str(told)
+        reason = told.facts.get("reason", told.message) if isinstance(told, MigrationError) else str(told).rstrip(".")
         return post_copy_failed(self.migration, reason)
 
     # What helps it.

@@ -14,6 +14,7 @@ from typing import Union
 
 from constant import SYSTEM_CONFIG_DIRECTORY
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
@@ -30,7 +31,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = error.strerror or str(error) if isinstance(error, OSError) else Phrase("it is not UTF-8 text")
         raise MigrationError(ErrorCode.FILE_UNREADABLE, {"path": str(path), "reason": reason}) from error
 
 
@@ -57,7 +58,7 @@ class AddressList:
 
     @classmethod
     def load(cls, path: Path, what: str) -> AddressList:
-        """Read the file; `what` says what its entries are.
+        """Read the file; `what`, a template, says what its entries are.
 
         Raises MigrationError FILE_UNREADABLE, LIST_LINE_INVALID (with the line's number) or LIST_EMPTY.
         """
@@ -69,7 +70,7 @@ class AddressList:
                 facts = {"path": str(path), "line": str(number), "text": entry}
                 raise MigrationError(ErrorCode.LIST_LINE_INVALID, facts) from error
         if not networks:
-            raise MigrationError(ErrorCode.LIST_EMPTY, {"path": str(path), "what": what})
+            raise MigrationError(ErrorCode.LIST_EMPTY, {"path": str(path), "what": Phrase(what)})
         return cls(path, tuple(networks))
 
     def __contains__(self, address: str) -> bool:

@@ -8,6 +8,7 @@ from enum import Enum
 from types import MappingProxyType
 
 from constant import ExitCode
+from wire.phrase import Phrase
 
 
 class ErrorKind(Enum):
@@ -23,7 +24,7 @@ class ErrorKind(Enum):
 
 @dataclass(frozen=True)
 class ErrorText:
-    """The words for one error code; `{names}` are filled from the error's facts."""
+    """The words for one error code; `{names}` are filled from the error's facts. Each is in the catalogue."""
 
     kind: ErrorKind
     message: str
@@ -590,22 +591,11 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
 })
 
 
-class _FactsOrQuestionMark(dict[str, str]):
-    """The facts of an error as str.format_map() wants them."""
-
-    def __missing__(self, key: str) -> str:
-        return "?"
-
-
-def fill(words: str, facts: Mapping[str, str]) -> str:
-    """The words with the facts in the place of their names; a fact that an older peer left out reads `?`."""
-    return words.format_map(_FactsOrQuestionMark(facts))
-
-
 class MigrationError(Exception):
     """An error that the admin can do something about: a code, and the facts of the case.
 
-    Both cross the wire as they are. The words come from ERRORS, on the host where somebody reads them.
+    Both cross the wire as they are. The words come from ERRORS, on the host where somebody reads them. A fact that is
+    prose of ours is a Phrase.
     """
 
     def __init__(self, code: ErrorCode, facts: Mapping[str, str]) -> None:
@@ -614,14 +604,14 @@ class MigrationError(Exception):
         self.facts: Mapping[str, str] = MappingProxyType(dict(facts))
 
     @property
-    def message(self) -> str:
+    def message(self) -> Phrase:
         """One sentence: which host, which thing, what is wrong."""
-        return fill(ERRORS[self.code].message, self.facts)
+        return Phrase(ERRORS[self.code].message, self.facts)
 
     @property
-    def hint(self) -> str:
+    def hint(self) -> Phrase:
         """What to do about it."""
-        return fill(ERRORS[self.code].hint, self.facts)
+        return Phrase(ERRORS[self.code].hint, self.facts)
 
     @property
     def exit_code(self) -> ExitCode:

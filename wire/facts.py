@@ -10,6 +10,7 @@ from typing import Optional
 
 from constant import IN_POOL, LAYERS_LIMIT, NVRAM_LIMIT, DomainState, FilePurpose, ImageFormat, LibvirtDaemon
 from wire.forms import check_path, check_tokens
+from wire.phrase import template
 from wire.schema import record
 
 
@@ -24,7 +25,7 @@ class LayerFacts:
     """How its header names the next layer."""
 
     def __post_init__(self) -> None:
-        check_path("Layer path", self.path)
+        check_path(template("Layer path"), self.path)
         if self.virtual_size <= 0:
             raise ValueError("a layer without a size")
 
@@ -57,7 +58,7 @@ class DiskFacts:
     """Whether much of a qcow2 image lies in holes of its file, which QEMU mirrors as zeros."""
 
     def __post_init__(self) -> None:
-        check_path("Disk path", self.path)
+        check_path(template("Disk path"), self.path)
         if self.virtual_size <= 0 or self.allocated < 0 or not re.fullmatch(r"[a-z][a-z0-9]{1,15}", self.target):
             raise ValueError("disk sizes or target out of range")
         if self.format is ImageFormat.QCOW2:
@@ -86,7 +87,7 @@ class FileFacts:
     """The drive or disk that it is in."""
 
     def __post_init__(self) -> None:
-        check_path("File path", self.path)
+        check_path(template("File path"), self.path)
         if min(self.length, self.allocated) < 0 or not 0 <= self.mode <= 0o777:
             raise ValueError("a size or mode out of range")
 
@@ -105,7 +106,7 @@ class NvramFacts:
     length: int
 
     def __post_init__(self) -> None:
-        check_path("NVRAM path", self.path)
+        check_path(template("NVRAM path"), self.path)
         if not 0 < self.length <= NVRAM_LIMIT:
             raise ValueError("no NVRAM is so long")
 
@@ -144,7 +145,7 @@ class SerialFacts:
     must_exist: bool
 
     def __post_init__(self) -> None:
-        check_path("Serial port's path", self.path)
+        check_path(template("Serial port's path"), self.path)
 
 
 @record
@@ -195,7 +196,7 @@ class DomainFacts:
     def __post_init__(self) -> None:
         for path in (self.emulator, self.firmware):
             if path is not None:
-                check_path("Path", path)
+                check_path(template("Path"), path)
         if self.state is DomainState.ABSENT:
             raise ValueError("the facts of a VM that is not there")
         if min(self.memory, self.resident, self.huge_page, self.vcpus - 1) < 0:

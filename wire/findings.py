@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Optional
 
 from constant import Severity
-from wire.errors import ErrorCode, MigrationError, fill
+from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
 from wire.forms import check_directory
+from wire.phrase import Phrase, Text, template
 from wire.records import Obstacle
 from wire.schema import record
 
@@ -166,7 +167,7 @@ class Finding:
 
     check: Check
     severity: Severity
-    facts: Mapping[str, str]
+    facts: Mapping[str, Text]
     code: Optional[ErrorCode] = None
     skipped: bool = False
     """Whether the admin has asked not to mind it: then it stops nothing."""
@@ -182,9 +183,9 @@ class Finding:
         return MigrationError(self.code, self.facts)
 
     @property
-    def message(self) -> str:
+    def message(self) -> Phrase:
         """One sentence, or where it is fine a phrase: what was seen."""
-        return fill(CHECKS[self.check].fine, self.facts) if self.code is None else self.error().message
+        return Phrase(CHECKS[self.check].fine, self.facts) if self.code is None else self.error().message
 
     @property
     def hint(self) -> str:
@@ -203,7 +204,7 @@ class CheckReport:
 
     def __post_init__(self) -> None:
         if self.directory is not None:
-            check_directory("Pool directory", self.directory)
+            check_directory(template("Pool directory"), self.directory)
 
 
 def not_fine(check: Check, severity: Severity, error: MigrationError) -> Finding:

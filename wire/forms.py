@@ -9,6 +9,7 @@ import ipaddress
 import re
 
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase
 
 _REQUEST_ID_PATTERN = re.compile(r"[0-9a-f]{32}")
 JOB_ID_PATTERN = re.compile(r"[0-9a-f]{8}")
@@ -48,7 +49,7 @@ def check_address(address: str) -> str:
 
 
 def check_path(what: str, path: str) -> str:
-    """Return `path` if it is a plain absolute path of at most 512 characters to a file.
+    """Return `path` if it is a plain absolute path of at most 512 characters to a file. `what` is a template.
 
     Raises MigrationError PATH_INVALID. Every path from the command line or a datagram comes through here.
     """
@@ -58,19 +59,19 @@ def check_path(what: str, path: str) -> str:
         and not any(part in ("", ".", "..") for part in parts[1:])
     )
     if not plain:
-        raise MigrationError(ErrorCode.PATH_INVALID, {"what": what, "path": path})
+        raise MigrationError(ErrorCode.PATH_INVALID, {"what": Phrase(what), "path": path})
     return path
 
 
 def check_directory(what: str, path: str) -> str:
-    """Return `path` if it is a plain absolute path to which the name of a file can be added.
+    """Return `path` if it is a plain absolute path to which the name of a file can be added. `what` is a template.
 
     Raises MigrationError PATH_INVALID.
     """
     if path.endswith("/") or len(path) > 500:
-        raise MigrationError(ErrorCode.PATH_INVALID, {"what": what, "path": path})
+        raise MigrationError(ErrorCode.PATH_INVALID, {"what": Phrase(what), "path": path})
     try:
         check_path(what, f"{path}/file")
     except MigrationError as error:
-        raise MigrationError(ErrorCode.PATH_INVALID, {"what": what, "path": path}) from error
+        raise MigrationError(ErrorCode.PATH_INVALID, {"what": Phrase(what), "path": path}) from error
     return path

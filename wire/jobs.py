@@ -22,6 +22,7 @@ from constant import (
 from wire.errors import ErrorCode, MigrationError
 from wire.history import outcome_of
 from wire.memory import Begun, Ended, Entry
+from wire.phrase import Phrase
 from wire.records import Migration
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Jobs:
         self._give_up(now)
         own = self._jobs.get(migration.job_id)
         if own is not None and own.domain != migration.domain:
-            problem = f"job {own.job_id} is about VM {own.domain}"
+            problem = Phrase("job {job} is about VM {domain}", {"job": own.job_id, "domain": own.domain})
             raise MigrationError(ErrorCode.MESSAGE_INVALID, {"host": host, "problem": problem})
         if command not in CLEARING or (own is not None and OPEN_JOB & own.running.keys()):
             self._check(own, command, host, migration, now)

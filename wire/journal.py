@@ -24,6 +24,7 @@ from constant import Command
 from wire.errors import ErrorCode, MigrationError
 from wire.memory import Begun, Ended, Entry, Seen
 from wire.message import can_hold, read_json, result_from_wire, result_to_wire, write_json
+from wire.phrase import Phrase
 from wire.records import Obstacle
 from wire.schema import from_wire, record, to_wire
 
@@ -96,7 +97,7 @@ def _result(command: Command, content: object) -> object:
         result = None
     if can_hold(command, result):
         return result
-    facts = {"host": "this host", "problem": "its result was stored by another version"}
+    facts = {"host": Phrase("this host"), "problem": Phrase("its result was stored by another version")}
     return Obstacle(code=ErrorCode.MESSAGE_INVALID, facts=facts)
 
 

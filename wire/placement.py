@@ -14,6 +14,7 @@ from functools import cached_property
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
 from wire.forms import check_directory
+from wire.phrase import Phrase, template
 from wire.schema import record
 
 _TARGET_PATTERN = re.compile(r"[a-z][a-z0-9]{1,15}")
@@ -30,9 +31,9 @@ class DiskMap:
     path: str
 
     def __post_init__(self) -> None:
-        check_directory("Path of the disk map", self.path)
+        check_directory(template("Path of the disk map"), self.path)
         if not _TARGET_PATTERN.fullmatch(self.what):
-            check_directory("Path of the disk map", self.what)
+            check_directory(template("Path of the disk map"), self.what)
 
     @property
     def text(self) -> str:
@@ -68,16 +69,17 @@ class NetworkMap:
 def _two_sides(option: str, text: str, example: str) -> tuple[str, str]:
     left, equals, right = text.partition("=")
     if not (left and equals and right):
-        problem = f"{option} {text!r} is not of the form {example}"
+        problem = Phrase("{option} {text!r} is not of the form {example}", {
+            "option": option, "text": text, "example": example})
         raise MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": "vmmigration.py"})
     return left, right
 
 
 def parse_disk_map(text: str) -> DiskMap:
     """The map that `vda=/srv/vm/x.qcow2` or `/var/lib/libvirt/images=/srv/vm` means. Raises MigrationError."""
-    what, path = _two_sides("--disk-map", text, "vda=/directory/file or /directory=/directory")
+    what, path = _two_sides("--disk-map", text, Phrase("vda=/directory/file or /directory=/directory"))
     if not what.startswith("/") and not _TARGET_PATTERN.fullmatch(what):
-        problem = f"{what!r} in --disk-map is neither a disk such as vda nor an absolute path"
+        problem = Phrase("{what!r} in --disk-map is neither a disk such as vda nor an absolute path", {"what": what})
         raise MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": "vmmigration.py"})
     # Of a directory, a closing slash means nothing.
     return DiskMap(what=what.rstrip("/") or what, path=path.rstrip("/") or path)
@@ -85,7 +87,7 @@ def parse_disk_map(text: str) -> DiskMap:
 
 def parse_network_map(text: str) -> NetworkMap:
     """The map that `br0=br1` or `network:default=bridge:br1` means. Raises MigrationError ARGUMENTS_INVALID."""
-    here, there = _two_sides("--network-map", text, "br0=br1 or network:default=bridge:br1")
+    here, there = _two_sides("--network-map", text, Phrase("br0=br1 or network:default=bridge:br1"))
     return NetworkMap(here=_connection(here), there=_connection(there))
 
 
@@ -94,7 +96,8 @@ def _connection(text: str) -> Connection:
     try:
         return Connection(kind=kind if colon else "bridge", name=name if colon else text)
     except ValueError as error:
-        problem = f"{text!r} in --network-map is neither a bridge nor network:NAME nor bridge:NAME"
+        problem = Phrase(
+            "{text!r} in --network-map is neither a bridge nor network:NAME nor bridge:NAME", {"text": text})
         raise MigrationError(
             ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": "vmmigration.py"}) from error
 

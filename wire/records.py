@@ -5,6 +5,7 @@ Their type hints are read at run time to check what comes in, so they must be su
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple, Optional
@@ -32,8 +33,9 @@ from wire.forms import (
     check_path,
     check_request_id,
 )
+from wire.phrase import Phrase, Text, template
 from wire.placement import DiskMap, NetworkMap, Placement
-from wire.schema import LONGEST_TEXT, record
+from wire.schema import LONGEST_TEXT, record, to_wire
 
 
 @record
@@ -99,23 +101,25 @@ class Migration:
     """Who typed the command, on which host; for whoever meets the job, not for any decision."""
 
     def __post_init__(self) -> None:
-        for what, pattern, value in (
-            ("job id", JOB_ID_PATTERN, self.job_id),
-            ("user name", USER_PATTERN, self.user),
-            ("VM name", DOMAIN_PATTERN, self.domain),
-            ("VM name", DOMAIN_PATTERN, self.domain if self.new_name is None else self.new_name),
-            ("pool name", DOMAIN_PATTERN, self.pool or "none"),
+        for words, pattern, value in (
+            (template("{name!r} is not a job id"), JOB_ID_PATTERN, self.job_id),
+            (template("{name!r} is not a user name"), USER_PATTERN, self.user),
+            (template("{name!r} is not a VM name"), DOMAIN_PATTERN, self.domain),
+            (template("{name!r} is not a VM name"), DOMAIN_PATTERN,
+             self.domain if self.new_name is None else self.new_name),
+            (template("{name!r} is not a pool name"), DOMAIN_PATTERN, self.pool or "none"),
         ):
             if not pattern.fullmatch(value):
-                problem = f"{value!r} is not a {what}"
+                problem = Phrase(words, {"name": value})
                 raise MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": "vmmigration.py"})
         for address in (self.source, self.destination):
             check_address(address)
-        for what, path in (("Disk path", self.disk), ("Conf file path", self.conf_file)):
+        for what, path in (
+                (template("Disk path"), self.disk), (template("Conf file path"), self.conf_file)):
             if path is not None:
                 check_path(what, path)
         if self.directory is not None:
-            check_directory("Pool directory", self.directory)
+            check_directory(template("Pool directory"), self.directory)
         if len(self.admin) > 200:
             raise ValueError("nobody is called that")
         if self.bandwidth < 0 or self.timeout < 0:
@@ -179,8 +183,8 @@ class StepArguments:
     def known_facts(self) -> DomainFacts:
         """The facts, for a step that cannot do without. Raises MigrationError MESSAGE_INVALID."""
         if self.facts is None:
-            raise MigrationError(
-                ErrorCode.MESSAGE_INVALID, {"host": self.migration.destination, "problem": "the facts are missing"})
+            raise MigrationError(ErrorCode.MESSAGE_INVALID, {
+                "host": self.migration.destination, "problem": Phrase("the facts are missing")})
         return self.facts
 
 
@@ -254,7 +258,7 @@ def post_copy_failed(migration: Migration, reason: str) -> MigrationError:
     return MigrationError(ErrorCode.POST_COPY_FAILED, {
         "domain": migration.domain, "host": migration.source, "destination": migration.destination,
         "there": migration.name_there, "named": f" --dname {migration.new_name}" if migration.new_name else "",
-        "user": migration.user, "job": migration.job_id, "reason": reason.rstrip(".")})
+        "user": migration.user, "job": migration.job_id, "reason": reason})
 
 
 @record
@@ -262,24 +266,29 @@ class Obstacle:
     """One thing that stands in the way, as an error's code and facts."""
 
     code: ErrorCode
-    facts: Mapping[str, str]
+    facts: Mapping[str, Text]
 
     @classmethod
     def of(cls, error: MigrationError, longest: int = LONGEST_TEXT) -> Obstacle:
         """The error as it crosses; what libvirt or a tool said at great length is cut, the essential stands first."""
-        return cls(code=error.code, facts={
-            name: fact if len(fact) <= longest else fact[:longest - 1] + "…" for name, fact in error.facts.items()})
+        return cls(code=error.code, facts={name: _cut(fact, longest) for name, fact in error.facts.items()})
 
     def error(self) -> MigrationError:
         """The same as an exception, for its words."""
         return MigrationError(self.code, self.facts)
 
 
+def _cut(fact: str, longest: int) -> str:
+    if isinstance(fact, Phrase) and _bytes(fact) <= longest:
+        return fact
+    return str(fact) if len(fact) <= longest else fact[:longest - 1] + "…"
+
+
 @record
 class StepReport:
     """The result of a step that has little more to tell than what it did, in a few words for the admin."""
 
-    summary: str
+    summary: Text
     bytes: int = 0
     """From COPY_DISK_FILE of the source: how much data it sent."""
     ended: bool = False
@@ -346,9 +355,10 @@ class DiskProgress(NamedTuple):
     total: int
 
 
-# Progress has to fit a datagram of 1200 bytes: 502 are the header, the reply's other fields at their longest and the
-# phase. 16 disks of 10 TB with targets such as vda take 592.
-_DISKS_BYTES = 690
+# Progress has to fit a datagram of 1200 bytes: 402 are the header and the reply's other fields at their longest, 200
+# the phase with its facts. 16 disks of 10 TB with targets such as vda take 592.
+PHASE_BYTES = 200
+_DISKS_BYTES = 597
 
 
 def fitting(disks: tuple[DiskProgress, ...]) -> tuple[DiskProgress, ...]:
@@ -362,6 +372,11 @@ def fitting(disks: tuple[DiskProgress, ...]) -> tuple[DiskProgress, ...]:
 def _length(disks: tuple[DiskProgress, ...]) -> int:
     """How many bytes they take as JSON: `["vda",1,2],` each."""
     return sum(len(disk.target) + len(f"{disk.done}{disk.total}") + 7 for disk in disks)
+
+
+def _bytes(words: str) -> int:
+    """How many bytes a text, or a Phrase with its facts, takes as JSON."""
+    return len(json.dumps(to_wire(words), ensure_ascii=False, separators=(",", ":")).encode(errors="replace"))
 
 
 @record
@@ -384,7 +399,8 @@ class MemoryProgress:
 class Progress:
     """How far a step is: cumulative, so that any of them may be lost. Bytes; `total` 0 while it is not known."""
 
-    phase: str
+    phase: Text
+    """What goes on, in PHASE_BYTES of JSON at most."""
     done: int
     total: int
     disks: tuple[DiskProgress, ...] = ()
@@ -392,9 +408,9 @@ class Progress:
     memory: Optional[MemoryProgress] = None
 
     def __post_init__(self) -> None:
-        # It has to fit a datagram, whatever a step calls what it does.
+        # It has to fit a datagram, whatever a step calls what it does. The quotes count, and the facts.
         counts = [self.done, self.total, *(count for disk in self.disks for count in disk[1:])]
-        if len(self.phase) > 100 or min(counts) < 0:
+        if _bytes(self.phase) > PHASE_BYTES or min(counts) < 0:
             raise ValueError("the phase is too long, or a count negative")
         if fitting(self.disks) != self.disks or (self.disks and self.memory):
             raise ValueError("more than a datagram holds")

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar, Union
 
+from wire.phrase import Phrase, Text
+
 if typing.TYPE_CHECKING:
     from typing_extensions import dataclass_transform
 else:
@@ -24,6 +26,8 @@ else:
 T = TypeVar("T")
 
 LONGEST_TEXT = 4096
+# A sentence in a sentence in a list of them, and one more.
+_DEEPEST_PHRASE = 4
 # What SQLite, Java and most JSON readers hold in an integer.
 _LARGEST_NUMBER = 2**63 - 1
 
@@ -100,6 +104,24 @@ def _is_text(value: object) -> bool:
     return type(value) is str and len(value) <= LONGEST_TEXT
 
 
+def _read_words(value: object, depth: int = 0) -> Any:
+    """A text, or a Phrase as `{"words", "facts"}`; neither is too long, nor nested too deep."""
+    if not isinstance(value, dict):
+        return _read_text(value)
+    if depth == _DEEPEST_PHRASE or not {"words"} <= value.keys() <= {"words", "facts"}:
+        return _refuse(value)
+    facts = value.get("facts", {})
+    if not isinstance(facts, dict):
+        return _refuse(value)
+    phrase = Phrase(_read_text(value["words"]), {
+        _read_text(name): _read_words(fact, depth + 1) for name, fact in facts.items()})
+    return phrase if _is_words(phrase) else _refuse(value)
+
+
+def _is_words(value: object) -> bool:
+    return type(value) in (str, Phrase) and len(typing.cast(str, value)) <= LONGEST_TEXT
+
+
 def _read_number(value: object) -> object:
     return value if _is_number(value) else _refuse(value)
 
@@ -114,6 +136,7 @@ def _read_truth(value: object) -> object:
 
 _PLAIN: Mapping[object, _Hint] = {
     str: _Hint(_read_text, _is_text),
+    Text: _Hint(_read_words, _is_words),
     int: _Hint(_read_number, _is_number),
     bool: _Hint(_read_truth, lambda value: type(value) is bool),
     # A field whose content the record itself looks at; what comes out of JSON must have been read before.
@@ -228,6 +251,8 @@ def to_wire(value: object) -> Any:
     kind = type(value)
     if kind in _AS_THEY_ARE:
         return value
+    if isinstance(value, Phrase):
+        return {"words": value.words, **({"facts": to_wire(value.facts)} if value.facts else {})}
     if isinstance(value, Enum):
         return value.value
     if dataclasses.is_dataclass(kind):

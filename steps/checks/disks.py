@@ -12,6 +12,7 @@ from steps.checks.look import Looks, Saw, fine, stops, warns
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts
 from wire.findings import Check
+from wire.phrase import Phrase
 
 _FORMATS = frozenset(each.value for each in ImageFormat)
 _KINDS = ("file", "block")
@@ -22,7 +23,7 @@ _DEVICES = ("disk", "floppy")
 def disk_argument(view: SourceView) -> Iterator[Saw]:
     """The disk that the admin named is one of the domain's, and so is what the maps name."""
     paths = [disk.path for disk in view.disks if disk.path]
-    named = ", ".join(paths) or "none"
+    named = ", ".join(paths) or Phrase("none")
     if view.migration.disk is not None and view.migration.disk not in paths:
         yield stops(ErrorCode.DISK_NOT_OF_DOMAIN, path=view.migration.disk, disks=named)
     yield fine(disks=named)
@@ -39,22 +40,25 @@ def maps(view: SourceView) -> Iterator[Saw]:
     connected = {(each.kind, each.source) for description in described for each in description.interfaces}
     for known in migration.network_maps:
         if (known.here.kind, known.here.name) not in connected:
-            named = ", ".join(f"{kind}:{name}" for kind, name in sorted(connected)) or "no network"
+            named = ", ".join(f"{kind}:{name}" for kind, name in sorted(connected)) or Phrase(
+                "no network")
             yield stops(ErrorCode.MAP_UNUSED, option="--network-map", map=known.text, has=named)
     given = [*(each.text for each in migration.disk_maps), *(each.text for each in migration.network_maps)]
-    yield fine(maps=", ".join(given) or "none is given")
+    yield fine(maps=", ".join(given) or Phrase("none is given"))
 
 
-def why_not(disk: DiskElement) -> str | None:
+def why_not(disk: DiskElement) -> Phrase | None:
     """Why a disk cannot be moved, going by the XML alone; None if it can."""
     reasons = (
-        (disk.device not in _DEVICES, f"it is a {disk.device}"),
-        (disk.kind not in _KINDS or not disk.path, f"its type is {disk.kind}, not file or block"),
-        (disk.format not in _FORMATS, f"its format is {disk.format}"),
-        (disk.transient, "it is transient"),
-        (disk.encrypted, "it is encrypted"),
-        (disk.shareable and not disk.read_only, "other VMs may write to it at the same time (<shareable/>)"),
-        (any(path == "?" for path, _format in disk.layers), "an image below it is not a file of this host"),
+        (disk.device not in _DEVICES, Phrase("it is a {device}", {"device": disk.device})),
+        (disk.kind not in _KINDS or not disk.path,
+         Phrase("its type is {type}, not file or block", {"type": disk.kind})),
+        (disk.format not in _FORMATS, Phrase("its format is {format}", {"format": str(disk.format)})),
+        (disk.transient, Phrase("it is transient")),
+        (disk.encrypted, Phrase("it is encrypted")),
+        (disk.shareable and not disk.read_only,
+         Phrase("other VMs may write to it at the same time (<shareable/>)")),
+        (any(path == "?" for path, _format in disk.layers), Phrase("an image below it is not a file of this host")),
     )
     return next((reason for applies, reason in reasons if applies), None)
 
@@ -62,7 +66,7 @@ def why_not(disk: DiskElement) -> str | None:
 def disks(view: SourceView) -> Iterator[Saw]:
     """Each disk is of a kind that can be moved."""
     if not view.disks:
-        yield stops(ErrorCode.DISK_UNSUPPORTED, target="(none)", reason="the VM has no disk")
+        yield stops(ErrorCode.DISK_UNSUPPORTED, target="(none)", reason=Phrase("the VM has no disk"))
     for disk in view.disks:
         reason = why_not(disk)
         examined = view.images.get(key(disk))
@@ -137,7 +141,7 @@ def cache(view: SourceView) -> Iterator[Saw]:
     for target, mode in modes.items():
         if mode == "unsafe":
             yield warns(ErrorCode.DISK_CACHE_UNSAFE, target=target)
-    yield fine(modes=", ".join(dict.fromkeys(modes.values())) or "none")
+    yield fine(modes=", ".join(dict.fromkeys(modes.values())) or Phrase("none"))
 
 
 LOOKS: Looks[SourceView] = {

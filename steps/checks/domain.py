@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from constant import DomainState, Transport
+from constant import DomainState, FilePurpose, Transport
 from host.domain_files import nvram_facts
 from host.domain_xml import DiskElement, DomainDescription, describe
 from host.hypervisor import Hypervisor
@@ -13,9 +13,10 @@ from host.image import flattened
 from host.job_files import JobSockets
 from host.migration_target import has_synchronous_writes
 from steps.checks.look import Looks, Saw, fine, stops, warns
-from wire.errors import ErrorCode, MigrationError, fill
+from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, DomainFacts, FileFacts, NvramFacts
 from wire.findings import Check
+from wire.phrase import Phrase
 from wire.records import Migration
 
 _NESTED_FEATURES = ("vmx", "svm")
@@ -84,7 +85,7 @@ def state(view: SourceView) -> Iterator[Saw]:
         if view.hypervisor.has_managed_save(view.domain):
             yield stops(ErrorCode.DOMAIN_SAVED)
         yield warns(ErrorCode.DOMAIN_SHUT_OFF)
-    yield fine(state=view.state.value)
+    yield fine(state=Phrase(view.state.value))
 
 
 def job(view: SourceView) -> Iterator[Saw]:
@@ -117,7 +118,7 @@ def devices(check: Check) -> Callable[[SourceView], Iterator[Saw]]:
     def look_at_devices(view: SourceView) -> Iterator[Saw]:
         for device in view.description.devices:
             if device.check is check:
-                remedy = fill(device.remedy, {"domain": view.domain})
+                remedy = Phrase(device.remedy, {"domain": view.domain})
                 yield stops(ErrorCode.DEVICE_UNSUPPORTED, device=device.name, remedy=remedy)
 
     return look_at_devices
@@ -148,7 +149,7 @@ def firmware(view: SourceView) -> Iterator[Saw]:
     try:
         nvram_facts(nvram)
     except (OSError, ValueError) as error:
-        yield stops(ErrorCode.FILE_NOT_SENT, what="NVRAM", path=nvram.path, reason=str(error))
+        yield stops(ErrorCode.FILE_NOT_SENT, what=Phrase(FilePurpose.NVRAM.value), path=nvram.path, reason=str(error))
 
 
 def invariant_tsc(view: SourceView) -> Iterator[Saw]:

@@ -18,6 +18,7 @@ from steps.checks.look import Looks, Saw, fine, stops, warns
 from wire.errors import ErrorCode
 from wire.facts import version_text
 from wire.findings import Check
+from wire.phrase import Phrase
 
 # Modes in which the CPU becomes another one when the domain is started on another host.
 _HOST_MODES = ("host-model", "host-passthrough", "maximum")
@@ -61,7 +62,7 @@ def cpu(view: LinkView) -> Iterator[Saw]:
     """The CPU that the guest runs on now can be given to it over there."""
     description = view.description()
     if description is None or not _runs_type(view.remote, description):
-        yield fine(cpu="not compared", destination=view.login.destination)
+        yield fine(cpu=Phrase("not compared"), destination=view.login.destination)
         return
     element = description.cpu
     if description.cpu_mode in _HOST_MODES:
@@ -82,8 +83,8 @@ def _runs_type(hypervisor: Hypervisor, description: DomainDescription) -> bool:
 
 def _cpu_name(element: str | None) -> str:
     if element is None:
-        return "QEMU's default"
-    return ElementTree.fromstring(element).findtext("model") or "no model named"  # noqa: S314 - from libvirt
+        return Phrase("QEMU's default")
+    return ElementTree.fromstring(element).findtext("model") or Phrase("no model named")  # noqa: S314 - from libvirt
 
 
 def way_back(view: LinkView) -> Iterator[Saw]:
@@ -92,17 +93,19 @@ def way_back(view: LinkView) -> Iterator[Saw]:
     yield fine(destination=view.login.destination)
     if description is None or view.domain is None or not _runs_type(view.remote, description):
         return
-    reasons = []
+    reasons: list[str] = []
     here, there = view.local.qemu_version(), view.remote.qemu_version()
     if there // 1000 > here // 1000:
-        reasons.append(f"QEMU is {version_text(there)} there and {version_text(here)} here")
+        reasons.append(Phrase("QEMU is {there} there and {here} here", {
+            "there": version_text(there), "here": version_text(here)}))
     lasting = describe(view.local.document(view.domain, inactive=True))
     if lasting.cpu_mode in _HOST_MODES:
         element = view.remote.host_model(lasting)
         problem = view.local.cpu_problem(lasting, element) if element is not None else None
         if problem is not None:
-            reasons.append(f"once it is started anew there, its CPU ({lasting.cpu_mode}) is one that this host has "
-                           f"not: {problem}")
+            reasons.append(Phrase(
+                "once it is started anew there, its CPU ({mode}) is one that this host has not: {problem}",
+                {"mode": lasting.cpu_mode, "problem": problem}))
     problem = view.local.machine_problem(lasting.virtualization, lasting.architecture, lasting.machine)
     if problem is not None:
         reasons.append(problem)

@@ -15,6 +15,7 @@ from steps.checks.look import Looks, Saw, fine, stops, warns
 from wire.errors import ErrorCode
 from wire.facts import DomainFacts, version_text
 from wire.findings import Check
+from wire.phrase import Phrase
 from wire.records import Migration
 
 _MIB = 1024 * 1024
@@ -69,11 +70,11 @@ def virtualization(view: DestinationView) -> Iterator[Saw]:
     types = capabilities.domain_types(view.host_capabilities, architecture)
     reason = None
     if not types:
-        reason = "it has no emulator for that architecture"
+        reason = Phrase("it has no emulator for that architecture")
     elif kind not in types:
-        reason = f"libvirt there offers {', '.join(types)}"
+        reason = Phrase("libvirt there offers {types}", {"types": ", ".join(types)})
     elif kind == "kvm" and not os.path.exists(_KVM):
-        reason = f"it has no {_KVM}"
+        reason = Phrase("it has no {path}", {"path": _KVM})
     seen = {"type": kind, "architecture": architecture}
     yield fine(**seen) if reason is None else stops(ErrorCode.VIRTUALIZATION_MISSING, reason=reason, **seen)
 
@@ -93,7 +94,7 @@ def emulator(view: DestinationView) -> Iterator[Saw]:
     """The program that the XML names is at the same path."""
     path = view.facts.emulator
     if path is None:
-        yield fine(path="libvirt's own emulator")
+        yield fine(path=Phrase("libvirt's own emulator"))
     elif not os.access(path, os.X_OK):
         yield stops(ErrorCode.EMULATOR_MISSING, path=path, architecture=view.facts.architecture)
     else:
@@ -139,7 +140,8 @@ def cpus(view: DestinationView) -> Iterator[Saw]:
     """The host has the CPUs and NUMA nodes that the domain is bound to, and no fewer than the guest."""
     last_node, last_cpu = capabilities.nodes_and_cpus(view.host_capabilities)
     for what, pinned, last in (
-        ("host CPU", view.facts.last_cpu, last_cpu), ("NUMA node", view.facts.last_node, last_node),
+        (Phrase("host CPU"), view.facts.last_cpu, last_cpu),
+        (Phrase("NUMA node"), view.facts.last_node, last_node),
     ):
         if -1 < last < pinned:
             yield stops(ErrorCode.CPU_PINNED_OUTSIDE, what=what, pinned=str(pinned), last=str(last))
@@ -151,7 +153,7 @@ def cpus(view: DestinationView) -> Iterator[Saw]:
 def security_model(view: DestinationView) -> Iterator[Saw]:
     """What confines the domain on the source is at work here, or libvirt would not take it."""
     here = capabilities.security_models(view.host_capabilities)
-    models = ", ".join(here) or "none"
+    models = ", ".join(here) or Phrase("none")
     for model in view.facts.security_models:
         if model not in here:
             yield stops(ErrorCode.SECURITY_MODEL_MISSING, model=model, models=models)
@@ -170,7 +172,7 @@ def nbd_flaw(view: DestinationView) -> Iterator[Saw]:
     fixed, through_ssh = has_nbd_fix(version), view.migration.transport is Transport.SSH
     if not fixed and not through_ssh:
         yield warns(ErrorCode.QEMU_NBD_FLAW, version=version_text(version))
-    why = "it has the fix for CVE-2024-7409" if fixed else "its NBD server is reached through SSH alone"
+    why = Phrase("it has the fix for CVE-2024-7409" if fixed else "its NBD server is reached through SSH alone")
     yield fine(version=version_text(version), why=why)
 
 
@@ -185,21 +187,23 @@ def _keeps_capabilities() -> bool:
 def post_copy(view: DestinationView) -> Iterator[Saw]:
     """QEMU here may fetch the pages that the guest touches before they have come, if that is asked for."""
     if not view.migration.convergence.may_post_copy:
-        yield fine(why="not asked for")
+        yield fine(why=Phrase("not asked for"))
         return
     uid, _gid = view.hypervisor.qemu_ids(view.facts.virtualization)
-    setting = _USERFAULTFD_SYSCTL.read_text().strip() if _USERFAULTFD_SYSCTL.exists() else "missing"
+    setting = _USERFAULTFD_SYSCTL.read_text().strip() if _USERFAULTFD_SYSCTL.exists() else Phrase(
+        "missing")
     versions = (view.hypervisor.version(), view.hypervisor.qemu_version())
     new_enough = all(here >= since for here, since in zip(versions, _USERFAULTFD_SINCE))
     if setting == "1":
-        yield fine(why="vm.unprivileged_userfaultfd is 1")
+        yield fine(why=Phrase("vm.unprivileged_userfaultfd is 1"))
     elif new_enough and _USERFAULTFD.exists():
-        yield fine(why=f"libvirt there lets QEMU open {_USERFAULTFD}")
+        yield fine(why=Phrase("libvirt there lets QEMU open {path}", {"path": str(_USERFAULTFD)}))
     elif uid == 0 and _keeps_capabilities():
-        yield fine(why="QEMU runs as root with its capabilities")
+        yield fine(why=Phrase("QEMU runs as root with its capabilities"))
     else:
-        yield stops(ErrorCode.POST_COPY_UNAVAILABLE, reason=(
-            f"it runs as user {uid}, and vm.unprivileged_userfaultfd is {setting}"))
+        yield stops(ErrorCode.POST_COPY_UNAVAILABLE, reason=Phrase(
+            "it runs as user {user}, and vm.unprivileged_userfaultfd is {setting}",
+            {"user": str(uid), "setting": setting}))
 
 
 LOOKS: Looks[DestinationView] = {

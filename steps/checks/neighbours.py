@@ -19,6 +19,7 @@ from steps.checks.machine import DestinationView
 from wire.errors import ErrorCode
 from wire.facts import InterfaceFacts
 from wire.findings import Check
+from wire.phrase import Phrase
 from wire.records import libvirt_conf_path
 
 _NETWORK_DEVICES = Path("/sys/class/net")
@@ -37,10 +38,10 @@ def networks(view: DestinationView) -> Iterator[Saw]:
         if interface.kind == "network":
             yield from _libvirt_network(view, interface)
         elif interface.kind in ("bridge", "direct"):
-            what = "bridge" if interface.kind == "bridge" else "network device"
+            what = Phrase("bridge" if interface.kind == "bridge" else "network device")
             yield from _network_device(what, interface.source)
     named = dict.fromkeys(f"{each.kind} {each.source}".rstrip() for each in connected)
-    yield fine(networks=", ".join(named) or "none")
+    yield fine(networks=", ".join(named) or Phrase("none"))
 
 
 def _there(view: DestinationView, interface: InterfaceFacts) -> InterfaceFacts:
@@ -56,25 +57,26 @@ def _libvirt_network(view: DestinationView, interface: InterfaceFacts) -> Iterat
     found = view.hypervisor.network(interface.source)
     name = interface.source
     if found is None:
-        remedy = "Define it (`virsh net-define`)"
-        yield stops(ErrorCode.NETWORK_MISSING, what="libvirt network", name=name, remedy=remedy)
+        remedy = Phrase("Define it (`virsh net-define`)")
+        yield stops(ErrorCode.NETWORK_MISSING, what=Phrase("libvirt network"), name=name, remedy=remedy)
         return
     if not found.active:
-        remedy = f"Start it (`virsh net-start {name}`)"
-        yield stops(ErrorCode.NETWORK_MISSING, what="active libvirt network", name=name, remedy=remedy)
+        remedy = Phrase("Start it (`virsh net-start {name}`)", {"name": name})
+        yield stops(ErrorCode.NETWORK_MISSING, what=Phrase("active libvirt network"), name=name, remedy=remedy)
     if interface.portgroup is not None and interface.portgroup not in found.port_groups:
-        what = f"port group {interface.portgroup} in the libvirt network"
-        yield stops(ErrorCode.NETWORK_MISSING, what=what, name=name, remedy=f"Add it (`virsh net-edit {name}`)")
+        what = Phrase("port group {group} in the libvirt network", {"group": interface.portgroup})
+        remedy = Phrase("Add it (`virsh net-edit {name}`)", {"name": name})
+        yield stops(ErrorCode.NETWORK_MISSING, what=what, name=name, remedy=remedy)
     if found.bridge is not None:
         # libvirt starts such a network whether or not its bridge is there.
-        yield from _network_device("bridge", found.bridge)
+        yield from _network_device(Phrase("bridge"), found.bridge)
 
 
-def _network_device(what: str, name: str) -> Iterator[Saw]:
+def _network_device(what: Phrase, name: str) -> Iterator[Saw]:
     # The name of a network device cannot hold a slash (dev_valid_name() in Linux), so none is looked for.
     device = _NETWORK_DEVICES / name
     if not name or "/" in name or not device.is_dir():
-        yield stops(ErrorCode.NETWORK_MISSING, what=what, name=name, remedy="Set it up")
+        yield stops(ErrorCode.NETWORK_MISSING, what=what, name=name, remedy=Phrase("Set it up"))
     elif not int((device / "flags").read_text(), 16) & _IFF_UP:
         yield warns(ErrorCode.NETWORK_DOWN, what=what, name=name)
 
@@ -88,9 +90,9 @@ def vm_name(view: DestinationView) -> Iterator[Saw]:
         placement = view.migration.placement(view.facts)
         kept = leftovers(placement.path(disk.path) for disk in view.facts.disks)
         yield warns(ErrorCode.STALE_COPY_REPLACED, domain=domain, job=found.moved.job_id,
-                    paths=", ".join(kept) or "none")
+                    paths=", ".join(kept) or Phrase("none"))
     elif found.state is not DomainState.ABSENT:
-        yield stops(ErrorCode.DOMAIN_EXISTS, what="name", domain=domain, state=found.state.value)
+        yield stops(ErrorCode.DOMAIN_EXISTS, what=Phrase("name"), domain=domain, state=Phrase(found.state.value))
     elif os.path.lexists(own):
         # Also where the admin wants the XML elsewhere: libvirt writes this one by itself.
         yield stops(ErrorCode.PATH_TAKEN, path=own)
@@ -101,7 +103,7 @@ def vm_uuid(view: DestinationView) -> Iterator[Saw]:
     name = view.hypervisor.name_of(view.facts.uuid)
     if name is not None and name != view.migration.name_there:
         state = view.hypervisor.state(name)
-        yield stops(ErrorCode.DOMAIN_EXISTS, what="UUID", domain=name, state=state.value)
+        yield stops(ErrorCode.DOMAIN_EXISTS, what=Phrase("UUID"), domain=name, state=Phrase(state.value))
 
 
 def mac_addresses(view: DestinationView) -> Iterator[Saw]:
@@ -109,7 +111,7 @@ def mac_addresses(view: DestinationView) -> Iterator[Saw]:
     ours = {interface.mac for interface in view.facts.interfaces if interface.mac}
     for mac, name, state in view.hypervisor.macs():
         if mac in ours and name != view.migration.name_there:
-            seen = {"other": name, "state": state.value, "mac": mac}
+            seen = {"other": name, "state": Phrase(state.value), "mac": mac}
             shut_off = state is DomainState.SHUT_OFF
             yield warns(ErrorCode.MAC_TAKEN, **seen) if shut_off else stops(ErrorCode.MAC_TAKEN, **seen)
 
@@ -163,7 +165,8 @@ def storage_pool(view: DestinationView) -> Iterator[Saw]:
     """The pool that the admin named is here; one on the images' directory shows them if it is active."""
     wanted = view.migration.pool
     if wanted is not None and view.migration.directory is None:
-        yield stops(ErrorCode.POOL_MISSING, pool=wanted, reason="there is no active one of that name on a directory")
+        yield stops(ErrorCode.POOL_MISSING, pool=wanted, reason=Phrase(
+            "there is no active one of that name on a directory"))
     found = []
     placement = view.migration.placement(view.facts)
     for directory in dict.fromkeys(os.path.dirname(placement.path(disk.path)) for disk in view.facts.disks):
@@ -171,7 +174,7 @@ def storage_pool(view: DestinationView) -> Iterator[Saw]:
             found.append(pool)
             if not active:
                 yield warns(ErrorCode.POOL_NOT_ACTIVE, pool=pool, path=directory)
-    yield fine(pools=", ".join(found) or "none, and none is needed")
+    yield fine(pools=", ".join(found) or Phrase("none, and none is needed"))
 
 
 def ssh_user(view: DestinationView) -> Iterator[Saw]:

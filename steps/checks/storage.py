@@ -18,6 +18,7 @@ from steps.checks.look import Looks, Saw, fine, stops, warns
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, DomainFacts, FileFacts
 from wire.findings import Check
+from wire.phrase import Phrase, template
 from wire.placement import Placement, is_device
 from wire.records import Migration, libvirt_conf_path
 
@@ -111,10 +112,10 @@ def _other_files(view: FilesView, purposes: frozenset[FilePurpose]) -> Iterator[
 def target_directory(view: FilesView) -> Iterator[Saw]:
     """The directories of the new files are there, are meant for such, can be written, and QEMU may enter them."""
     for path in view.new_paths():
-        yield from _directory(view.host, "Disk path", path)
+        yield from _directory(view.host, template("Disk path"), path)
     for directory in view.directories():
         if os.path.isdir(directory) and not qemu_may_enter(directory, view.qemu_ids, view.host):
-            reason = f"QEMU's user (id {view.qemu_ids[0]}) may not enter it, or one above it"
+            reason = Phrase("QEMU's user (id {id}) may not enter it, or one above it", {"id": str(view.qemu_ids[0])})
             yield stops(ErrorCode.DIRECTORY_MISSING, path=directory, reason=reason)
     yield fine(paths=_named(view.directories()))
 
@@ -128,17 +129,17 @@ def _directory(host: str, what: str, path: str) -> Iterator[Saw]:
         return
     directory = os.path.dirname(path)
     if not os.path.lexists(directory):
-        yield stops(ErrorCode.DIRECTORY_MISSING, path=directory, reason="it does not exist")
+        yield stops(ErrorCode.DIRECTORY_MISSING, path=directory, reason=Phrase("it does not exist"))
     elif not os.path.isdir(directory):
-        yield stops(ErrorCode.DIRECTORY_MISSING, path=directory, reason="it is not a directory")
+        yield stops(ErrorCode.DIRECTORY_MISSING, path=directory, reason=Phrase("it is not a directory"))
     elif os.statvfs(directory).f_flag & os.ST_RDONLY:
-        yield stops(ErrorCode.DIRECTORY_MISSING, path=directory, reason="it is on a read-only file system")
+        yield stops(ErrorCode.DIRECTORY_MISSING, path=directory, reason=Phrase("it is on a read-only file system"))
     elif not os.access(directory, os.W_OK | os.X_OK):
-        yield stops(ErrorCode.DIRECTORY_MISSING, path=directory, reason="it cannot be written")
+        yield stops(ErrorCode.DIRECTORY_MISSING, path=directory, reason=Phrase("it cannot be written"))
 
 
 def _named(paths: list[str]) -> str:
-    return ", ".join(paths) or "no path"
+    return ", ".join(paths) or Phrase("no path")
 
 
 def _shares(view: FilesView) -> Iterator[tuple[str, int, int]]:
@@ -170,7 +171,7 @@ def _spaces(view: FilesView) -> Iterator[tuple[str, int, int, int]]:
 def disk_space(view: FilesView) -> Iterator[Saw]:
     """What is allocated on the source fits, on each file system together."""
     # Where a directory is missing, its own check says so.
-    yield fine(free="unknown", needed="0")
+    yield fine(free=Phrase("unknown"), needed="0")
     for directory, free, written, _most in _spaces(view):
         seen = {"free": str(free // _MIB), "needed": str(-(-written // _MIB))}
         yield stops(ErrorCode.SPACE_SHORT, path=directory, **seen) if free < written else fine(**seen)
@@ -190,14 +191,14 @@ def conf_file(view: FilesView) -> Iterator[Saw]:
     own = libvirt_conf_path(domain)
     if path != own:
         reasons = (
-            (not path.endswith(".xml"), "its name must end in .xml"),
+            (not path.endswith(".xml"), Phrase("its name must end in .xml")),
             (os.path.dirname(path) == os.path.dirname(own),
-             f"in that directory libvirt keeps this VM as {domain}.xml"),
+             Phrase("in that directory libvirt keeps this VM as {domain}.xml", {"domain": domain})),
         )
         for applies, reason in reasons:
             if applies:
-                yield stops(ErrorCode.PATH_NOT_ALLOWED, what="Conf file path", path=path, reason=reason)
-        yield from _directory(view.host, "Conf file path", path)
+                yield stops(ErrorCode.PATH_NOT_ALLOWED, what=Phrase("Conf file path"), path=path, reason=reason)
+        yield from _directory(view.host, template("Conf file path"), path)
         if os.path.lexists(path):
             yield stops(ErrorCode.PATH_TAKEN, path=path)
     yield fine(path=path)
@@ -207,10 +208,10 @@ def boot_files(view: FilesView) -> Iterator[Saw]:
     """Firmware comes with the host's packages. A kernel is sent, unless its place is among the system's own."""
     firmware = view.facts.firmware
     if firmware is not None and not os.path.isfile(firmware):
-        yield stops(ErrorCode.FILE_MISSING, path=firmware, what="firmware")
+        yield stops(ErrorCode.FILE_MISSING, path=firmware, what=Phrase("firmware"))
     for file, path in view.sent(_BOOT):
         if in_system_directory(path) and not os.path.isfile(path):
-            yield stops(ErrorCode.FILE_MISSING, path=path, what=file.purpose.value)
+            yield stops(ErrorCode.FILE_MISSING, path=path, what=Phrase(file.purpose.value))
     yield from _other_files(view, _BOOT)
 
 
@@ -233,7 +234,7 @@ def serial_ports(view: FilesView) -> Iterator[Saw]:
         if port.must_exist and not os.path.exists(port.path):
             yield stops(ErrorCode.SERIAL_MISSING, path=port.path)
         elif not os.path.isdir(directory):
-            yield stops(ErrorCode.DIRECTORY_MISSING, path=directory, reason="a serial port writes into it")
+            yield stops(ErrorCode.DIRECTORY_MISSING, path=directory, reason=Phrase("a serial port writes into it"))
 
 
 LOOKS: Looks[FilesView] = {

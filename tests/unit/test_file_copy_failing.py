@@ -456,7 +456,7 @@ def test_a_sender_with_more_or_fewer_files_than_were_asked_for_is_refused(pair: 
 
 def test_an_error_too_long_for_a_frame_crosses_without_its_facts(pair: Pair) -> None:
     pair.put("disk", (0, b"x"))
-    long = MigrationError(ErrorCode.MIGRATION_CANCELLED, {"reason": "x" * 70000})
+    long = MigrationError(ErrorCode.MIGRATION_CANCELLED, {f"reason {number}": "x" * 4096 for number in range(16)})
     copied = pair.copy("disk", watch=Watch(lambda done: None, lambda: long, iter(range(99)).__next__))
     error = copied.served.exception()
     assert isinstance(error, MigrationError)

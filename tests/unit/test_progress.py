@@ -13,10 +13,12 @@ from constant import DATAGRAM_LIMIT, Command, MessageType
 from tests.unit.samples import MASTER, REQUEST_ID
 from wire.datagram import Direction, seal
 from wire.message import Reply, decode, encode
-from wire.records import DiskProgress, MemoryProgress, Progress, fitting
+from wire.records import PHASE_BYTES, DiskProgress, MemoryProgress, Progress, fitting
 from wire.schema import from_wire, to_wire
 
 TERABYTE = 10**12
+# Its quotes count.
+LONGEST = "x" * (PHASE_BYTES - 2)
 COUNTS = st.integers(0, 2**63 - 1)
 DISKS = st.builds(DiskProgress, st.from_regex(r"[a-z][a-z0-9]{1,15}", fullmatch=True), COUNTS, COUNTS)
 
@@ -39,7 +41,7 @@ def sixteen(size: int) -> tuple[DiskProgress, ...]:
 def test_sixteen_disks_fit_into_one_datagram_with_the_longest_of_phases(size: int) -> None:
     disks = sixteen(size)
     assert fitting(disks) == disks
-    progress = Progress(phase="x" * 100, done=2**63 - 1, total=2**63 - 1, disks=disks)
+    progress = Progress(phase=LONGEST, done=2**63 - 1, total=2**63 - 1, disks=disks)
     assert len(sealed(progress)) <= DATAGRAM_LIMIT
 
 
@@ -47,7 +49,7 @@ def test_sixteen_disks_fit_into_one_datagram_with_the_longest_of_phases(size: in
 def test_as_many_disks_are_told_as_fit_from_the_first(disks: tuple[DiskProgress, ...]) -> None:
     shown = fitting(disks)
     assert shown == disks[:len(shown)]
-    progress = Progress(phase="x" * 100, done=2**63 - 1, total=2**63 - 1, disks=shown)
+    progress = Progress(phase=LONGEST, done=2**63 - 1, total=2**63 - 1, disks=shown)
     assert len(sealed(progress)) <= DATAGRAM_LIMIT
     if shown != disks:
         with pytest.raises(ValueError, match="more than a datagram"):
@@ -57,14 +59,14 @@ def test_as_many_disks_are_told_as_fit_from_the_first(disks: tuple[DiskProgress,
 def test_what_just_fits_is_told_and_is_less_than_a_datagram() -> None:
     room = next(length for length in range(2000) if not fitting((DiskProgress("x" * length, 1, 1),)))
     fits = (DiskProgress("x" * (room - 1), 1, 1),)
-    progress = Progress(phase="x" * 100, done=2**63 - 1, total=2**63 - 1, disks=fits)
+    progress = Progress(phase=LONGEST, done=2**63 - 1, total=2**63 - 1, disks=fits)
     assert DATAGRAM_LIMIT - 20 <= len(sealed(progress)) <= DATAGRAM_LIMIT
 
 
 def test_the_figures_of_a_pass_fit_too_and_never_come_with_disks() -> None:
     most = 2**63 - 1
     largest = MemoryProgress(passes=most, left=most, rate=most, dirty_rate=most, downtime_limit=most, post_copy=False)
-    progress = Progress(phase="x" * 100, done=2**63 - 1, total=2**63 - 1, memory=largest)
+    progress = Progress(phase=LONGEST, done=2**63 - 1, total=2**63 - 1, memory=largest)
     assert len(sealed(progress)) <= DATAGRAM_LIMIT
     with pytest.raises(ValueError, match="more than a datagram"):
         dataclasses.replace(progress, disks=sixteen(1))

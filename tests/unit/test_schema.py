@@ -356,7 +356,7 @@ def test_a_raw_image_has_neither_clusters_nor_a_version(changes: Mapping[str, An
 
 
 @pytest.mark.parametrize(("record", "changes"), [
-    (PROGRESS, {"phase": "x" * 101}), (PROGRESS, {"done": -1}), (PROGRESS, {"total": -1}),
+    (PROGRESS, {"phase": "x" * 199}), (PROGRESS, {"done": -1}), (PROGRESS, {"total": -1}),
     (StatusArguments(of="0" * 32), {"page": -1}),
     *((StatusArguments(of="0" * 32), {"of": each}) for each in ("", "0" * 31, "0" * 33, "A" * 32, "0" * 31 + "\n")),
     *((Page(page=0, pages=1, digest="", part=""), each) for each in (
