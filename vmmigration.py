@@ -20,6 +20,7 @@ from console.arguments import PROGRAM, address_of, arguments_invalid, checking_u
 from console.commands import JOB_COMMANDS, show_run
 from console.display import Display, display_mode
 from console.hosts import fleet_json, fleet_text
+from console.language import choose_language, translate
 from console.plan import show_findings
 from console.result import error_json, show_errors
 from console.terminal import write
@@ -31,6 +32,7 @@ from udpmodule import ControllerSocket
 from wire.access import begin_key_change, config_directory, finish_key_change, load_keys, write_new_key
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import Finding
+from wire.phrase import Phrase, template
 
 
 def _migrate(options: argparse.Namespace) -> int:
@@ -81,23 +83,27 @@ def _check(options: argparse.Namespace) -> int:
     return int(report.exit_code)
 
 
+def _say(words: Phrase) -> None:
+    write(sys.stderr, translate(words) + "\n")
+
+
 def _master_key_path(options: argparse.Namespace) -> Path:
     return config_directory(options.config_dir, __file__) / CONTROLLER_KEY_FILE
 
 
 def _new_key(options: argparse.Namespace) -> int:
     if len(options.words) != 1:
-        raise arguments_invalid("new-key takes no argument")
+        raise arguments_invalid(Phrase("new-key takes no argument"))
     path = _master_key_path(options)
     write_new_key(path)
-    write(sys.stderr, f"New master key in {path}. Now run `{PROGRAM} agent-key IP` for each node.\n")
+    _say(Phrase("New master key in {path}. Now run `vmmigration.py agent-key IP` for each node.", {"path": str(path)}))
     return 0
 
 
 def _agent_key(options: argparse.Namespace) -> int:
     if len(options.words) != 2:
-        raise arguments_invalid("agent-key takes one IP address")
-    address = address_of("Agent", options.words[1])
+        raise arguments_invalid(Phrase("agent-key takes one IP address"))
+    address = address_of(template("Agent"), options.words[1])
     for key in load_keys(_master_key_path(options)):
         print(key.for_agent(address).secret.hex())
     return 0
@@ -107,14 +113,17 @@ def _change_key(options: argparse.Namespace) -> int:
     path = _master_key_path(options)
     if options.words[1:] == ["begin"]:
         begin_key_change(path)
-        write(sys.stderr, f"{path} holds the old and a new key. Now put both lines of `{PROGRAM} agent-key IP` into "
-              f"each node's AgentKey.txt and send its agent SIGHUP, then run `{PROGRAM} change-key finish`.\n")
+        _say(Phrase(
+            "{path} holds the old and a new key. Now put both lines of `vmmigration.py agent-key IP` into each node's "
+            "AgentKey.txt and send its agent SIGHUP, then run `vmmigration.py change-key finish`.",
+            {"path": str(path)}))
     elif options.words[1:] == ["finish"]:
         finish_key_change(path)
-        write(sys.stderr, f"{path} holds the new key alone. Now put the one line of `{PROGRAM} agent-key IP` into each "
-              "node's AgentKey.txt and send its agent SIGHUP.\n")
+        _say(Phrase(
+            "{path} holds the new key alone. Now put the one line of `vmmigration.py agent-key IP` into each node's "
+            "AgentKey.txt and send its agent SIGHUP.", {"path": str(path)}))
     else:
-        raise arguments_invalid("change-key takes one word, begin or finish")
+        raise arguments_invalid(Phrase("change-key takes one word, begin or finish"))
     return 0
 
 
@@ -155,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the program runs
+    choose_language(os.environ, (sys.stdout, sys.stderr))
     try:
         return _run(words)
     except MigrationError as error:
@@ -165,11 +175,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             write(sys.stdout, json.dumps(result, indent=2) + "\n")
         return int(error.exit_code)
     except KeyboardInterrupt:
-        write(sys.stderr, f"{PROGRAM}: interrupted before anything was asked of an agent\n")
+        _say(Phrase("{program}: interrupted before anything was asked of an agent", {"program": PROGRAM}))
         return int(ExitCode.INPUT)
     except Exception as error:
         logging.getLogger(__name__).debug("unexpected", exc_info=True)
-        show_errors([MigrationError(ErrorCode.INTERNAL, {"host": "this host", "reason": repr(error)})], sys.stderr)
+        facts = {"host": Phrase("this host"), "reason": repr(error)}
+        show_errors([MigrationError(ErrorCode.INTERNAL, facts)], sys.stderr)
         return int(ExitCode.INTERNAL)
 
 

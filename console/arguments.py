@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import getpass
 import ipaddress
+import re
 import socket
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
+from console.columns import padded, wrapped
+from console.language import translate
 from constant import (
-    CONTROLLER_KEY_FILE,
     DOWNTIME_CAP,
     DOWNTIME_FIRST,
     DOWNTIME_LARGEST,
@@ -23,15 +25,19 @@ from constant import (
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import parse_skipped, skippable
 from wire.forms import DOMAIN_PATTERN, JOB_ID_PATTERN, USER_PATTERN
+from wire.phrase import Phrase, fill, template
 from wire.placement import parse_disk_map, parse_network_map
 from wire.records import Convergence, Migration
 
 PROGRAM = "vmmigration.py"
 _LARGEST_NUMBER = 1_000_000
+_WHOLE_NUMBER = template("{text} is not a whole number from 1 to {largest}")
 # The user of README.md's walk-through.
 _CHECKING_USER = "kvm"
 
-_DESCRIPTION = "Moves a running KVM virtual machine, with its disks, between two hosts that share no storage."
+_DESCRIPTION = template(
+    "Moves a running KVM virtual machine, with its disks, between two hosts that share no storage.")
+# The same in every language: what is in capitals is explained below it, and some of the words are commands.
 _USAGE = f"""{PROGRAM} [options] SRC DST USER VM [DISK [CONF]]
        {PROGRAM} [options] check [USER]
        {PROGRAM} [options] list | status [JOB|VM]
@@ -41,20 +47,25 @@ _USAGE = f"""{PROGRAM} [options] SRC DST USER VM [DISK [CONF]]
        {PROGRAM} [--config-dir DIR] new-key
        {PROGRAM} [--config-dir DIR] agent-key IP
        {PROGRAM} [--config-dir DIR] change-key begin|finish"""
-_EPILOG = """\
+_EXAMPLE = template("""\
+example:
+  vmmigration.py 192.168.111.130 192.168.111.132 kvm VM1 /var/lib/libvirt/images/node.qcow2 /etc/libvirt/qemu/VM1.xml
+""")
+_EPILOG = (
+    template("""\
 arguments:
   SRC    IP address of the host that runs the VM
   DST    IP address of the host that it moves to
   USER   user name on DST that root on SRC logs in as over SSH; needs no more than the group libvirt
   VM     the VM's name
   DISK   path of its disk image (default: as its XML says)
-  CONF   where its XML is put on DST (default: /etc/libvirt/qemu/VM.xml)
-
+  CONF   where its XML is put on DST (default: /etc/libvirt/qemu/VM.xml)"""),
+    template("""\
 before anything moves:
   -n, --dry-run   with the arguments above: look at everything on both hosts, print the plan, change nothing
   check [USER]    without a VM: look at all agents of AgentIPAddr.txt and at SSH and libvirt between each two of
-                  them, logging in as USER (default: kvm)
-
+                  them, logging in as USER (default: kvm)"""),
+    template("""\
 while something moves, and after something broke; from any management host with the key:
   status [JOB|VM] what is under way; of one job, live until it ends
   list            all jobs that the agents know of, and how they ended
@@ -66,15 +77,15 @@ while something moves, and after something broke; from any management host with 
   restore-source JOB
                   bring back the copy that a move has left on SRC, for whoever must go back; what the VM has written
                   since is not in it
-  Ctrl-C leaves a move to itself; a second one within 2 s cancels it.
-
+  Ctrl-C leaves a move to itself; a second one within 2 s cancels it."""),
+    template("""\
 keys:
   new-key         make the master key on the management host, once
   agent-key IP    print the key for the agent at IP: put it into AgentKey.txt there
   change-key begin|finish
                   change the master key without a stop: begin, give every agent both lines that agent-key prints
-                  then (and SIGHUP), finish; after that agent-key prints the new line alone
-
+                  then (and SIGHUP), finish; after that agent-key prints the new line alone"""),
+    template("""\
 exit codes:
   0  moved: the VM runs on DST (with --dry-run: a real run would start; check: all is well)
   1  unexpected error in this program before anything was changed
@@ -84,11 +95,23 @@ exit codes:
   5  rolled back: it failed or was cancelled, the VM runs on SRC as before
   6  moved, but a step after the move failed
   7  state unknown: run resume or repair before you do anything
-  8  left by Ctrl-C: the job goes on, resume takes it up again
-
-example:
-  vmmigration.py 192.168.111.130 192.168.111.132 kvm VM1 /var/lib/libvirt/images/node.qcow2 /etc/libvirt/qemu/VM1.xml
-"""
+  8  left by Ctrl-C: the job goes on, resume takes it up again"""),
+    _EXAMPLE,
+)
+# What argparse itself puts into its help, Python 3.9 in one other word.
+_HELP = (
+    template("options"), template("optional arguments"), template("show this help message and exit"),
+    template("show program's version number and exit"))
+# What argparse says of what it cannot read, in the English of Python 3.9 to 3.14. Anything else stays as it is.
+_COMPLAINTS = tuple((re.compile(pattern, re.DOTALL), words) for pattern, words in (
+    (r"argument (?P<option>\S+): (?P<problem>.*)", template("argument {option}: {problem}")),
+    (r"unrecognized arguments: (?P<arguments>.*)", template("unrecognized arguments: {arguments}")),
+    (r"invalid choice: (?P<choice>.*) \(choose from (?P<choices>.*)\)",
+     template("invalid choice: {choice} (choose from {choices})")),
+    (r"expected one argument", template("expected one argument")),
+    (r"ignored explicit argument (?P<argument>.*)", template("ignored explicit argument {argument}")),
+    (r"(?P<text>.*) is not a whole number from 1 to (?P<largest>\d+)", _WHOLE_NUMBER),
+))
 
 
 def arguments_invalid(problem: str) -> MigrationError:
@@ -100,12 +123,39 @@ class _Parser(argparse.ArgumentParser):
     """argparse, with its complaints as one of our errors."""
 
     def error(self, message: str) -> NoReturn:
-        raise arguments_invalid(message.rstrip("."))
+        raise arguments_invalid(complaint(message.rstrip(".")))
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """argparse's layout in the reader's language, whose signs may be two columns wide and stand without blanks."""
+
+    def add_usage(
+        self, usage: str | None, actions: Iterable[argparse.Action], groups: Iterable[Any], prefix: str | None = None,
+    ) -> None:
+        super().add_usage(usage, actions, groups, padded(translate("usage:"), len("usage: ")))
+
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(translate(heading or ""))
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return translate(action.help or "")
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return super()._split_lines(text, width) if text.isascii() else wrapped(text, width)
+
+
+def complaint(message: str) -> str:
+    """What argparse complains of, as a Phrase where that is known."""
+    for pattern, words in _COMPLAINTS:
+        found = pattern.fullmatch(message)
+        if found is not None:
+            return Phrase(words, {name: complaint(fact) for name, fact in found.groupdict().items()})
+    return message
 
 
 def _whole_number(text: str, largest: int = _LARGEST_NUMBER) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= largest):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {largest}")
+        raise argparse.ArgumentTypeError(fill(_WHOLE_NUMBER, {"text": repr(text), "largest": str(largest)}))
     return int(text)
 
 
@@ -116,11 +166,11 @@ def _downtime(text: str) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options, and the positional arguments as `words`. Raises MigrationError ARGUMENTS_INVALID."""
     parser = _Parser(
-        prog=PROGRAM, usage=_USAGE, description=_DESCRIPTION, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        prog=PROGRAM, usage=_USAGE, description=translate(_DESCRIPTION),
+        epilog="\n\n".join(map(translate, _EPILOG)), formatter_class=_Formatter, allow_abbrev=False)
     add = parser.add_argument
     add("words", nargs="*", help=argparse.SUPPRESS)
-    add("--config-dir", metavar="DIR", help=f"where AgentIPAddr.txt and {CONTROLLER_KEY_FILE} are (default: "
+    add("--config-dir", metavar="DIR", help="where AgentIPAddr.txt and ControllerKey.txt are (default: "
         "/etc/vmmigration if it exists, else the script's folder)")
     add("--transport", choices=[each.value for each in Transport], default=Transport.SSH.value,
         help="how memory and disk cross: inside SSH, or over plain TCP without encryption (default: ssh)")
@@ -140,7 +190,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="with restore-source: although the host that the VM moved to cannot be asked whether it runs there")
     add("-n", "--dry-run", action="store_true", help="check everything, print the plan, change nothing")
     add("--skip-check", metavar="NAME", action="append", default=[], type=parse_skipped,
-        help="go on although that check finds something in the way; one of " + ", ".join(skippable()))
+        help=Phrase("go on although that check finds something in the way; one of {checks}", {
+            "checks": ", ".join(skippable())}))
     add("--json", action="store_true", help="the result as JSON on stdout")
     add("--progress", choices=["auto", "plain", "json", "none"], default="auto",
         help="how steps and progress are shown on stderr (default: auto, a bar on a terminal, plain lines elsewhere)")
@@ -173,8 +224,10 @@ def _add_convergence(parser: argparse.ArgumentParser) -> None:
         help="abort: the VM stays on SRC (default); suspend: pause it until it is on DST; post-copy: let it go on "
         "there at once, its memory follows")
     add("--max-downtime", metavar="MS", type=_downtime, default=DOWNTIME_CAP,
-        help=f"how long the guest may stand still at the switchover: begins with {DOWNTIME_FIRST} ms, is raised step "
-        f"by step up to this if the copying does not catch up (default: {DOWNTIME_CAP})")
+        help=Phrase(
+            "how long the guest may stand still at the switchover: begins with {first} ms, is raised step by step up "
+            "to this if the copying does not catch up (default: {largest})",
+            {"first": str(DOWNTIME_FIRST), "largest": str(DOWNTIME_CAP)}))
     add("--auto-converge", action="store_true", help="slow the guest down until the copying catches up")
     add("--post-copy", action="store_true",
         help="let it go on at DST once one pass over its memory was not enough; if the link breaks then, its memory is "
@@ -186,31 +239,31 @@ def _add_convergence(parser: argparse.ArgumentParser) -> None:
 def convergence_of(options: argparse.Namespace) -> Convergence:
     """What the admin allows so that a guest that writes hard gets across. Raises MigrationError ARGUMENTS_INVALID."""
     if options.on_timeout is not None and not options.timeout:
-        raise arguments_invalid("--on-timeout needs --timeout")
+        raise arguments_invalid(Phrase("--on-timeout needs --timeout"))
     return Convergence(
         auto_converge=options.auto_converge, max_downtime=options.max_downtime, post_copy=options.post_copy,
         on_timeout=OnTimeout(options.on_timeout or OnTimeout.ABORT), synchronous_writes=options.synchronous_writes)
 
 
 def address_of(what: str, text: str) -> str:
-    """An IP address as the wire has it; `what` it is, for the error. Raises MigrationError ADDRESS_INVALID."""
+    """An IP address as the wire has it; `what` it is, as a template. Raises MigrationError ADDRESS_INVALID."""
     try:
         if "%" in text:
             raise ValueError("a scope means something on one host only")
         parsed = ipaddress.ip_address(text)
         return str(getattr(parsed, "ipv4_mapped", None) or parsed)
     except ValueError as error:
-        raise MigrationError(ErrorCode.ADDRESS_INVALID, {"what": what, "address": text}) from error
+        raise MigrationError(ErrorCode.ADDRESS_INVALID, {"what": Phrase(what), "address": text}) from error
 
 
 def checking_user(options: argparse.Namespace) -> str:
     """The user that `check` logs in as. Raises MigrationError ARGUMENTS_INVALID."""
     words: list[str] = options.words
     if len(words) > 2:
-        raise arguments_invalid("check takes one user name at most")
+        raise arguments_invalid(Phrase("check takes one user name at most"))
     user = words[1] if len(words) == 2 else _CHECKING_USER
     if not USER_PATTERN.fullmatch(user):
-        raise arguments_invalid(f"{user!r} is not a user name")
+        raise arguments_invalid(Phrase("{name!r} is not a user name", {"name": user}))
     return user
 
 
@@ -218,7 +271,8 @@ def job_of(options: argparse.Namespace) -> str:
     """The job that `resume` or `cancel` is given. Raises MigrationError ARGUMENTS_INVALID."""
     words: list[str] = options.words
     if len(words) != 2 or not JOB_ID_PATTERN.fullmatch(words[1]):
-        raise arguments_invalid(f"{words[0]} takes one job, such as 1a2b3c4d; `{PROGRAM} list` shows them")
+        raise arguments_invalid(Phrase(
+            "{command} takes one job, such as 1a2b3c4d; `vmmigration.py list` shows them", {"command": words[0]}))
     return words[1]
 
 
@@ -226,9 +280,9 @@ def wanted_of(options: argparse.Namespace) -> str:
     """The job or VM that `status` is asked for, empty for all. Raises MigrationError ARGUMENTS_INVALID."""
     words: list[str] = options.words
     if len(words) > 2 or (words[0] == "list" and len(words) > 1):
-        raise arguments_invalid("list takes no argument, status one job or VM at most")
+        raise arguments_invalid(Phrase("list takes no argument, status one job or VM at most"))
     if len(words) == 2 and not DOMAIN_PATTERN.fullmatch(words[1]):
-        raise arguments_invalid(f"{words[1]!r} is neither a job nor a VM")
+        raise arguments_invalid(Phrase("{name!r} is neither a job nor a VM", {"name": words[1]}))
     return words[1] if len(words) == 2 else ""
 
 
@@ -237,8 +291,8 @@ def repair_of(options: argparse.Namespace) -> tuple[str, str, str]:
     words: list[str] = options.words
     # A user's name at the end is as in the command that moved it, and not needed.
     if not 4 <= len(words) <= 5 or not DOMAIN_PATTERN.fullmatch(words[1]):
-        raise arguments_invalid("repair takes VM SRC DST")
-    source, destination = address_of("Source", words[2]), address_of("Destination", words[3])
+        raise arguments_invalid(Phrase("repair takes VM SRC DST"))
+    source, destination = address_of(template("Source"), words[2]), address_of(template("Destination"), words[3])
     if source == destination:
         raise MigrationError(ErrorCode.SAME_HOST, {"address": source})
     return words[1], source, destination
@@ -248,9 +302,10 @@ def migration_of(options: argparse.Namespace, job_id: str) -> Migration:
     """What the admin asks for. Raises MigrationError."""
     words: list[str] = options.words
     if not 4 <= len(words) <= 6:
-        problem = f"Expected SRC DST USER VM [DISK [CONF]], got {len(words)} argument{'s' if len(words) != 1 else ''}"
-        raise arguments_invalid(problem)
-    source, destination = address_of("Source", words[0]), address_of("Destination", words[1])
+        raise arguments_invalid(Phrase(
+            "Expected SRC DST USER VM [DISK [CONF]], got 1 argument" if len(words) == 1 else
+            "Expected SRC DST USER VM [DISK [CONF]], got {count} arguments", {"count": str(len(words))}))
+    source, destination = address_of(template("Source"), words[0]), address_of(template("Destination"), words[1])
     if source == destination:
         raise MigrationError(ErrorCode.SAME_HOST, {"address": source})
     return Migration(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from console.arguments import job_of, repair_of, wanted_of
 from console.jobs import jobs_json, jobs_text, repair_json, repair_text, restored_json, restored_text
+from console.language import translate
 from console.result import result_json, result_text, show_errors
 from console.terminal import write
 from constant import ExitCode, Outcome
@@ -43,7 +44,7 @@ def _status(options: argparse.Namespace, controller: Controller) -> int:
     report = look_at_jobs(controller.conversation, wanted)
     if not wanted:
         unfinished = tuple(job for job in report.jobs if job.outcome is None)
-        return _show_jobs(options, JobsReport(unfinished, report.errors), "Nothing is under way.")
+        return _show_jobs(options, JobsReport(unfinished, report.errors), translate("Nothing is under way."))
     job = newest(report, wanted)
     if job is None:
         show_errors(report.errors, sys.stderr)
@@ -58,7 +59,7 @@ def _status(options: argparse.Namespace, controller: Controller) -> int:
 def _show_jobs(options: argparse.Namespace, report: JobsReport, nothing: str = "") -> int:
     show_errors(report.errors, sys.stderr)
     if not report.jobs and report.errors:
-        nothing = "The agents that answer know of nothing."
+        nothing = translate("The agents that answer know of nothing.")
     _print(options, nothing if nothing and not report.jobs else jobs_text(report), jobs_json(report))
     return int(ExitCode.NO_CONTACT if report.errors and not report.jobs else ExitCode.MOVED)
 

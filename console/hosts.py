@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+from console.columns import table
 from console.figures import size
+from console.language import translate
 from console.plan import finding_json, printable_lines
 from console.result import error_json
 from control.fleet import FleetReport, HostLook
 from wire.facts import version_text
+from wire.phrase import Phrase
+
+_HEADS = (
+    Phrase("host"), Phrase("name"), Phrase("agent"), Phrase("libvirt"), Phrase("QEMU"), Phrase("clock"),
+    Phrase("free jobs"), Phrase("free space"))
 
 
 def fleet_text(report: FleetReport) -> str:
     """The hosts and the ways between them, in lines."""
-    heads = ("host", "name", "agent", "libvirt", "QEMU", "clock", "free jobs", "free space")
-    rows = [heads, *(_row(host) for host in report.hosts)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    lines = list(table([tuple(map(translate, _HEADS)), *(_row(host) for host in report.hosts)]))
     if report.pairs:
-        lines += ["", "SSH and libvirt between them:"]
-        lines += [
-            f"  {pair.source} -> {pair.destination}  {'FAILED' if pair.errors else 'ok'}" for pair in report.pairs]
+        lines += ["", translate("SSH and libvirt between them:")]
+        lines += [f"  {pair.source} -> {pair.destination}  {translate('FAILED') if pair.errors else translate('ok')}"
+                  for pair in report.pairs]
     elif len(report.hosts) > 1:
-        lines += ["", "SSH and libvirt between them: not tried, fewer than two hosts answer."]
+        lines += ["", translate("SSH and libvirt between them: not tried, fewer than two hosts answer.")]
     return printable_lines(lines)
 
 
 def _row(host: HostLook) -> tuple[str, ...]:
     facts = host.facts
     if facts is None:
-        return (host.address, "NO ANSWER" if host.error is None else host.error.code.value, *[""] * 6)
+        return (host.address, translate("NO ANSWER") if host.error is None else host.error.code.value, *[""] * 6)
     return (
         host.address, facts.hostname, facts.version, version_text(facts.libvirt_version),
-        version_text(facts.qemu_version), f"{host.clock:+.1f} s", f"{facts.free_slots} of {facts.slots}",
-        f"{size(facts.space_free)} in {facts.space_path}")
+        version_text(facts.qemu_version), f"{host.clock:+.1f} s",
+        translate("{free} of {all}").format(free=facts.free_slots, all=facts.slots),
+        translate("{size} in {path}").format(size=size(facts.space_free), path=facts.space_path))
 
 
 def fleet_json(report: FleetReport) -> dict[str, object]:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import time
 
+from console.columns import table
 from console.figures import duration, size
+from console.language import translate
 from console.plan import printable_lines
 from console.result import error_json, result_json
 from control.looking import JobLook, JobsReport
 from control.repairing import RepairReport
 from control.restoring import Restored
 from control.whereabouts import describe
+from wire.phrase import Phrase, joined
 
-_HEADS = ("job", "VM", "from", "to", "asked for by", "since", "took", "moved", "downtime", "outcome")
+_HEADS = (
+    Phrase("job"), Phrase("VM"), Phrase("from"), Phrase("to"), Phrase("asked for by"), Phrase("since"), Phrase("took"),
+    Phrase("moved"), Phrase("downtime"), Phrase("outcome"))
 
 
 def jobs_text(report: JobsReport) -> str:
     """The jobs as a table, the newest first."""
     if not report.jobs:
-        return "No agent knows of a job."
-    rows = [_HEADS, *(_row(job) for job in report.jobs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
-    return printable_lines(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+        return translate("No agent knows of a job.")
+    return printable_lines(table([tuple(map(translate, _HEADS)), *(_row(job) for job in report.jobs)]))
 
 
 def _row(job: JobLook) -> tuple[str, ...]:
@@ -36,9 +38,9 @@ def _row(job: JobLook) -> tuple[str, ...]:
 
 def _state(job: JobLook) -> str:
     if job.outcome is not None:
-        return job.outcome.value
-    doing = ", ".join(f"{command.value} on {host}" for command, host in job.doing)
-    return doing or "not finished: nothing runs"
+        return translate(job.outcome.value)
+    doing = [Phrase("{command} on {host}", {"command": command.value, "host": host}) for command, host in job.doing]
+    return translate(joined(doing or [Phrase("not finished: nothing runs")]))
 
 
 def jobs_json(report: JobsReport) -> dict[str, object]:
@@ -63,16 +65,23 @@ def _job_json(job: JobLook) -> dict[str, object]:
 
 def repair_text(report: RepairReport) -> str:
     """Where the VM is, what was done, and what is left to do."""
-    lines = [f"{report.domain}: {report.found.situation.value}."]
+    lines = [translate("{vm}: {situation}.").format(
+        vm=report.domain, situation=translate(report.found.situation.value))]
     for host, view in ((report.source, report.found.source), (report.destination, report.found.destination)):
-        lines.append(f"  {host:<16} {describe(view) if view is not None else 'cannot be asked'}")
-    lines += [f"Job {run.migration.job_id} was brought to its end: {run.outcome.value}." for run in report.runs]
+        lines.append(f"  {host:<16} {translate(describe(view)) if view is not None else translate('cannot be asked')}")
+    lines += [translate("Job {job} was brought to its end: {outcome}.").format(
+        job=run.migration.job_id, outcome=translate(run.outcome.value)) for run in report.runs]
     if report.why:
-        lines.append(report.why)
-    lines += [f"  on {host}:  {command}" for host, command in report.commands]
+        lines.append(translate(report.why))
+    lines += [_command(host, command) for host, command in report.commands]
     if not report.commands and not report.errors:
-        lines.append("Nothing is left to do.")
+        lines.append(translate("Nothing is left to do."))
     return printable_lines(lines)
+
+
+def _command(host: str, command: str) -> str:
+    """What an admin is to type on that host."""
+    return "  " + translate("on {host}:").format(host=host) + f"  {translate(command)}"
 
 
 def repair_json(report: RepairReport) -> dict[str, object]:
@@ -89,8 +98,9 @@ def restored_text(restored: Restored) -> str:
     """What was brought back, and how to start it."""
     migration = restored.migration
     return printable_lines([
-        f"{migration.domain} on {migration.source}: {restored.summary}.",
-        f"  on {migration.source}:  virsh start {migration.domain}"])
+        translate("{vm} on {host}: {summary}.").format(
+            vm=migration.domain, host=migration.source, summary=translate(restored.summary)),
+        _command(migration.source, f"virsh start {migration.domain}")])
 
 
 def restored_json(restored: Restored) -> dict[str, object]:

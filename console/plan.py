@@ -6,12 +6,19 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from console.arguments import PROGRAM
+from console.columns import padded
 from console.figures import duration, size
+from console.language import translate
 from console.terminal import printable, write
 from constant import Severity
 from control.plan import Plan
 from control.report import RunReport
 from wire.findings import CHECKS, Finding
+from wire.phrase import Phrase, joined, template
+
+_AND = template(" and ")
+# As wide as the widest heading of the figures, and two blanks.
+_HEADING_COLUMNS = 10
 
 
 def finding_json(finding: Finding) -> dict[str, object]:
@@ -48,15 +55,19 @@ def plan_text(report: RunReport) -> str:
     lines = []
     plan, migration = report.plan, report.migration
     if plan is not None:
-        lines.append(f"Plan for moving {migration.domain} from {migration.source} to {migration.destination}:")
+        lines.append(translate("Plan for moving {vm} from {source} to {destination}:").format(
+            vm=migration.domain, source=migration.source, destination=migration.destination))
         for number, step in enumerate(plan.steps, start=1):
             first = f"{number:>3} {step.command.value:<23} {step.host:<16} "
-            lines += [f"{first if not place else ' ' * len(first)}{words}" for place, words in enumerate(step.does)]
+            lines += [f"{first if not place else ' ' * len(first)}{translate(words)}"
+                      for place, words in enumerate(step.does)]
         lines += _figures(plan)
     count = len(report.obstacles) + len(report.errors)
-    lines.append(
+    starts = (
         "A real run would start." if report.would_start else
-        f"A real run would not start: {count} thing{'s' if count != 1 else ''} in the way.")
+        "A real run would not start: 1 thing in the way." if count == 1 else
+        "A real run would not start: {count} things in the way.")
+    lines.append(translate(Phrase(starts, {"count": str(count)})))
     return printable_lines(lines)
 
 
@@ -66,18 +77,24 @@ def printable_lines(lines: Iterable[str]) -> str:
 
 
 def _figures(plan: Plan) -> list[str]:
-    rate = f"{size(plan.link_rate)}/s" if plan.link_rate is not None else "not measured"
+    """What there is to send and how long that takes, each under its heading."""
+    rate = Phrase("{rate}/s", {"rate": size(plan.link_rate)}) if plan.link_rate is not None else Phrase("not measured")
     written = [
-        f"{size(written)}/s of {what}" for written, what in ((plan.dirty_rate, "memory"), (plan.write_rate, "disk"))
+        Phrase(words, {"rate": size(written)}) for words, written in (
+            (template("{rate}/s of memory"), plan.dirty_rate), (template("{rate}/s of disk"), plan.write_rate))
         if written is not None]
-    lines = [
-        f"to send   {size(plan.disk_bytes)} of disk (what is allocated), up to {size(plan.memory_bytes)} of memory",
-        f"link      {rate}" + (f"; the guest writes {' and '.join(written)}" if written else ""),
+    if written:
+        rate = Phrase("{rate}; the guest writes {written}", {"rate": rate, "written": joined(written, _AND)})
+    rows = [
+        (Phrase("to send"), Phrase("{disk} of disk (what is allocated), up to {memory} of memory", {
+            "disk": size(plan.disk_bytes), "memory": size(plan.memory_bytes)})),
+        (Phrase("link"), rate),
     ]
     if plan.seconds is not None:
-        lines.append(f"expected  {duration(plan.seconds[0])} to {duration(plan.seconds[1] + 1)}")
-    lines.append(f"verdict   {plan.verdict.value}")
-    return lines
+        rows.append((Phrase("expected"), Phrase("{least} to {most}", {
+            "least": duration(plan.seconds[0]), "most": duration(plan.seconds[1] + 1)})))
+    rows.append((Phrase("verdict"), Phrase(plan.verdict.value)))
+    return [f"{padded(translate(heading), _HEADING_COLUMNS)}{translate(words)}" for heading, words in rows]
 
 
 def show_findings(findings: Sequence[Finding], stream: TextIO, *, warnings: bool, fine: bool) -> None:
@@ -91,13 +108,17 @@ def show_findings(findings: Sequence[Finding], stream: TextIO, *, warnings: bool
 
 
 def _finding_text(finding: Finding) -> str:
-    name = finding.check.value
+    name, message = finding.check.value, printable(translate(finding.message))
     if finding.severity is Severity.FINE:
-        return f"{PROGRAM}: {name}: {printable(finding.message)}\n"
+        return f"{PROGRAM}: {name}: {message}\n"
     if finding.skipped:
-        return f"{PROGRAM}: skipped {name}: {printable(finding.message)}\n"
-    words = f"{printable(finding.message)}\n  {printable(finding.hint)}\n"
+        skipped = translate("skipped {check}: {message}").format(check=name, message=message)
+        return f"{PROGRAM}: {skipped}\n"
+    hint = printable(translate(finding.hint))
     if finding.severity is Severity.WARNS:
-        return f"{PROGRAM}: warning: {words}"
-    skippable = f"  To go on all the same: --skip-check {name}\n" if CHECKS[finding.check].skippable else ""
-    return f"{PROGRAM}: {words}{skippable}"
+        warning = translate("warning: {message}").format(message=message)
+        return f"{PROGRAM}: {warning}\n  {hint}\n"
+    skippable = ""
+    if CHECKS[finding.check].skippable:
+        skippable = "  " + translate("To go on all the same: --skip-check {check}").format(check=name) + "\n"
+    return f"{PROGRAM}: {message}\n  {hint}\n{skippable}"

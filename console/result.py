@@ -7,45 +7,59 @@ from typing import TextIO
 
 from console.arguments import PROGRAM
 from console.figures import size
+from console.language import translate
 from console.plan import finding_json, plan_json, plan_text
 from console.terminal import printable, write
 from constant import DomainState, Outcome
 from control.report import RunReport
 from wire.errors import MigrationError
+from wire.phrase import Phrase, joined, template
 
-_STATES = {
-    DomainState.RUNNING: "runs", DomainState.PAUSED: "is paused", DomainState.SHUT_OFF: "is shut off",
-    DomainState.ABSENT: "is absent"}
+_IS_SO = {
+    DomainState.RUNNING: Phrase("runs"), DomainState.PAUSED: Phrase("is paused"),
+    DomainState.SHUT_OFF: Phrase("is shut off"), DomainState.ABSENT: Phrase("is absent")}
 
 
 def result_text(report: RunReport) -> str:
     """The result in a few lines."""
-    migration = report.migration
     if report.dry_run:
         return plan_text(report)
-    is_so = _STATES[report.state]
-    where = {
-        Outcome.NOTHING_CHANGED: "Nothing was changed on either host.",
-        Outcome.MOVED: f"{migration.name_there} {is_so} on {report.runs_on} now.",
-        Outcome.MOVED_INCOMPLETE: f"{migration.name_there} {is_so} on {report.runs_on} now, but not all went well.",
-        Outcome.ROLLED_BACK: f"Rolled back: {migration.domain} {is_so} on {report.runs_on}"
-                             f"{' as before' if report.as_before else ''}.",
-        Outcome.UNKNOWN: f"STATE UNKNOWN: look for {migration.domain} on both hosts before you do anything.",
-        Outcome.DETACHED: f"Left: job {migration.job_id} of {migration.domain} goes on.",
+    return "\n".join(map(translate, [_where(report), *_figures(report)]))
+
+
+def _where(report: RunReport) -> Phrase:
+    """Where the VM is, and how."""
+    migration = report.migration
+    words = {
+        Outcome.NOTHING_CHANGED: template("Nothing was changed on either host."),
+        Outcome.MOVED: template("{there} {is_so} on {host} now."),
+        Outcome.MOVED_INCOMPLETE: template("{there} {is_so} on {host} now, but not all went well."),
+        Outcome.ROLLED_BACK: template("Rolled back: {vm} {is_so} on {host} as before.") if report.as_before else
+        template("Rolled back: {vm} {is_so} on {host}."),
+        Outcome.UNKNOWN: template("STATE UNKNOWN: look for {vm} on both hosts before you do anything."),
+        Outcome.DETACHED: template("Left: job {job} of {vm} goes on."),
     }
-    lines = [where[report.outcome]]
-    if report.moved is not None:
-        downtime = f"{report.moved.downtime} ms" if report.moved.downtime >= 0 else "not told by libvirt"
-        total = report.moved.disk_bytes + report.moved.memory_bytes + report.sent
-        parts = [
-            f"{what} {size(amount)}" for what, amount in (
-                ("files", report.sent), ("disk", report.moved.disk_bytes), ("memory", report.moved.memory_bytes))
-            if amount]
-        live = report.state is not DomainState.SHUT_OFF
-        lines.append(
-            f"total {report.seconds:.1f} s, moved {size(total)}" + (f" ({', '.join(parts)})" if parts else "")
-            + (f", downtime {downtime}" if live else ""))
-    return "\n".join(lines)
+    return Phrase(words[report.outcome], {
+        "vm": migration.domain, "there": migration.name_there, "is_so": _IS_SO[report.state],
+        "host": report.runs_on or "?", "job": migration.job_id})
+
+
+def _figures(report: RunReport) -> list[str]:
+    """How long it took, how much has crossed and for how long the guest stood still; nothing of one that stayed."""
+    moved = report.moved
+    if moved is None:
+        return []
+    amounts = (
+        (template("files {size}"), report.sent), (template("disk {size}"), moved.disk_bytes),
+        (template("memory {size}"), moved.memory_bytes))
+    parts = [Phrase(words, {"size": size(amount)}) for words, amount in amounts if amount]
+    told = [Phrase("total {seconds} s, moved {size} ({parts})" if parts else "total {seconds} s, moved {size}", {
+        "seconds": f"{report.seconds:.1f}", "size": size(moved.disk_bytes + moved.memory_bytes + report.sent),
+        "parts": joined(parts)})]
+    if report.state is not DomainState.SHUT_OFF:
+        told.append(Phrase("downtime {milliseconds} ms", {"milliseconds": str(moved.downtime)})
+                    if moved.downtime >= 0 else Phrase("downtime not told by libvirt"))
+    return [joined(told)]
 
 
 def result_json(report: RunReport) -> dict[str, object]:
@@ -93,4 +107,4 @@ def error_json(error: MigrationError) -> dict[str, object]:
 def show_errors(errors: Sequence[MigrationError], stream: TextIO) -> None:
     """Each error and its remedy."""
     for error in errors:
-        write(stream, f"{PROGRAM}: {printable(error.message)}\n  {printable(error.hint)}\n")
+        write(stream, f"{PROGRAM}: {printable(translate(error.message))}\n  {printable(translate(error.hint))}\n")
