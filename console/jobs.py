@@ -17,7 +17,7 @@ from wire.phrase import Phrase, joined
 
 _HEADS = (
     Phrase("job"), Phrase("VM"), Phrase("from"), Phrase("to"), Phrase("asked for by"), Phrase("since"), Phrase("took"),
-    Phrase("moved"), Phrase("downtime"), Phrase("outcome"))
+    Phrase("data"), Phrase("downtime"), Phrase("outcome"))
 
 
 def jobs_text(report: JobsReport) -> str:

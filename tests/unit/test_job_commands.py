@@ -103,7 +103,7 @@ def test_the_jobs_are_a_table_with_the_newest_first_and_nothing_on_stderr(run: R
         job(10, None, Command.LIVE_MIGRATION)))
     assert (ran.code, ran.err) == (0, "")
     assert re.split(r" {2,}", ran.out.splitlines()[0]) == [
-        "job", "VM", "from", "to", "asked for by", "since", "took", "moved", "downtime", "outcome"]
+        "job", "VM", "from", "to", "asked for by", "since", "took", "data", "downtime", "outcome"]
     moved, doing = ran.rows
     assert moved == [
         "00000064", "VM1", SOURCE, DESTINATION, "root@admin", "1970-01-01 00:01:40", "1:05 min", "3.00 GiB", "87 ms",
