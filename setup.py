@@ -14,6 +14,7 @@ setup(
     python_requires=">=3.9",
     py_modules=["vmmigration", "controller", "agent", "udpmodule", "constant"],
     packages=["console", "control", "host", "steps", "steps.checks", "wire"],
+    package_data={"console": ["locale/*/LC_MESSAGES/*.mo"]},
     install_requires=[],
     extras_require={"agent": ["libvirt-python>=6.8", "paramiko>=2.7"]},
     entry_points={"console_scripts": ["vmmigration = vmmigration:main", "vmmigration-agent = agent:main"]},

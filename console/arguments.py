@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from console.columns import padded, wrapped
+from console.columns import pad, wrap
 from console.language import translate
 from constant import (
     DOWNTIME_CAP,
@@ -100,8 +100,8 @@ exit codes:
 )
 # What argparse itself puts into its help, Python 3.9 in one other word.
 _HELP = (
-    template("options"), template("optional arguments"), template("show this help message and exit"),
-    template("show program's version number and exit"))
+    template("positional arguments"), template("options"), template("optional arguments"),
+    template("show this help message and exit"), template("show program's version number and exit"))
 # What argparse says of what it cannot read, in the English of Python 3.9 to 3.14. Anything else stays as it is.
 _COMPLAINTS = tuple((re.compile(pattern, re.DOTALL), words) for pattern, words in (
     (r"argument (?P<option>\S+): (?P<problem>.*)", template("argument {option}: {problem}")),
@@ -132,7 +132,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     def add_usage(
         self, usage: str | None, actions: Iterable[argparse.Action], groups: Iterable[Any], prefix: str | None = None,
     ) -> None:
-        super().add_usage(usage, actions, groups, padded(translate("usage:"), len("usage: ")))
+        super().add_usage(usage, actions, groups, pad(translate("usage:"), len("usage: ")))
 
     def start_section(self, heading: str | None) -> None:
         super().start_section(translate(heading or ""))
@@ -141,7 +141,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         return translate(action.help or "")
 
     def _split_lines(self, text: str, width: int) -> list[str]:
-        return super()._split_lines(text, width) if text.isascii() else wrapped(text, width)
+        return super()._split_lines(text, width) if text.isascii() else wrap(text, width, width)
 
 
 def complaint(message: str) -> str:

@@ -1,49 +1,85 @@
-"""Text in columns of a terminal, on which a Chinese sign is as wide as two others: its width, tables, lines."""
+"""How many columns text takes on a terminal, and how it is cut, padded and wrapped to so many; tables."""
 
 from __future__ import annotations
 
-import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-_WIDE = ("W", "F")
-# What a line may be broken after: a word, or a wide sign with the marks that must not begin or end a line.
-_PIECE = re.compile(r"\s+|[（《“]*(?:[^\s\u2e80-\uffef]+|.)[，。；：、！？）》”]*")  # noqa: RUF001 - Chinese marks are meant
-
-
-def width(text: str) -> int:
-    """How many columns it takes."""
-    return sum(_width_of(sign) for sign in text)
+# Marks that stand on the sign before them, and signs that nothing is drawn for.
+_NO_COLUMN = ("Mn", "Me", "Cf")
+# Stops, commas and what closes: no line begins with them.
+_NEVER_FIRST = ("Po", "Pe", "Pf")
 
 
-def _width_of(sign: str) -> int:
-    if unicodedata.combining(sign):
+def columns(text: str) -> int:
+    """The columns that it takes: two for each sign that is wide or fullwidth (Unicode's annex 11), such as Chinese."""
+    return len(text) if text.isascii() else sum(map(_columns_of, text))
+
+
+def _columns_of(sign: str) -> int:
+    if unicodedata.category(sign) in _NO_COLUMN:
         return 0
-    return 2 if unicodedata.east_asian_width(sign) in _WIDE else 1
+    return 2 if unicodedata.east_asian_width(sign) in "WF" else 1
 
 
-def padded(text: str, columns: int) -> str:
-    """The text with blanks after it, up to so many columns."""
-    return text + " " * max(0, columns - width(text))
+def cut(text: str, width: int, ellipsis: str = "…") -> str:
+    """As much of the text as fits into so many columns, with an ellipsis if that is not all of it."""
+    if columns(text) <= width:
+        return text
+    if width < columns(ellipsis):
+        return ""
+    head, _rest = _split(text, width - columns(ellipsis))
+    return head.rstrip() + ellipsis
+
+
+def pad(text: str, width: int) -> str:
+    """The text with blanks behind it, so that what follows begins at that column."""
+    return text + " " * (width - columns(text))
+
+
+def wrap(text: str, first: int, others: int) -> list[str]:
+    """The text in lines of at most so many columns, the first and the others, broken at blanks where there are any.
+
+    A line is never wider; a first one that holds nothing is empty. Two columns are needed for a wide sign.
+    """
+    lines: list[str] = []
+    rest = text.strip()
+    while rest:
+        head, tail = _split(rest, max(2, others) if lines else first)
+        place = _break(head, tail)
+        # A word that is too long for the first line may fit on one of the others.
+        if place or (not lines and first < others):
+            head, tail = rest[:place], rest[place:]
+        lines.append(head.rstrip())
+        rest = tail.strip()
+    return lines
+
+
+def _break(head: str, tail: str) -> int:
+    """How much of the head stays with it: up to the last blank, or to a wide sign, which is a word by itself."""
+    whole = head + tail[:1]
+    if not tail:
+        return len(head)
+    return next((place for place in range(len(head), 0, -1) if _may_break(whole[place - 1:place + 1])), 0)
+
+
+def _may_break(two: str) -> bool:
+    """Whether a line may end between these two signs."""
+    return " " in two or (2 in map(_columns_of, two) and unicodedata.category(two[-1]) not in _NEVER_FIRST)
+
+
+def _split(text: str, width: int) -> tuple[str, str]:
+    """What fits into so many columns, and the rest."""
+    taken = 0
+    for place, sign in enumerate(text):
+        taken += _columns_of(sign)
+        if taken > width:
+            return text[:place], text[place:]
+    return text, ""
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """The rows as lines, each cell as wide as the widest of its column."""
-    widths = [max(map(width, column)) for column in zip(*rows)]
+    """The rows as lines, each cell as wide as the widest of its column, two blanks between them."""
+    widths = [max(map(columns, column)) for column in zip(*rows)]
     for row in rows:
-        yield "  ".join(map(padded, row, widths)).rstrip()
-
-
-def wrapped(text: str, columns: int) -> list[str]:
-    """The text in lines of at most so many columns, broken at blanks and between wide signs."""
-    return [line.rstrip() for line in _lines(_PIECE.findall(text), columns)]
-
-
-def _lines(pieces: Iterable[str], columns: int) -> Iterator[str]:
-    line = ""
-    for piece in pieces:
-        if line and width(line + piece.rstrip()) > columns:
-            yield line
-            line = ""
-        line += piece if line or not piece.isspace() else ""
-    yield line
+        yield "  ".join(map(pad, row, widths)).rstrip()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from console.arguments import PROGRAM
-from console.columns import padded
+from console.columns import pad
 from console.figures import duration, size
 from console.language import translate
 from console.terminal import printable, write
@@ -63,11 +63,10 @@ def plan_text(report: RunReport) -> str:
                       for place, words in enumerate(step.does)]
         lines += _figures(plan)
     count = len(report.obstacles) + len(report.errors)
-    starts = (
+    lines.append(translate(Phrase(
         "A real run would start." if report.would_start else
         "A real run would not start: 1 thing in the way." if count == 1 else
-        "A real run would not start: {count} things in the way.")
-    lines.append(translate(Phrase(starts, {"count": str(count)})))
+        "A real run would not start: {count} things in the way.", {"count": str(count)})))
     return printable_lines(lines)
 
 
@@ -94,7 +93,7 @@ def _figures(plan: Plan) -> list[str]:
         rows.append((Phrase("expected"), Phrase("{least} to {most}", {
             "least": duration(plan.seconds[0]), "most": duration(plan.seconds[1] + 1)})))
     rows.append((Phrase("verdict"), Phrase(plan.verdict.value)))
-    return [f"{padded(translate(heading), _HEADING_COLUMNS)}{translate(words)}" for heading, words in rows]
+    return [f"{pad(translate(heading), _HEADING_COLUMNS)}{translate(words)}" for heading, words in rows]
 
 
 def show_findings(findings: Sequence[Finding], stream: TextIO, *, warnings: bool, fine: bool) -> None:

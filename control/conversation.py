@@ -235,7 +235,8 @@ class Conversation:
                 errors.append(error)
                 self._ended(StepResult(Command.HELLO, host, self.clock() - began, "", error))
                 continue
-            summary = f"{facts.hostname}, libvirt {version_text(facts.libvirt_version)}"
+            summary = Phrase("{host}, libvirt {version}", {
+                "host": facts.hostname, "version": version_text(facts.libvirt_version)})
             self._ended(StepResult(Command.HELLO, host, self.clock() - began, summary))
         return errors
 

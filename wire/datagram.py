@@ -17,6 +17,7 @@ from constant import DATAGRAM_LIMIT, PAGES_LIMIT, REQUEST_PAGES_LIMIT
 from wire.access import Key
 from wire.errors import ErrorCode, MigrationError
 from wire.message import Reply, Request, encode, encode_result, read_json, with_result
+from wire.phrase import Phrase
 from wire.records import Obstacle, Page
 
 MAGIC = b"VMM1"
@@ -118,8 +119,8 @@ def seal_reply(key: Key | None, reply: Reply, page: int = 0) -> bytes:
     digest, parts = _parts(reply, len(seal(key, Direction.REPLY, b"")))
     if len(parts) > PAGES_LIMIT:
         limit = sum(len(part.encode()) for part in parts[:PAGES_LIMIT])
-        facts = {"what": f"answer to {reply.cmd.value}", "host": reply.agent_ip, "limit": str(limit),
-                 "size": str(sum(len(part.encode()) for part in parts))}
+        facts = {"what": Phrase("answer to {command}", {"command": reply.cmd.value}), "host": reply.agent_ip,
+                 "limit": str(limit), "size": str(sum(len(part.encode()) for part in parts))}
         too_long = Obstacle.of(MigrationError(ErrorCode.MESSAGE_TOO_LONG, facts))
         return seal(key, Direction.REPLY, encode(replace(reply, cmd_result=too_long)))
     number = page if page < len(parts) else 0

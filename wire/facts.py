@@ -10,7 +10,7 @@ from typing import Optional
 
 from constant import IN_POOL, LAYERS_LIMIT, NVRAM_LIMIT, DomainState, FilePurpose, ImageFormat, LibvirtDaemon
 from wire.forms import check_path, check_tokens
-from wire.phrase import template
+from wire.phrase import Phrase, template
 from wire.schema import record
 
 
@@ -112,8 +112,8 @@ class NvramFacts:
 
 
 def version_text(number: int) -> str:
-    """libvirt's way of counting versions, the usual way."""
-    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}" if number else "not answering"
+    """libvirt's way of counting versions, the usual way; 0 is that of one that does not answer."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}" if number else Phrase("not answering")
 
 
 @record
