@@ -1,0 +1,206 @@
+"""What is written down of a run while it goes on, and the rates and passes that are worked out from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from console.recorder import SAMPLES_LIMIT, Observers, Press, Recorder, Recording, Sample, Span, Track
+from console.report_rates import (
+    Kind,
+    Level,
+    Series,
+    band,
+    crossed_bytes,
+    edges_of,
+    fewer,
+    passes_of,
+    series_of,
+)
+from constant import Command
+from control.conversation import ControllerSettings, StepResult
+from controller import Controller
+from tests.unit.samples import AGENTS, DESTINATION, MASTER, MIGRATION, MOVED, SOURCE, FakeClock
+from tests.unit.scripted import Notes, ScriptedAgents, WithProgress
+from wire.records import DiskProgress, MemoryProgress, Progress
+
+MOVE = Command.LIVE_MIGRATION
+
+
+def progress(done: int, phase: str = "copying") -> Progress:
+    """So many bytes of a thousand."""
+    return Progress(phase=phase, done=done, total=1000)
+
+
+def recorded(*samples: Sample, command: Command = MOVE, host: str = SOURCE, began: float = 0.0) -> Recording:
+    """A recording of one step."""
+    return Recording(100.0, tracks=(Track(command, host, began, samples),))
+
+
+def memory(passes: int, dirty_rate: int | None = None, left: int = 0, limit: int = 300) -> MemoryProgress:
+    """A pass over the memory."""
+    return MemoryProgress(passes=passes, left=left, rate=None, dirty_rate=dirty_rate, downtime_limit=limit)
+
+
+# The recorder.
+
+
+def test_every_observer_is_told_everything_in_its_turn() -> None:
+    first, second = Notes(), Notes()
+    both = Observers(first, second)
+    both.step_began(MOVE, SOURCE)
+    both.step_progress(MOVE, SOURCE, progress(1))
+    both.step_ended(StepResult(MOVE, SOURCE, 1.0, ""))
+    both.leaving(2.0)
+    both.cancelling(possible=False)
+    assert first.told == second.told == [
+        f"LIVE_MIGRATION {SOURCE} began", f"LIVE_MIGRATION {SOURCE} 1/1000", f"LIVE_MIGRATION {SOURCE} ended",
+        "leaving in 2 s", "too late to cancel"]
+
+
+def test_the_steps_of_a_run_are_on_the_time_line_with_their_seconds_and_nothing_else_is() -> None:
+    agents = ScriptedAgents(script={(MOVE, SOURCE): WithProgress((progress(1), progress(2)), MOVED)})
+    recorder = Recorder(agents.clock)
+    controller = Controller(ControllerSettings(agents=AGENTS, keys=(MASTER,)), agents, recorder, agents.clock)
+    report = controller.migrate(MIGRATION)
+    recording = recorder.recording()
+    assert {id(span.result) for span in recording.spans} == {id(step) for step in report.steps}
+    for span in recording.spans:
+        assert span.result is not None
+        assert span.ended - span.began == pytest.approx(span.result.seconds)
+    assert recording.seconds == pytest.approx(report.seconds)
+    assert [span.began for span in recording.spans] == sorted(span.began for span in recording.spans)
+    assert [(track.command, track.host, [sample.done for sample in track.samples]) for track in recording.tracks] == [
+        (MOVE, SOURCE, [1, 2])]
+
+
+def test_checks_that_are_made_side_by_side_overlap_on_the_time_line() -> None:
+    agents = ScriptedAgents()
+    recorder = Recorder(agents.clock)
+    Controller(ControllerSettings(agents=AGENTS, keys=(MASTER,)), agents, recorder, agents.clock).migrate(MIGRATION)
+    spans = {(span.command, span.host): span for span in recorder.recording().spans}
+    here, way = spans[Command.CHECK_SOURCE, SOURCE], spans[Command.CHECK_LINK, SOURCE]
+    assert here.began == way.began < here.ended < way.ended
+    # Both greetings leave at once, whichever is waited for first.
+    assert spans[Command.HELLO, SOURCE].began == spans[Command.HELLO, DESTINATION].began
+
+
+def test_a_step_that_has_not_ended_goes_on_to_the_end_of_the_recording() -> None:
+    clock = FakeClock()
+    recorder = Recorder(clock)
+    clock.now += 3
+    recorder.step_began(MOVE, SOURCE)
+    clock.now += 5
+    recorder.leaving(2.0)
+    recorder.cancelling(possible=True)
+    clock.now += 2
+    recording = recorder.recording()
+    assert recording.spans == (Span(MOVE, SOURCE, 3.0, 10.0, None),)
+    assert recording.presses == (Press(8.0, cancels=False), Press(8.0, cancels=True))
+
+
+@pytest.mark.parametrize("count", [SAMPLES_LIMIT, SAMPLES_LIMIT + 1, 86_400, 250_001])
+def test_however_long_a_run_is_the_samples_are_few_and_spread_over_all_of_it(count: int) -> None:
+    clock = FakeClock(0.0)
+    recorder = Recorder(clock)
+    recorder.step_began(MOVE, SOURCE)
+    most = 0
+    for number in range(count):
+        clock.now = float(number)
+        recorder.step_progress(MOVE, SOURCE, progress(number))
+        if number % 1000 == 0:
+            most = max(most, len(recorder.recording().tracks[0].samples))
+    samples = recorder.recording().tracks[0].samples
+    assert max(most, len(samples)) <= SAMPLES_LIMIT
+    assert len(samples) > SAMPLES_LIMIT / 3
+    assert (samples[0].done, samples[-1].done) == (0, count - 1)
+    gaps = [after.at - before.at for before, after in zip(samples, samples[1:])]
+    assert max(gaps) <= 4 * count / SAMPLES_LIMIT + 1
+
+
+def test_a_clock_that_stands_still_does_not_fill_the_memory() -> None:
+    recorder = Recorder(FakeClock())
+    for number in range(5 * SAMPLES_LIMIT):
+        recorder.step_progress(MOVE, SOURCE, progress(number))
+    assert len(recorder.recording().tracks[0].samples) <= SAMPLES_LIMIT
+
+
+# Rates.
+
+
+def rates(series: Sequence[Series], kind: Kind, name: str = "") -> list[float]:
+    """The levels of one series."""
+    return [level.rate for each in series if (each.kind, each.name) == (kind, name) for level in each.levels]
+
+
+def test_each_disk_has_its_own_rate_until_it_is_across() -> None:
+    def disks(first: int, second: int) -> tuple[DiskProgress, ...]:
+        return DiskProgress("vda", first, 100), DiskProgress("vdb", second, 400)
+    found = series_of(recorded(
+        Sample(2.0, "", 140, 500, disks(100, 40)), Sample(4.0, "", 300, 500, disks(100, 200)),
+        Sample(5.0, "", 500, 500, disks(100, 400))), SOURCE)
+    assert rates(found, Kind.DISK, "vda") == [50.0]
+    assert rates(found, Kind.DISK, "vdb") == [20.0, 80.0, 200.0]
+    assert [each.mean for each in found] == [50.0, 80.0]
+    assert [each.peak for each in found] == [50.0, 200.0]
+
+
+def test_what_the_disks_lacked_when_the_memory_began_is_theirs_and_not_the_memorys() -> None:
+    found = series_of(recorded(
+        Sample(1.0, "", 70, 100, (DiskProgress("vda", 70, 100),)), Sample(2.0, "", 150, 400, memory=memory(1)),
+        Sample(4.0, "", 350, 400, memory=memory(2, 30))), SOURCE)
+    assert rates(found, Kind.DISK, "vda") == [70.0, 30.0]
+    assert rates(found, Kind.MEMORY) == [50.0, 100.0]
+    assert rates(found, Kind.DIRTY) == [30.0]
+
+
+def test_files_have_a_rate_at_the_source_alone() -> None:
+    samples = (Sample(1.0, "", 10, 100), Sample(2.0, "", 40, 100))
+    assert rates(series_of(recorded(*samples, command=Command.COPY_DISK_FILE), SOURCE), Kind.FILES) == [10.0, 30.0]
+    assert series_of(recorded(*samples, command=Command.COPY_DISK_FILE, host=DESTINATION), SOURCE) == ()
+
+
+def test_a_step_that_starts_over_has_no_rate_below_nothing() -> None:
+    found = series_of(recorded(Sample(1.0, "", 50, 100), Sample(2.0, "", 10, 100), Sample(3.0, "", 30, 100)), SOURCE)
+    assert rates(found, Kind.DISK) == [50.0, 0.0, 20.0]
+
+
+def test_two_samples_of_one_moment_are_no_division_by_zero() -> None:
+    assert rates(series_of(recorded(Sample(1.0, "", 5, 9), Sample(1.0, "", 9, 9)), SOURCE), Kind.DISK) == [5.0]
+    assert series_of(recorded(Sample(0.0, "", 5, 9)), SOURCE) == ()
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7, 1000])
+def test_drawing_more_coarsely_loses_no_bytes(limit: int) -> None:
+    levels = tuple(Level(place, place + 1 + place % 2 * 0.5, float(place * 7 % 5)) for place in range(2, 60, 2))
+    series = Series(Kind.DISK, "vda", levels)
+    edges = edges_of([series], limit)
+    assert len(edges) - 1 <= max(limit, len(levels) * 2)
+    drawn = band(series, edges)
+    carried = sum(rate * (after - before) for rate, before, after in zip(drawn.rates, edges, edges[1:]))
+    assert carried == pytest.approx(series.bytes)
+
+
+def test_of_many_disks_the_smallest_are_drawn_as_one_that_carries_all_of_theirs() -> None:
+    disks = [Series(Kind.DISK, f"vd{place}", (Level(0, 2, float(place)), Level(2, 3, 1.0))) for place in range(9)]
+    found = fewer(disks, 5, "other disks")
+    assert [each.name for each in found] == ["vd5", "vd6", "vd7", "vd8", "other disks"]
+    assert found[-1].bytes == pytest.approx(sum(each.bytes for each in disks[:5]))
+    assert fewer(disks[:5], 5, "other disks") == tuple(disks[:5])
+
+
+def test_each_pass_over_the_memory_is_told_with_what_it_sent_and_left() -> None:
+    found = passes_of(recorded(
+        Sample(1.0, "", 100, 100, (DiskProgress("vda", 90, 100),)),
+        Sample(3.0, "", 310, 400, memory=memory(1, left=90)),
+        Sample(4.0, "", 400, 400, memory=memory(1)), Sample(6.0, "", 460, 500, memory=memory(2, 55, 40, 675))), SOURCE)
+    assert [(each.number, each.began, each.ended, each.sent, each.left) for each in found] == [
+        (1, 1.0, 4.0, 290, 0), (2, 4.0, 6.0, 60, 40)]
+    assert (found[1].dirty_rate, found[1].downtime_limit, found[1].rate) == (55, 675, 30.0)
+
+
+def test_what_had_crossed_is_counted_once_at_the_source() -> None:
+    tracks = tuple(Track(command, host, 0.0, (Sample(1.0, "", done, 9),)) for command, host, done in (
+        (Command.COPY_DISK_FILE, SOURCE, 3), (Command.COPY_DISK_FILE, DESTINATION, 3), (MOVE, SOURCE, 4)))
+    assert crossed_bytes(Recording(1.0, tracks=tracks), SOURCE) == 7
