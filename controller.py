@@ -54,8 +54,11 @@ class Controller:
     dry_run: bool = False
     on_checked: Callable[[Sequence[Finding]], None] = lambda _findings: None
     """Called with what the checks have found, before anything moves, and with what is known a little later."""
+    on_ended: Callable[[RunReport], None] = lambda _report: None
+    """Called with how a run has ended, before anybody else is told."""
     _talk: Conversation = field(init=False)
     _checked: Optional[Checked] = None
+    _recalled_facts: Optional[DomainFacts] = None
     _moved: Optional[DomainFacts] = None
     """How the VM was, once it is known to be on the destination."""
     _sent: int = 0
@@ -67,6 +70,11 @@ class Controller:
     def conversation(self) -> Conversation:
         """The run's talk with its agents."""
         return self._talk
+
+    @property
+    def facts(self) -> DomainFacts | None:
+        """What is known of the VM as it was before it moved; None if no host has told."""
+        return self._checked.facts if self._checked is not None else self._recalled_facts
 
     def migrate(self, migration: Migration) -> RunReport:
         """Move the VM, or leave it as it was. Raises MigrationError for what is wrong before any agent is asked."""
@@ -91,11 +99,13 @@ class Controller:
                 migration, MigrationError(ErrorCode.INTERNAL, {"host": Phrase("this host"), "reason": repr(error)}))
         checked = self._checked
         facts = checked.facts if checked is not None else None
-        return dataclasses.replace(
+        report = dataclasses.replace(
             report, seconds=self.clock() - began, steps=tuple(self._talk.steps), dry_run=self.dry_run,
             findings=checked.findings if checked is not None else (), sent=self._sent,
             state=report.state if facts is None or report.runs_on is not None else facts.state,
             plan=checked.plan if checked is not None else None)
+        self.on_ended(report)
+        return report
 
     def _run(self, migration: Migration) -> RunReport:
         self._checked = checked = check(self._talk, migration, whole=self.dry_run)
@@ -146,7 +156,9 @@ class Controller:
         """Go on with a job where it is. Raises MigrationError JOB_UNKNOWN, or for what is wrong on this host."""
         migration, facts, known, look = self._recalled(job_id)
         if look.outcome is not None:
-            return self._ended(migration, facts, look.outcome)
+            report = self._ended(migration, facts, look.outcome)
+            self.on_ended(report)
+            return report
         return self._followed(migration, lambda: self._go_on(migration, facts, known))
 
     def cancel(self, job_id: str) -> RunReport:
@@ -177,7 +189,8 @@ class Controller:
                 raise error
         for details in known.details.values():
             migration = self._talk.migration = details.record.arguments.migration
-            return migration, details.record.arguments.known_facts(), known, look
+            facts = self._recalled_facts = details.record.arguments.known_facts()
+            return migration, facts, known, look
         raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": Phrase("Any agent"), "job": job_id})
 
     def _ended(self, migration: Migration, facts: DomainFacts, outcome: Outcome) -> RunReport:

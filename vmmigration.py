@@ -22,6 +22,8 @@ from console.display import Display, display_mode
 from console.hosts import fleet_json, fleet_text
 from console.language import choose_language, translate
 from console.plan import show_findings
+from console.recorder import Observers
+from console.report_file import WrittenRun
 from console.result import error_json, show_errors
 from console.terminal import write
 from constant import CONTROLLER_KEY_FILE, ExitCode, Outcome
@@ -37,6 +39,7 @@ from wire.phrase import Phrase, template
 
 def _migrate(options: argparse.Namespace) -> int:
     migration = migration_of(options, secrets.token_hex(4))
+    written = WrittenRun(options)
     settings = ControllerSettings.load(config_directory(options.config_dir, __file__), insecure=options.insecure)
     display = Display(display_mode(options, sys.stderr), sys.stderr)
     udp = ControllerSocket()
@@ -47,24 +50,31 @@ def _migrate(options: argparse.Namespace) -> int:
 
     try:
         controller = Controller(
-            settings, udp, display, skipped=frozenset(options.skip_check), dry_run=options.dry_run, on_checked=tell)
+            settings, udp, Observers(display, written.recorder), skipped=frozenset(options.skip_check),
+            dry_run=options.dry_run, on_checked=tell, on_ended=written.ended)
         report = controller.migrate(migration)
     finally:
         display.clear()
         udp.close()
-    return show_run(options, report)
+    exit_code = show_run(options, report)
+    written.write(controller)
+    return exit_code
 
 
 def _about_jobs(options: argparse.Namespace) -> int:
     """status, list, resume, cancel, repair and restore-source."""
+    written = WrittenRun(options)
     settings = ControllerSettings.load(config_directory(options.config_dir, __file__), insecure=options.insecure)
     display = Display(display_mode(options, sys.stderr), sys.stderr)
     udp = ControllerSocket()
     try:
-        return JOB_COMMANDS[options.words[0]](options, Controller(settings, udp, display))
+        controller = Controller(settings, udp, Observers(display, written.recorder), on_ended=written.ended)
+        exit_code = JOB_COMMANDS[options.words[0]](options, controller)
     finally:
         display.clear()
         udp.close()
+    written.write(controller)
+    return exit_code
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -30,6 +30,9 @@ from wire.placement import parse_disk_map, parse_network_map
 from wire.records import Convergence, Migration
 
 PROGRAM = "vmmigration.py"
+# Commands that have no run of their own which a page could tell of.
+_WITHOUT_RUN = frozenset({
+    "check", "list", "status", "cancel", "repair", "restore-source", "new-key", "agent-key", "change-key"})
 _LARGEST_NUMBER = 1_000_000
 _WHOLE_NUMBER = template("{text} is not a whole number from 1 to {largest}")
 # The user of README.md's walk-through.
@@ -164,7 +167,7 @@ def _downtime(text: str) -> int:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options, and the positional arguments as `words`. Raises MigrationError ARGUMENTS_INVALID."""
+    """The options, the positional arguments as `words`, all as `typed`. Raises MigrationError ARGUMENTS_INVALID."""
     parser = _Parser(
         prog=PROGRAM, usage=_USAGE, description=translate(_DESCRIPTION),
         epilog="\n\n".join(map(translate, _EPILOG)), formatter_class=_Formatter, allow_abbrev=False)
@@ -193,13 +196,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help=Phrase("go on although that check finds something in the way; one of {checks}", {
             "checks": ", ".join(skippable())}))
     add("--json", action="store_true", help="the result as JSON on stdout")
+    add("--report", metavar="FILE", help="with a move, -n or resume: a page about the run, for any browser, goes into "
+        "this .html file, whatever comes of it")
     add("--progress", choices=["auto", "plain", "json", "none"], default="auto",
         help="how steps and progress are shown on stderr (default: auto, a bar on a terminal, plain lines elsewhere)")
     add("-v", "--verbose", action="store_true", help="log on stderr what is sent and received")
     add("-q", "--quiet", action="store_true", help="only the result and errors")
     add("--insecure", action="store_true", help="no key: rely on the IP lists alone; agents need --insecure too")
     add("--version", action="version", version=f"vmmigration {VERSION}")
-    return parser.parse_intermixed_args(argv)
+    options = parser.parse_intermixed_args(argv)
+    if options.report is not None and options.words[:1] and options.words[0] in _WITHOUT_RUN:
+        parser.error(f"--report goes with a move or with resume, not with {options.words[0]}")
+    options.typed = tuple(argv)
+    return options
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
