@@ -1,0 +1,1 @@
+"""A run's page as a browser shows it."""
