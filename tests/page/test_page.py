@@ -191,7 +191,7 @@ def test_on_paper_a_page_is_light_and_whole(browser: Browser, pages: Mapping[str
     try:
         assert brightness(picture(browser)) > 225
         # What is folded up on a screen cannot be unfolded on paper.
-        assert browser.evaluate("document.querySelector('details table').getBoundingClientRect().height") > 500
+        assert browser.evaluate("document.querySelector('details table').checkVisibility()")
         assert browser.evaluate("document.documentElement.scrollWidth") == 720
         assert browser.evaluate(STICKING_OUT) == []
     finally:
@@ -204,8 +204,10 @@ def test_the_findings_are_folded_up_on_a_screen_and_unfold_by_the_keyboard(
     browser.open(pages["moved"])
     height = "document.querySelector('details').getBoundingClientRect().height"
     folded = browser.evaluate(height)
+    assert not browser.evaluate("document.querySelector('details table').checkVisibility()")
     browser.evaluate("document.querySelector('summary').focus()")
     for kind in ("keyDown", "keyUp"):
         browser.ask("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
     assert folded < 60
     assert browser.evaluate(height) > 1000
+    assert browser.evaluate("document.querySelector('details table').checkVisibility()")

@@ -264,6 +264,31 @@ def test_the_time_it_took_is_held_against_the_plan(seconds: float, told: str) ->
     assert told in text.partition("whole run")[2][:80]
 
 
+def rows_of_steps(text: str) -> list[tuple[str, ...]]:
+    """The rows of the table of all steps."""
+    root = ET.fromstring(text.partition("\n")[2])  # noqa: S314 - made here a moment ago
+    body = next(each for each in root.iter("table") if each.attrib.get("class") == "steps").find("tbody")
+    assert body is not None
+    return [tuple(" ".join(cell.itertext()) for cell in row) for row in body]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_step_is_told_once_with_what_was_planned_and_what_came_of_it(name: str) -> None:
+    report = EVERY_RUN[name]().report
+    planned = report.plan.steps if report.plan is not None else ()
+    rows = rows_of_steps(PAGES[name])
+    run = [(step.command, step.host) for step in report.steps]
+    left = [step for step in planned if (step.command, step.host) not in run]
+    assert len(rows) == len(run) + len(left)
+    assert [row[0].split()[0] for row in rows] == [
+        *(step.command.value for step in report.steps), *(step.command.value for step in left)]
+    for step in planned:
+        row = next(row for row in rows if row[0].startswith(step.command.value) and (
+            "source" in row[0]) == (step.host == NODE1))
+        assert row[1] == " ".join(step.does)
+        assert (row[2] in ("not run", "not in a dry run")) == (step in left)
+
+
 def test_what_is_to_be_typed_stands_as_code_in_a_remedy() -> None:
     assert "<code>--skip-check memory</code>" in PAGES["blocked"]
     assert "`" not in Reader(PAGES["blocked"]).text
@@ -351,11 +376,23 @@ def test_the_rates_are_stacked_and_stay_below_the_top() -> None:
     assert [(each.series.kind, each.series.name) for each in chart.bands] == [
         (Kind.FILES, ""), (Kind.DISK, "vda"), (Kind.DISK, "vdb"), (Kind.MEMORY, "")]
     assert chart.link == 112.0 * MIB
-    assert max(sum(rates) for rates in zip(*(each.rates for each in chart.bands))) < chart.top
+    highest = max(sum(rates) for rates in zip(*(each.rates for each in chart.bands)))
+    assert highest < chart.top
     assert len(chart.edges) <= 161
     heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.-]+)", draw_rates(chart, "", ""))]
+    assert min(heights) == pytest.approx(chart.y(highest), abs=0.1)
     assert min(heights) >= 0
-    assert max(heights) <= 250
+    assert max(heights) == pytest.approx(250)
+
+
+def test_each_band_stands_on_the_one_below() -> None:
+    series = [Series(Kind.DISK, name, (Level(0, 10, rate),)) for name, rate in (("vda", 10e6), ("vdb", 30e6))]
+    chart = RateChart.of(series, Axis.of(10), None)
+    assert chart is not None
+    areas = re.findall(r'class="area [^"]*" d="M([^"]*)Z"', draw_rates(chart, "", ""))
+    spans = [{float(point.split()[1]) for point in area.split("L")} for area in areas]
+    ground, first, both = (round(chart.y(rate), 1) for rate in (0, 10e6, 40e6))
+    assert spans == [{ground, first}, {first, both}]
 
 
 def test_a_link_that_carries_far_more_is_told_and_does_not_press_the_rates_flat() -> None:
