@@ -105,7 +105,8 @@ caption { text-align: left; font-size: 14px; font-weight: 600; padding: 0 0 8px;
 th, td { text-align: left; vertical-align: top; padding: 7px 14px 7px 0; border-top: 1px solid var(--line);
   font-weight: 400; overflow-wrap: anywhere; }
 th:last-child, td:last-child { padding-right: 0; }
-thead th { white-space: nowrap; color: var(--quiet); font-size: 13px; border-top: 0; padding-top: 0; }
+thead th, thead td { border-top: 0; padding-top: 0; }
+thead th { white-space: nowrap; color: var(--quiet); font-size: 13px; }
 tbody th { font-weight: 600; }
 .pairs tbody th { font-weight: 400; color: var(--quiet); width: 30%; }
 .steps tbody .quiet { font-size: 13px; font-weight: 400; }

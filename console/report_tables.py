@@ -32,7 +32,9 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], kin
             element("td", {"data-head": head, "class": "none" if cell == NOT_KNOWN else None}, cell)
             for head, cell in zip(heads[1:], row[1:])))
         for row in rows), "\n")
-    head = element("tr", {}, *(element("th", {"scope": "col"}, each) for each in heads))
+    head = element("tr", {}, *(
+        # What names the rows needs no name itself.
+        element("th", {"scope": "col"}, each) if each else element("td", {}) for each in heads))
     return element("table", {"class": kind or None}, element("caption", {}, caption), element("thead", {}, head),
                    element("tbody", {}, body))
 

@@ -134,6 +134,7 @@ def test_whoever_cannot_see_a_page_finds_headings_captions_and_names(name: str) 
     for table in root.iter("table"):
         assert "".join(table.find("caption").itertext()).strip()  # type: ignore[union-attr]  # fails the test
         assert all(cell.attrib.get("scope") in ("row", "col") for cell in table.iter("th"))
+        assert all("".join(cell.itertext()).strip() for cell in table.iter("th"))
     for drawing in root.iter("svg"):
         told = drawing.attrib.get("aria-label") or drawing.attrib.get("aria-labelledby")
         inner = "viewBox" in drawing.attrib and drawing.attrib.get("preserveAspectRatio") == "none"
