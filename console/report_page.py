@@ -37,7 +37,7 @@ from console.report_tables import (
     verdict_text,
 )
 from console.result import result_text
-from constant import VERSION, Command, DomainState, Outcome, Severity
+from constant import CHANGE_NOTHING, VERSION, Command, DomainState, Outcome, Severity
 from control.plan import Plan
 from control.report import RunReport
 from wire.errors import ErrorCode, MigrationError
@@ -283,8 +283,7 @@ def _bar_row(run: RunPage, span: Span, axis: Axis) -> Markup:
     where = "destination" if span.host == run.report.migration.destination else "source"
     role = translate("destination") if where == "destination" else translate("source")
     took = seconds_text(span.ended - span.began)
-    state = translate("goes on") if span.result is None else translate("FAILED") if span.result.error else translate(
-        "BLOCKED") if span.result.obstacles else ""
+    state = _state(span)
     told = translate("{step} on {host}: {seconds}, from {began} on").format(
         step=span.command.value, host=_named(run, span.host), seconds=took, began=f"{span.began:.2f} s")
     bad = "left" if span.result is None else "bad"
@@ -292,6 +291,13 @@ def _bar_row(run: RunPage, span: Span, axis: Axis) -> Markup:
         "li", {}, element("span", {"class": "who"}, element("b", {}, span.command.value), " ", element(
             "span", {"class": "quiet"}, role)), bar(span, axis, where, told),
         element("span", {"class": "took"}, *([element("b", {"class": bad}, state), " "] if state else []), took))
+
+
+def _state(span: Span) -> str:
+    if span.result is None:
+        # A look at a host ends by itself, and nobody has to know.
+        return translate("not waited for") if span.command in CHANGE_NOTHING else translate("goes on")
+    return translate("FAILED") if span.result.error else translate("BLOCKED") if span.result.obstacles else ""
 
 
 def _press_row(press: Press, axis: Axis) -> Markup:

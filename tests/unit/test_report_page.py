@@ -220,7 +220,8 @@ TOLD = {
     "rolled-back": ["rolled back, exit code 5", "Rolled back: mail runs on 192.168.111.130 as before.", "tunnel-lost",
                     "had crossed 18.53 GiB", "removed /var/lib/libvirt/images/mail.qcow2", "not run"],
     "blocked": ["nothing changed, exit code 3", "Nothing was changed on either host.", "What stands in the way",
-                "Obstacle memory memory-short", "--skip-check memory", "Obstacle target-path path-taken", "BLOCKED"],
+                "Obstacle memory memory-short", "--skip-check memory", "Obstacle target-path path-taken", "BLOCKED",
+                "not waited for 0.34 s"],
     "silent": ["nothing changed, exit code 4", "agent-silent", "did not answer", "kvm-node1"],
     "unknown": ["state unknown, exit code 7", "STATE UNKNOWN: look for mail", "vmmigration.py resume 1a2b3c4d"],
     "detached": ["goes on without this command, exit code 8", "Left: job 1a2b3c4d of mail goes on.", "goes on 1:21 min",
@@ -228,7 +229,7 @@ TOLD = {
     "dry-run": ["dry run, exit code 0", "A real run would start.", "to send 43.00 GiB",
                 "of disk, and up to 11.00 GiB of memory", "not in a dry run", "What a real run would come to",
                 "converges"],
-    "short": ["total time 5.3 s", "353 MiB", "142 ms", "vda 104 MiB/s, up to 135 MiB/s"],
+    "short": ["total time 4.8 s", "353 MiB", "142 ms", "vda 90 MiB/s, up to 135 MiB/s"],
     "shut-off": ["mail is shut off on 192.168.111.132 now.", "files 2.00 GiB", "its definition is there"],
 }
 
