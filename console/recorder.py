@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Optional
 
 from constant import Command
@@ -52,12 +53,22 @@ class Track:
     samples: tuple[Sample, ...]
 
 
+class Wish(Enum):
+    """What an admin wanted who pressed Ctrl-C."""
+
+    LEAVE = "leave"
+    """Once: the job is left to itself."""
+    CANCEL = "cancel"
+    """Twice."""
+    CANCEL_TOO_LATE = "cancel, too late"
+
+
 @dataclass(frozen=True)
 class Press:
-    """A Ctrl-C of the admin's: whether it was to leave the job to itself, or to cancel it."""
+    """A Ctrl-C of the admin's, in seconds since the run began."""
 
     at: float
-    cancels: bool
+    wish: Wish
 
 
 @dataclass(frozen=True)
@@ -164,11 +175,13 @@ class Recorder:
 
     def leaving(self, seconds: float) -> None:
         """A first Ctrl-C."""
-        self._presses.append(Press(self._now(), cancels=False))
+        self._presses.append(Press(self._now(), Wish.LEAVE))
 
     def cancelling(self, *, possible: bool) -> None:
-        """A second one, or `cancel`."""
-        self._presses.append(Press(self._now(), cancels=True))
+        """A second one: then the first was not what was wanted."""
+        if self._presses and self._presses[-1].wish is Wish.LEAVE:
+            self._presses.pop()
+        self._presses.append(Press(self._now(), Wish.CANCEL if possible else Wish.CANCEL_TOO_LATE))
 
     def recording(self) -> Recording:
         """All of it until now. A step that has not ended goes on to the end of the recording."""

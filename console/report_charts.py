@@ -69,6 +69,11 @@ def moment(seconds: float) -> str:
     return f"{whole}:{rest:02} {unit}" if rest else f"{whole} {unit}"
 
 
+def stretch(began: float, ended: float) -> str:
+    """From when until when, in seconds since the run began."""
+    return translate("{began} to {ended} s").format(began=f"{began:.1f}", ended=f"{ended:.1f}")
+
+
 def _canvas(height: float, attributes: Attributes, *content: str) -> Markup:
     return element("svg", {"width": "100%", "height": height, **attributes}, *content)
 
@@ -284,7 +289,7 @@ def _pointed(chart: RateChart) -> Iterator[Markup]:
     for place, (began, ended) in enumerate(zip(chart.edges, chart.edges[1:])):
         told = [f"{name_of(each.series)}: {size(each.rates[place])}/s" for each in every if each.rates[place] > 0]
         if told:
-            words = f"{began:.1f} to {ended:.1f} s: {', '.join(told)}"
+            words = f"{stretch(began, ended)}: {', '.join(told)}"
             yield element("rect", {
                 "class": "pointed", "x": chart.axis.place(began), "y": 0, "height": _PLOT,
                 "width": f"{chart.axis.percent(ended) - chart.axis.percent(began):.3f}%"}, element("title", {}, words))

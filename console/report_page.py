@@ -13,9 +13,9 @@ from typing import Optional
 from console.figures import size
 from console.language import translate
 from console.markup import NOTHING, Markup, element, joined
-from console.recorder import Press, Recording, Span
+from console.recorder import Press, Recording, Span, Wish
 from console.report_charts import Axis, RateChart, bar, class_of, draw_rates, name_of, press_mark, swatch, time_axis
-from console.report_rates import Kind, Series, crossed_bytes, passes_of, series_of
+from console.report_rates import Kind, Series, crossed_bytes, passes_of, series_of, together
 from console.report_style import STYLE
 from console.report_tables import (
     NOT_KNOWN,
@@ -301,7 +301,10 @@ def _state(span: Span) -> str:
 
 
 def _press_row(press: Press, axis: Axis) -> Markup:
-    what = translate("cancels the job") if press.cancels else translate("leaves the job to itself")
+    wishes: Mapping[Wish, str] = {
+        Wish.LEAVE: translate("leaves the job to itself"), Wish.CANCEL: translate("twice: cancels the job"),
+        Wish.CANCEL_TOO_LATE: translate("twice: too late to cancel")}
+    what = wishes[press.wish]
     told = translate("Ctrl-C {what}, at {time}").format(what=what, time=f"{press.at:.2f} s")
     return element(
         "li", {}, element("span", {"class": "who"}, element("b", {}, "Ctrl-C"), " ", element(
@@ -345,10 +348,8 @@ def _came(run: RunPage) -> Markup:
     report = run.report
     series = series_of(run.recording, report.migration.source)
     crossing = [each for each in series if each.kind is not Kind.DIRTY]
-    chart = RateChart.of(crossing, Axis.of(run.recording.seconds), None)
     came = Came(
-        average=_average(report),
-        peak=max(sum(rates) for rates in zip(*(each.rates for each in chart.bands))) if chart is not None else None,
+        average=_average(report), peak=together(crossing, "").peak if crossing else None,
         dirty_peak=next((each.peak for each in series if each.kind is Kind.DIRTY), None))
     roles = {report.migration.source: translate("source"), report.migration.destination: translate("destination")}
     names = {address: f"{role}, {run.hosts[address].hostname if address in run.hosts else address}"

@@ -155,10 +155,11 @@ def fewer(series: Sequence[Series], limit: int, name_of_rest: str) -> tuple[Seri
         return tuple(series)
     largest = sorted(series, key=lambda each: -each.bytes)[:limit - 1]
     rest = [each for each in series if each not in largest]
-    return (*(each for each in series if each in largest), _together(rest, name_of_rest))
+    return (*(each for each in series if each in largest), together(rest, name_of_rest))
 
 
-def _together(series: Sequence[Series], name: str) -> Series:
+def together(series: Sequence[Series], name: str) -> Series:
+    """The sum of some."""
     edges = edges_of(series, len([level for each in series for level in each.levels]) * 2)
     sums = [sum(rates) for rates in zip(*(band(each, edges).rates for each in series))]
     levels = (Level(began, ended, rate) for began, ended, rate in zip(edges, edges[1:], sums))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from console.figures import duration, size
 from console.language import translate
 from console.markup import NOTHING, Markup, element, joined
+from console.report_charts import stretch
 from console.report_rates import Pass
 from constant import DomainState, Verdict
 from control.conversation import StepResult
@@ -182,7 +183,7 @@ def pass_table(passes: Sequence[Pass]) -> Markup:
     """The passes over the memory, each of which sends what the guest wrote during the one before."""
     rows = [
         (str(each.number) + (f" ({translate('post-copy')})" if each.post_copy else ""),
-         f"{each.began:.1f} to {each.ended:.1f} s", size(each.sent), rate_text(each.rate) if each.rate else NOT_KNOWN,
+         stretch(each.began, each.ended), size(each.sent), rate_text(each.rate) if each.rate else NOT_KNOWN,
          rate_text(each.dirty_rate) or NOT_KNOWN, size(each.left), f"{each.downtime_limit} ms") for each in passes]
     return table(translate("The passes over the memory"), (
         translate("pass"), translate("seen"), translate("sent"), translate("rate"), translate("guest writes"),

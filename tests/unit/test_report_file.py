@@ -106,7 +106,7 @@ RUNS: Mapping[str, tuple[list[str], Mapping[Call, object], int, str]] = {
     "silent": (WORDS, {(Command.HELLO, DESTINATION): Silence()}, 4, "agent-silent"),
     "unknown": (WORDS, {MIGRATING: Silence()}, 7, "STATE UNKNOWN"),
     "left by Ctrl-C": (WORDS, {MIGRATING: Interrupt(MOVED)}, 8, "Left: job"),
-    "cancelled by Ctrl-C": (WORDS, {**BEFORE, MIGRATING: Interrupt(FAILED, 2)}, 5, "cancels the job"),
+    "cancelled by Ctrl-C": (WORDS, {**BEFORE, MIGRATING: Interrupt(FAILED, 2)}, 5, "twice: cancels the job"),
     "Ctrl-C during the checks": (WORDS, {(Command.CHECK_SOURCE, SOURCE): Interrupt(FAILED)}, 3, "nothing changed"),
     "not finished": (WORDS, {(Command.EXTRACT_CONFIGURE_FILE, DESTINATION): MigrationError(
         ErrorCode.DIRECTORY_MISSING, {"host": DESTINATION, "path": "/x", "reason": "none"})}, 6, "not all went well"),

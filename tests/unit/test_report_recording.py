@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from console.recorder import SAMPLES_LIMIT, Observers, Press, Recorder, Recording, Sample, Span, Track
+from console.recorder import SAMPLES_LIMIT, Observers, Press, Recorder, Recording, Sample, Span, Track, Wish
 from console.report_rates import (
     Kind,
     Level,
@@ -92,12 +92,20 @@ def test_a_step_that_has_not_ended_goes_on_to_the_end_of_the_recording() -> None
     clock.now += 3
     recorder.step_began(MOVE, SOURCE)
     clock.now += 5
-    recorder.leaving(2.0)
-    recorder.cancelling(possible=True)
-    clock.now += 2
     recording = recorder.recording()
-    assert recording.spans == (Span(MOVE, SOURCE, 3.0, 10.0, None),)
-    assert recording.presses == (Press(8.0, cancels=False), Press(8.0, cancels=True))
+    assert recording.spans == (Span(MOVE, SOURCE, 3.0, 8.0, None),)
+
+
+@pytest.mark.parametrize(("possible", "wish"), [(True, Wish.CANCEL), (False, Wish.CANCEL_TOO_LATE)])
+def test_a_second_ctrl_c_takes_the_place_of_the_first(possible: bool, wish: Wish) -> None:
+    clock = FakeClock()
+    recorder = Recorder(clock)
+    clock.now += 5
+    recorder.leaving(2.0)
+    assert recorder.recording().presses == (Press(5.0, Wish.LEAVE),)
+    clock.now += 1
+    recorder.cancelling(possible=possible)
+    assert recorder.recording().presses == (Press(6.0, wish),)
 
 
 @pytest.mark.parametrize("count", [SAMPLES_LIMIT, SAMPLES_LIMIT + 1, 86_400, 250_001])
