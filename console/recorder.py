@@ -168,10 +168,10 @@ class Recorder:
         kept.add(Sample(self._now(), progress.phase, progress.done, progress.total, progress.disks, progress.memory))
 
     def step_ended(self, step: StepResult) -> None:
-        """It began as long ago as it says: of two that are greeted at once the second one is told later."""
+        """It took as long as it says: of two that are greeted at once the second one is told of later."""
         now = self._now()
-        self._begun.pop((step.command, step.host), None)
-        self._spans.append(Span(step.command, step.host, max(0.0, now - step.seconds), now, step))
+        began = min(self._begun.pop((step.command, step.host), now), max(0.0, now - step.seconds))
+        self._spans.append(Span(step.command, step.host, began, min(now, began + step.seconds), step))
 
     def leaving(self, seconds: float) -> None:
         """A first Ctrl-C."""

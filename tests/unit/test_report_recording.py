@@ -86,6 +86,16 @@ def test_checks_that_are_made_side_by_side_overlap_on_the_time_line() -> None:
     assert spans[Command.HELLO, SOURCE].began == spans[Command.HELLO, DESTINATION].began
 
 
+def test_a_step_that_had_ended_before_it_was_waited_for_is_as_long_as_it_was() -> None:
+    clock = FakeClock()
+    recorder = Recorder(clock)
+    clock.now += 3
+    recorder.step_began(MOVE, SOURCE)
+    clock.now += 20
+    recorder.step_ended(StepResult(MOVE, SOURCE, 1.5, ""))
+    assert [(span.began, span.ended) for span in recorder.recording().spans] == [(3.0, 4.5)]
+
+
 def test_a_step_that_has_not_ended_goes_on_to_the_end_of_the_recording() -> None:
     clock = FakeClock()
     recorder = Recorder(clock)
