@@ -25,7 +25,7 @@ from console.plan import show_findings
 from console.recorder import Observers
 from console.report_file import WrittenRun
 from console.result import error_json, show_errors
-from console.terminal import write
+from console.terminal import LogHandler, write
 from constant import CONTROLLER_KEY_FILE, ExitCode, Outcome
 from control.conversation import ControllerSettings, Conversation
 from control.fleet import look_at_fleet
@@ -45,7 +45,6 @@ def _migrate(options: argparse.Namespace) -> int:
     udp = ControllerSocket()
 
     def tell(findings: Sequence[Finding]) -> None:
-        display.clear()
         show_findings(findings, sys.stderr, warnings=not options.quiet, fine=options.verbose)
 
     try:
@@ -155,7 +154,7 @@ class _Interrupt:
 def _run(argv: Sequence[str]) -> int:
     options = parse(argv)
     logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.WARNING, stream=sys.stderr,
+        level=logging.DEBUG if options.verbose else logging.WARNING, handlers=[LogHandler(sys.stderr)],
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     interrupt = _Interrupt()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):

@@ -199,7 +199,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--report", metavar="FILE", help="with a move, -n or resume: a page about the run, for any browser, goes into "
         "this .html file, whatever comes of it")
     add("--progress", choices=["auto", "plain", "json", "none"], default="auto",
-        help="how steps and progress are shown on stderr (default: auto, a bar on a terminal, plain lines elsewhere)")
+        help="how steps and progress are shown on stderr (default: auto, bars on a terminal, plain lines elsewhere)")
     add("-v", "--verbose", action="store_true", help="log on stderr what is sent and received")
     add("-q", "--quiet", action="store_true", help="only the result and errors")
     add("--insecure", action="store_true", help="no key: rely on the IP lists alone; agents need --insecure too")

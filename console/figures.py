@@ -1,10 +1,14 @@
-"""How bytes, rates and times are written for a person, and how a rate is found from counts."""
+"""How bytes, rates and times are written for a person, and what is known of a step that runs, from its counts."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Optional
 
+from console.language import translate
+from constant import Command
 from wire.records import DiskProgress, Progress
 
 _RATE_WINDOW_SECONDS = 5.0
@@ -50,36 +54,77 @@ class RateMeter:
 
     def rate(self) -> float:
         """Bytes per second; 0 while there is too little to tell."""
+        if not self._samples:
+            return 0.0
         (first, begun), (last, done) = self._samples[0], self._samples[-1]
         return max(0.0, (done - begun) / (last - first)) if last - first >= _ESTIMATE_AFTER_SECONDS else 0.0
 
     def stalled(self) -> bool:
         """Whether nothing came for as long as the window is."""
+        if not self._samples:
+            return False
         (first, begun), (last, done) = self._samples[0], self._samples[-1]
         return done == begun and last - first >= _RATE_WINDOW_SECONDS - 1
 
 
-class DiskMeters:
-    """The rate of each disk's mirror."""
+@dataclass(frozen=True)
+class Running:
+    """A step that runs, as it is at one moment: seconds since it began, what it told last, bytes per second."""
 
-    def __init__(self) -> None:
-        self._meters: dict[str, RateMeter] = {}
+    command: Command
+    host: str
+    seconds: float
+    progress: Optional[Progress] = None
+    percent: int = 0
+    """The most that was shown so far."""
+    rate: float = 0.0
+    """0 while there is too little to tell."""
+    stalled: bool = False
+    silent: float = 0.0
+    """How long ago that was, in seconds."""
+    disk_rates: Mapping[str, float] = field(default_factory=dict)
+    """By target, as above."""
 
-    def add(self, now: float, disks: Sequence[DiskProgress]) -> None:
-        """Take one count of each."""
-        for disk in disks:
-            self._meters.setdefault(disk.target, RateMeter()).add(now, disk.done)
+    @property
+    def seconds_left(self) -> Optional[float]:
+        """As far as that is known; what the guest writes to its memory meanwhile has to cross as well."""
+        if self.progress is None or not self.progress.total:
+            return None
+        memory = self.progress.memory
+        written = (memory.dirty_rate or 0) if memory is not None and not memory.post_copy else 0
+        gained = self.rate - written
+        return (self.progress.total - self.progress.done) / gained if gained > 0 else None
 
-    def rate(self, disk: DiskProgress) -> float:
+    def disk_rate(self, disk: DiskProgress) -> float:
         """Bytes per second; 0 while there is too little to tell."""
-        meter = self._meters.get(disk.target)
-        return meter.rate() if meter is not None else 0.0
+        return self.disk_rates.get(disk.target, 0.0)
 
-    def text(self, disks: Sequence[DiskProgress]) -> str:
-        """Each disk with percent and rate, such as `vda 45 % 120 MiB/s`."""
-        return ", ".join(
-            f"{disk.target} {disk_percent(disk)} %" + (f" {size(rate)}/s" if (rate := self.rate(disk)) else "")
-            for disk in disks)
+
+class StepMeter:
+    """What one step tells of itself, added up."""
+
+    def __init__(self, command: Command, host: str, now: float) -> None:
+        self.command, self.host = command, host
+        self._began = now
+        self._meter = RateMeter()
+        self._disks: dict[str, RateMeter] = {}
+        self._percent = 0
+        self._progress: Optional[Progress] = None
+        self._heard = now
+
+    def add(self, now: float, progress: Progress) -> None:
+        """Take one report, at a time in seconds."""
+        self._progress, self._heard = progress, now
+        self._percent = percent(progress, self._percent)
+        self._meter.add(now, progress.done)
+        for disk in progress.disks:
+            self._disks.setdefault(disk.target, RateMeter()).add(now, disk.done)
+
+    def at(self, now: float) -> Running:
+        """How it is at that time."""
+        return Running(
+            self.command, self.host, now - self._began, self._progress, self._percent, self._meter.rate(),
+            self._meter.stalled(), now - self._heard, {target: meter.rate() for target, meter in self._disks.items()})
 
 
 def disk_percent(disk: DiskProgress) -> int:
@@ -87,16 +132,38 @@ def disk_percent(disk: DiskProgress) -> int:
     return min(99, 100 * disk.done // disk.total) if disk.total else 0
 
 
-def progress_text(progress: Progress, shown_percent: int, meter: RateMeter, disks: DiskMeters | None = None) -> str:
+def disks_text(running: Running, disks: Sequence[DiskProgress]) -> str:
+    """Each disk with percent and rate, such as `vda 45 % 120 MiB/s`."""
+    return ", ".join(
+        f"{disk.target} {disk_percent(disk)} %" + (f" {size(rate)}/s" if (rate := running.disk_rate(disk)) else "")
+        for disk in disks)
+
+
+def amount_text(done: int, total: int) -> str:
+    """How many bytes of how many."""
+    return translate("{done} of {total}").format(done=size(done), total=size(total))
+
+
+def left_text(seconds: float) -> str:
+    """How long it takes from now on."""
+    return translate("{time} left").format(time=duration(seconds))
+
+
+def progress_text(running: Running) -> str:
     """One line: phase, percent, bytes, rate and time left, as far as they are known; several disks each."""
+    progress = running.progress
+    if progress is None:
+        return ""
+    phase = translate(progress.phase)
     if not progress.total:
-        return progress.phase
-    parts = [f"{progress.phase} {shown_percent}%", f"{size(progress.done)} of {size(progress.total)}"]
-    rate = meter.rate()
-    if rate > 0:
-        parts += [f"{size(rate)}/s", f"{duration((progress.total - progress.done) / rate)} left"]
-    elif meter.stalled():
-        parts.append("nothing is moving")
-    if disks is not None and len(progress.disks) > 1:
-        parts.append(disks.text(progress.disks))
+        return phase
+    parts = [f"{phase} {running.percent}%", amount_text(progress.done, progress.total)]
+    if running.rate > 0:
+        parts.append(f"{size(running.rate)}/s")
+    if running.seconds_left is not None:
+        parts.append(left_text(running.seconds_left))
+    if running.stalled:
+        parts.append(translate("nothing is moving"))
+    if len(progress.disks) > 1:
+        parts.append(disks_text(running, progress.disks))
     return ", ".join(parts)

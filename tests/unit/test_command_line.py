@@ -415,7 +415,7 @@ def test_what_is_written_to_a_stream_that_is_gone_goes_nowhere() -> None:
     assert there.getvalue() == "x"
 
 
-@pytest.mark.parametrize("mode", ["bar", "plain", "json"])
+@pytest.mark.parametrize("mode", ["screen", "plain", "json"])
 def test_a_display_that_nobody_reads_falls_silent_and_stops_nothing(mode: str) -> None:
     stream = Gone()
     display = Display(mode, stream, FakeClock(0.0))

@@ -1,4 +1,4 @@
-"""What is shown while a run goes on: lines, a bar or JSON, at most so often, and figures as a person writes them."""
+"""What is shown while a run goes on: a screen, lines or JSON, at most so often, and figures as a person writes them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 
 from console.arguments import parse
 from console.display import Display, display_mode
-from console.figures import DiskMeters, RateMeter, duration, percent, progress_text, size
+from console.figures import RateMeter, Running, StepMeter, disks_text, duration, percent, progress_text, size
 from constant import Command
 from control.conversation import StepResult
+from tests.unit.emulated import EmulatedTerminal, Turns
 from tests.unit.samples import DESTINATION, PASS, SOURCE, FakeClock
 from wire.records import DiskProgress, Progress
 
@@ -39,12 +40,90 @@ def test_plain_lines_come_at_most_every_five_seconds() -> None:
     assert "\r" not in "".join(lines)
 
 
-def test_a_bar_is_drawn_over_itself_and_is_gone_at_the_end() -> None:
-    written = shown("bar", [(0.0, 0), (1.0, 250), (2.0, 500)])
-    assert "[..........." in written
-    assert "[##########..........] copying the disk 50%" in written
-    assert written.count("\n") == 1
-    assert written.split("\r\x1b[K")[-1].startswith(f"LIVE_MIGRATION          {SOURCE}")
+class Screen:
+    """A Display on a terminal."""
+
+    def __init__(self, width: int = 80, height: int = 24) -> None:
+        self.clock = FakeClock(0.0)
+        self.terminal = EmulatedTerminal(self.clock, width, height)
+        self.turns = Turns(self.clock)
+        self.display = Display("screen", self.terminal, self.clock, look=self.terminal.look, repeat=self.turns)
+
+    def pass_time(self, seconds: float) -> list[str]:
+        """Let so much time go by; what is seen then."""
+        self.turns.pass_time(seconds)
+        return self.terminal.lines()
+
+    def progress(self, done: int, total: int = 1000) -> None:
+        """LIVE_MIGRATION tells how far it is."""
+        self.display.step_progress(
+            Command.LIVE_MIGRATION, SOURCE, Progress(phase="copying the disk", done=done, total=total))
+
+
+def test_a_screen_shows_steps_that_are_done_and_below_them_what_runs() -> None:
+    screen = Screen()
+    screen.display.step_began(Command.HELLO, SOURCE)
+    screen.pass_time(1.0)
+    screen.display.step_ended(StepResult(Command.HELLO, SOURCE, 1.0, "node1, libvirt 9.0.0"))
+    screen.display.step_began(Command.CHECK_SOURCE, SOURCE)
+    screen.display.step_began(Command.CHECK_LINK, SOURCE)
+    done = ["HELLO                  192.0.2.11      ok 1.00 s  node1, libvirt 9.0.0"]
+    assert screen.pass_time(3.25) == [
+        *done,
+        " CHECK_SOURCE          192.0.2.11            3 s",
+        " CHECK_LINK            192.0.2.11            3 s"]
+    screen.display.step_ended(StepResult(Command.CHECK_LINK, SOURCE, 3.0, "3 checks, nothing in the way"))
+    done += ["CHECK_LINK             192.0.2.11      ok 3.00 s  3 checks, nothing in the way"]
+    assert screen.pass_time(0.5) == [*done, " CHECK_SOURCE          192.0.2.11            3 s"]
+    screen.display.clear()
+    assert screen.terminal.lines() == done
+
+
+def test_a_screen_keeps_time_while_nothing_arrives() -> None:
+    screen = Screen()
+    screen.display.step_began(Command.LIVE_MIGRATION, SOURCE)
+    for second in range(4):
+        screen.progress(100 * second)
+        screen.pass_time(1.0)
+    shown = screen.pass_time(5.25)
+    assert shown[0].split()[2:4] == ["9", "s"]
+    assert shown[1].endswith("30 %  300 B of 1000 B  100 B/s  7 s left")
+    assert screen.pass_time(60.0)[1].endswith("30 %  300 B of 1000 B  no news for 1:06 min")
+
+
+def test_what_ctrl_c_does_is_said_above_what_runs_in_as_many_lines_as_it_takes() -> None:
+    screen = Screen(40)
+    screen.display.step_began(Command.LIVE_MIGRATION, SOURCE)
+    screen.pass_time(1.25)
+    screen.display.leaving(2.0)
+    assert screen.pass_time(0.5) == [
+        "Leaving: the job goes on. Ctrl-C once", "more within 2 s cancels it.", " LIVE_MIGRATION .11 1 s"]
+    screen.display.cancelling(possible=False)
+    assert screen.pass_time(0.5)[2] == "Too late to cancel: this clears up. A"
+
+
+def test_after_it_was_cleared_a_screen_shows_nothing_of_what_had_not_ended() -> None:
+    screen = Screen()
+    screen.display.step_began(Command.LIVE_MIGRATION, SOURCE)
+    screen.progress(500)
+    screen.display.clear()
+    screen.display.step_began(Command.ROLL_BACK, SOURCE)
+    assert screen.pass_time(1.25) == [" ROLL_BACK             192.0.2.11            1 s"]
+
+
+def test_steps_side_by_side_have_figures_of_their_own() -> None:
+    stream, clock = io.StringIO(), FakeClock(0.0)
+    display = Display("json", stream, clock)
+    for host in (SOURCE, DESTINATION):
+        display.step_began(Command.COPY_DISK_FILE, host)
+    for second, done in ((0.0, 0), (5.0, 500)):
+        clock.now = second
+        for host, share in ((SOURCE, 1), (DESTINATION, 2)):
+            clock.now += 0.5
+            display.step_progress(
+                Command.COPY_DISK_FILE, host, Progress(phase="x", done=done * share, total=2000))
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(event["percent"], event["rate"]) for event in events[-2:]] == [(25, 100), (50, 200)]
 
 
 def test_json_progress_is_one_object_a_line() -> None:
@@ -75,7 +154,7 @@ def test_several_disks_are_told_each_with_percent_and_rate() -> None:
     assert "copying the disk 54%, 1.05 GiB of 1.95 GiB, 180 MiB/s, " in first
     assert "vda" not in second
     one = Progress(phase="x", done=1, total=2, disks=(DiskProgress("vda", 1, 2),))
-    assert "vda" not in progress_text(one, 50, metered((0.0, 0)), DiskMeters())
+    assert "vda" not in progress_text(running(one))
 
 
 def test_json_progress_tells_each_disk_and_each_pass() -> None:
@@ -90,7 +169,8 @@ def test_json_progress_tells_each_disk_and_each_pass() -> None:
 
 
 def test_a_disk_of_which_nothing_is_known_yet_has_no_rate() -> None:
-    assert DiskMeters().text((DiskProgress("vda", 0, 0),)) == "vda 0 %"
+    disks = (DiskProgress("vda", 0, 0),)
+    assert disks_text(running(Progress(phase="x", done=0, total=0, disks=disks)), disks) == "vda 0 %"
 
 
 def test_nothing_is_shown_when_nothing_is_asked_for() -> None:
@@ -112,13 +192,13 @@ def test_each_step_begins_anew_at_nought() -> None:
     assert [json.loads(line).get("percent") for line in stream.getvalue().splitlines()] == [None, 90, None, 10]
 
 
-@pytest.mark.parametrize("columns", [1, 2, 10, 40, 80, 200])
-def test_no_bar_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    written = shown("bar", [(0.0, 0), (1.0, 250), (2.0, 500)])
-    drawn = [part for part in written.split("\r\x1b[K")[:-1]]
-    assert len(drawn) > 3
-    assert all(len(part) < columns for part in drawn if part)
+def running(progress: Progress, *samples: tuple[float, int]) -> Running:
+    """A step that has told these counts, at these seconds, before that progress."""
+    meter = StepMeter(Command.LIVE_MIGRATION, SOURCE, 0.0)
+    for now, done in samples:
+        meter.add(now, Progress(phase="x", done=done, total=progress.total))
+    meter.add(samples[-1][0] if samples else 0.0, progress)
+    return meter.at(10.0)
 
 
 def metered(*samples: tuple[float, int]) -> RateMeter:
@@ -131,21 +211,27 @@ def metered(*samples: tuple[float, int]) -> RateMeter:
 
 def test_progress_of_unknown_size_names_its_phase() -> None:
     progress = Progress(phase="opening the SSH tunnel", done=0, total=0)
-    assert progress_text(progress, 0, metered((0.0, 0))) == "opening the SSH tunnel"
+    assert progress_text(running(progress)) == "opening the SSH tunnel"
+    assert progress_text(Running(Command.LIVE_MIGRATION, SOURCE, 0.0)) == ""
 
 
 def test_the_time_left_is_told_only_when_it_can_be_known() -> None:
     mib = 1 << 20
-    half = Progress(phase="x", done=1 << 30, total=2 << 30)
-    assert progress_text(half, 50, metered((0.0, 0), (4.0, 4 * mib))).endswith("1 MiB/s, 17:04 min left")
-    for samples in ([(0.0, 0)], [(0.0, 0), (0.5, mib)], [(0.0, mib), (9.0, mib)]):
-        assert "left" not in progress_text(half, 50, metered(*samples))
+
+    def told(*samples: tuple[float, int]) -> str:
+        return progress_text(running(Progress(phase="x", done=samples[-1][1], total=(1 << 30) + 4 * mib), *samples))
+
+    assert told((0.0, 0), (4.0, 4 * mib)).endswith(" of 1.00 GiB, 1 MiB/s, 17:04 min left")
+    assert "left" not in told((0.0, 0))
+    assert "left" not in told((0.0, 0), (0.5, mib))
+    assert told((0.0, mib), (4.5, mib)).endswith(", nothing is moving")
 
 
 def test_a_rate_is_that_of_the_last_seconds_and_never_negative() -> None:
     slow_then_fast = [(float(second), 100 * second if second < 5 else 1000 * second - 4600) for second in range(11)]
     assert metered(*slow_then_fast).rate() == pytest.approx(1000.0)
-    assert metered((1.0, 5)).rate() == 0.0
+    assert metered((1.0, 5)).rate() == metered().rate() == 0.0
+    assert not metered().stalled()
     assert metered((1.0, 5), (4.0, 1)).rate() == 0.0
 
 
@@ -166,12 +252,15 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(("options", "on_terminal", "elsewhere"), [
-    ([], "bar", "plain"), (["-q"], "none", "none"), (["--progress", "plain"], "plain", "plain"),
+    ([], "screen", "plain"), (["-q"], "none", "none"), (["--progress", "plain"], "plain", "plain"),
     (["--progress", "json"], "json", "json"), (["-q", "--progress", "json"], "none", "none"),
 ])
 def test_how_progress_is_shown_follows_the_options_and_the_stream(
-    options: Sequence[str], on_terminal: str, elsewhere: str,
+    monkeypatch: pytest.MonkeyPatch, options: Sequence[str], on_terminal: str, elsewhere: str,
 ) -> None:
     parsed = parse([*options, *WORDS])
+    monkeypatch.setenv("TERM", "xterm")
     assert display_mode(parsed, Terminal()) == on_terminal
     assert display_mode(parsed, io.StringIO()) == elsewhere
+    monkeypatch.setenv("TERM", "dumb")
+    assert display_mode(parsed, Terminal()) == elsewhere
