@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TextIO
 
-from console.columns import wrap
+from console.columns import pad, wrap
 from console.figures import Running, StepMeter, disk_percent, progress_text
 from console.language import translate
 from console.live import Live, Repeat, repeat_in_thread
@@ -90,7 +90,7 @@ class _Plain(_Lines):
         """One line: step, host, result, seconds."""
         result = translate("FAILED") if step.error else translate("BLOCKED") if step.obstacles else translate("ok")
         text = step.error.code.value if step.error else printable(translate(step.summary))
-        self._line(f"{step.command.value:<23} {step.host:<16} {result:<7} {step.seconds:6.2f} s  {text}")
+        self._line(f"{step.command.value:<23} {step.host:<16} {pad(result, 7)} {step.seconds:6.2f} s  {text}")
 
     def said(self, _event: str, text: str) -> None:
         """The words."""

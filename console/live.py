@@ -17,7 +17,8 @@ from typing import Optional, TextIO
 
 from console.terminal import Echo, Look, drawn_by, in_foreground, put
 
-INTERVAL_SECONDS = 0.1
+# Ten writes a second at most: eight of these, which leaves two for what does not wait, such as making room.
+INTERVAL_SECONDS = 0.125
 
 # ECMA-48 and DEC's private modes. A line that is longer than thought is cut by the terminal, not wrapped.
 _ERASE_BELOW, _ERASE_LINE = "\x1b[J", "\x1b[K"

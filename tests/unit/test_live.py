@@ -96,7 +96,7 @@ def test_at_the_bottom_of_the_terminal_it_scrolls() -> None:
     for line in said:
         scene.block[:] = [line, "x", "y"]
         scene.say(line)
-        scene.turns.pass_time(0.2)
+        scene.turns.pass_time(0.25)
     assert scene.terminal.lines() == [*said, "line 19", "x", "y"]
     scene.live.stop()
     assert scene.terminal.lines() == said
@@ -127,7 +127,7 @@ def test_a_terminal_that_is_resized_shows_the_block_once(scene: Scene, width: in
     scene.show("x" * 60, "y" * 60, "z" * 60)
     scene.turns.pass_time(1.0)
     scene.terminal.resize(width, 24)
-    scene.turns.pass_time(0.2)
+    scene.turns.pass_time(0.25)
     cut = min(width - 1, 60)
     assert scene.terminal.lines() == ["stays", "x" * cut, "y" * cut, "z" * cut]
     scene.live.stop()
@@ -161,9 +161,14 @@ def test_however_much_happens_there_are_ten_writes_a_second_at_most(scene: Scene
         else:
             scene.live.changed()
         scene.turns.pass_time(0.001)
+        if number % 500 == 499:
+            write(scene.terminal, f"warning {number}\n")
     scene.turns.pass_time(1.0)
-    assert 9 <= most_in_a_second(scene.writes) <= 10
-    assert scene.terminal.lines() == [*(f"step {number}" for number in range(50, 5000, 100)), "at 4999"]
+    own = [at for at, text in scene.terminal.written if "warning" not in text]
+    assert 8 <= most_in_a_second(own) <= 10
+    lines = scene.terminal.lines()
+    assert [line for line in lines if "step" in line] == [f"step {number}" for number in range(50, 5000, 100)]
+    assert (len(lines), lines[-1]) == (50 + 10 + 1, "at 4999")
 
 
 def test_steps_that_end_in_quick_succession_are_one_write(scene: Scene) -> None:
@@ -174,7 +179,7 @@ def test_steps_that_end_in_quick_succession_are_one_write(scene: Scene) -> None:
         scene.say(f"step {number}")
         scene.show("runs")
     assert scene.terminal.lines() == ["first"]
-    scene.turns.pass_time(0.1)
+    scene.turns.pass_time(0.25)
     assert scene.terminal.lines() == ["first", *(f"step {number}" for number in range(9)), "runs"]
     assert len(scene.writes) == 2
 
@@ -228,7 +233,7 @@ def test_what_others_write_goes_above_it_after_what_waits(scene: Scene) -> None:
     scene.say("another step")
     assert write(scene.terminal, "a warning\n")
     assert scene.terminal.lines() == ["step", "another step", "a warning"]
-    scene.turns.pass_time(0.2)
+    scene.turns.pass_time(0.25)
     assert scene.terminal.lines() == ["step", "another step", "a warning", "runs", "━━━"]
 
 
@@ -244,7 +249,7 @@ def test_a_log_line_goes_above_it_whole(scene: Scene) -> None:
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     scene.show("runs, a longer line than the other")
     handler.handle(logging.makeLogRecord({"levelname": "WARNING", "msg": "cannot %s", "args": ("cancel",)}))
-    scene.turns.pass_time(0.2)
+    scene.turns.pass_time(0.25)
     assert scene.terminal.lines() == ["WARNING: cannot cancel", "runs, a longer line than the other"]
 
 
