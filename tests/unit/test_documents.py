@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 
 import pytest
@@ -12,7 +13,7 @@ from console.arguments import parse
 from console.hosts import fleet_json
 from console.jobs import jobs_json, repair_json, restored_json
 from console.result import result_json
-from constant import Command, DomainState, ExitCode, Outcome, Verdict
+from constant import AGENT_PORT, CONTROLLER_PORT, Command, DomainState, ExitCode, Outcome, Verdict
 from control.conversation import StepResult
 from control.fleet import FleetReport, HostLook, PairLook
 from control.looking import JobLook, JobsReport
@@ -23,6 +24,7 @@ from control.restoring import Restored
 from control.whereabouts import Whereabouts
 from tests.unit.samples import DESTINATION, FACTS, FINE, HOST_FACTS, MIGRATION, ROOT, SOURCE, STOPS
 from tests.unit.scripted import job
+from tests.unit.test_layout import MAY_IMPORT
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import CHECKS, Check
 from wire.records import LinkReport
@@ -31,6 +33,7 @@ from wire.situation import DomainView, Situation
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHECKS_DOCUMENT = (ROOT / "docs" / "checks.md").read_text(encoding="utf-8")
 JSON_DOCUMENT = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 ERROR = MigrationError(ErrorCode.AGENT_SILENT, {"host": SOURCE})
 
 
@@ -152,3 +155,27 @@ def test_the_documents_name_the_version_that_this_is() -> None:
     version = dataclasses.asdict(HOST_FACTS)["version"]
     assert f"agent {version} serves" in README
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+# docs/architecture.md
+
+
+def test_the_architecture_names_every_module_with_all_that_it_may_import() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \|([^|]*)\|$", ARCHITECTURE, re.MULTILINE)
+    named = {module: set(re.findall(r"`(\w+)`", imports)) for module, imports in rows}
+    assert named == {module: imports - {module} for module, imports in MAY_IMPORT.items()}
+
+
+def test_the_files_that_the_architecture_names_are_there() -> None:
+    paths = re.findall(r"`((?:\w+/)+\w+(?:\.py)?|\w+\.py)`", ARCHITECTURE)
+    assert "tests/faults" in paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_picture_is_well_formed_and_shows_what_the_text_speaks_of() -> None:
+    assert "](architecture.svg)" in ARCHITECTURE
+    picture = ElementTree.parse(ROOT / "docs" / "architecture.svg")  # noqa: S314 - our own file
+    shown = " ".join(text.strip() for text in picture.getroot().itertext() if text.strip())
+    for word in ("management host", "controller", "agent", "libvirtd", "QEMU", "SSH tunnel", "journal", "memory",
+                 "disks", "files", str(AGENT_PORT), str(CONTROLLER_PORT)):
+        assert word in shown
