@@ -6,6 +6,7 @@ import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHECKS_DOCUMENT = (ROOT / "docs" / "checks.md").read_text(encoding="utf-8")
 JSON_DOCUMENT = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+TROUBLESHOOTING = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ERROR = MigrationError(ErrorCode.AGENT_SILENT, {"host": SOURCE})
 
 
@@ -179,3 +182,68 @@ def test_the_picture_is_well_formed_and_shows_what_the_text_speaks_of() -> None:
     for word in ("management host", "controller", "agent", "libvirtd", "QEMU", "SSH tunnel", "journal", "memory",
                  "disks", "files", str(AGENT_PORT), str(CONTROLLER_PORT)):
         assert word in shown
+
+
+# docs/troubleshooting.md
+
+
+def section(document: str, heading: str) -> str:
+    """What stands below a heading, up to the next one of its kind or above."""
+    level = heading.split(" ", 1)[0]
+    found = re.search(
+        rf"^{re.escape(heading)}.*?$(.*?)(?=^#{{1,{len(level)}}} |\Z)", document, re.MULTILINE | re.DOTALL)
+    assert found is not None, f"there is no heading {heading!r}"
+    return found[1]
+
+
+@pytest.mark.parametrize("code", list(ExitCode))
+def test_each_exit_code_says_what_is_certain_and_what_to_type_first(code: ExitCode) -> None:
+    text = section(TROUBLESHOOTING, f"## {int(code)}: ")
+    assert text.count("**Certain:**") == 1
+    assert text.count("**First:**") == 1
+    assert re.search(rf"^\| \[{int(code)}\]\(#{int(code)}-", TROUBLESHOOTING, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "code", [ExitCode.INTERNAL, ExitCode.INPUT, ExitCode.NO_CONTACT, ExitCode.UNKNOWN, ExitCode.DETACHED])
+def test_the_causes_of_an_exit_code_are_errors_that_end_with_it(code: ExitCode) -> None:
+    text = section(TROUBLESHOOTING, f"## {int(code)}: ")
+    # The codes of errors, among other words that are written like them.
+    named = {ErrorCode(word) for word in re.findall(r"`([a-z-]+)`", text) if word in set(ErrorCode)}
+    wanted = ExitCode.UNKNOWN if code is ExitCode.DETACHED else code
+    assert named
+    assert {each.value for each in named if MigrationError(each, {}).exit_code is not wanted} == set()
+
+
+@pytest.mark.parametrize("code", sorted(ErrorCode))
+def test_every_error_code_leads_to_where_its_remedy_is(code: ErrorCode) -> None:
+    index = section(TROUBLESHOOTING, "## By error code")
+    rows = [line for line in index.splitlines() if f"`{code.value}`" in line]
+    assert rows, f"docs/troubleshooting.md does not name {code.value}"
+    for row in rows:
+        if code is not ErrorCode.INTERNAL:
+            heading = row.split("[")[1].split("]")[0]
+            assert re.search(rf"(?<![\w-]){code.value}(?![\w-])", section(README, f"### {heading}"))
+
+
+# All documents.
+
+
+def anchor(heading: str) -> str:
+    """What a heading is linked by, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lost = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        name, _, wanted = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        if link.startswith(("http:", "https:")):
+            continue
+        headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if target.exists() else []
+        if not target.exists() or (wanted and wanted not in map(anchor, headings)):
+            lost.append(link)
+    assert lost == []
