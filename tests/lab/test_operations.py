@@ -21,6 +21,13 @@ BLOCKS: list[str] = re.findall(r"^```\w*\n(.*?)^```$", OPERATIONS, re.MULTILINE 
 RESTRICTED_LINES = [block for block in BLOCKS if block.startswith("restrict,")]
 AUTHORIZED_KEYS = "/home/kvm/.ssh/authorized_keys"
 NO_SFTP = "the stream takes small files too"
+# A file that goes by SFTP where that is to be had.
+MEDIUM = "/var/lib/libvirt/images/small.iso"
+DRIVE = f"""
+    <disk type='file' device='cdrom'>
+      <driver name='qemu' type='raw'/><source file='{MEDIUM}'/><target dev='hdc' bus='ide'/><readonly/>
+    </disk>
+"""
 
 
 def block(beginning: str) -> str:
@@ -91,7 +98,9 @@ def test_a_vm_moves_by_a_restricted_key_through_the_packet_filter(
 ) -> None:
     lab = admin.lab
     node2 = lab.host("node2")
-    guest = make_guest("restricted")
+    medium = bytes(range(256)) * 4096
+    guest = make_guest(
+        "restricted", extra_devices=DRIVE, prepare=lambda host: host.path(MEDIUM).write_bytes(medium))
     key = next(each for each in node2.path(AUTHORIZED_KEYS).read_text().splitlines() if "node1" in each)
     options = in_the_lab(line, lab).partition(" ssh-ed25519 ")[0]
     sshd = node2.path("/etc/ssh/sshd_config").read_text() + block("Match User kvm")
@@ -106,7 +115,10 @@ def test_a_vm_moves_by_a_restricted_key_through_the_packet_filter(
         run = admin.migrate(guest.name)
     assert run.code == 0, run.text
     assert_moved(guest)
+    assert node2.path(MEDIUM).read_bytes() == medium
     assert (NO_SFTP in agents["node1"].log.read_text()[logged:]) == ("/bin/false" in line)
+    for node in lab.nodes:
+        node.path(MEDIUM).unlink()
 
 
 def test_a_key_for_another_address_is_refused_and_the_check_says_so(admin: Admin) -> None:
