@@ -56,7 +56,7 @@ def described(hint: Any) -> str:
     """How the document writes a type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Union:
-        return described(arguments[0])
+        return " or ".join(described(each) for each in arguments if each is not type(None))
     if origin is tuple:
         return f"list of {described(arguments[0])}"
     if arguments:
