@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gettext
 import io
 import json
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +87,21 @@ def test_the_locale_is_read_as_the_system_does(environment: Mapping[str, str], w
 def test_simplified_chinese_is_for_whoever_asks_for_it(environment: Mapping[str, str], chinese: bool) -> None:
     choose_language(environment)
     assert bool(HAN.search(translate("Nothing is under way."))) is chinese
+
+
+@pytest.mark.parametrize(("number", "environment", "chinese"), [
+    (0x804, {}, True), (0x1004, {}, True), (0x409, {}, False), (0x404, {}, False), (0x804, {"LANG": "en_US"}, False),
+    (0x409, {"LANGUAGE": "zh_CN"}, True), (0x409, {"LANG": "zh_CN"}, True), (0xFFFF, {}, False),
+])
+def test_windows_has_a_display_language_where_no_variable_says_otherwise(
+    number: int, environment: Mapping[str, str], chinese: bool, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    windows = SimpleNamespace(kernel32=SimpleNamespace(GetUserDefaultUILanguage=lambda: number))
+    monkeypatch.setattr(ctypes, "windll", windows, raising=False)
+    monkeypatch.setattr(sys, "platform", "win32")
+    choose_language(environment)
+    monkeypatch.undo()
+    assert bool(HAN.search(translate("ok"))) is chinese
 
 
 @pytest.mark.parametrize(("encoding", "chinese"), [

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from constant import DATAGRAM_LIMIT, Command, MessageType
+from tests.unit.catalogue import names, sentences
 from tests.unit.samples import MASTER, REQUEST_ID
 from wire.datagram import Direction, seal
 from wire.message import Reply, decode, encode
+from wire.phrase import Phrase
 from wire.records import PHASE_BYTES, DiskProgress, MemoryProgress, Progress, fitting
 from wire.schema import from_wire, to_wire
 
@@ -42,6 +44,15 @@ def test_sixteen_disks_fit_into_one_datagram_with_the_longest_of_phases(size: in
     disks = sixteen(size)
     assert fitting(disks) == disks
     progress = Progress(phase=LONGEST, done=2**63 - 1, total=2**63 - 1, disks=disks)
+    assert len(sealed(progress)) <= DATAGRAM_LIMIT
+
+
+@pytest.mark.parametrize("words", [
+    text for text, places in sentences().items()
+    if {"steps/convergence.py", "steps/live_migration.py", "steps/copy_disk_file.py"} & set(places)])
+def test_each_phase_fits_with_its_facts_and_sixteen_disks(words: str) -> None:
+    phase = Phrase(words, {name.strip("{}"): "12345 MiB/s" for name in names(words)})
+    progress = Progress(phase=phase, done=2**63 - 1, total=2**63 - 1, disks=sixteen(10 * TERABYTE))
     assert len(sealed(progress)) <= DATAGRAM_LIMIT
 
 
