@@ -50,7 +50,8 @@ _vmmigration_values() {
         --skip-check)
             echo checkpoints guest-agent cpu way-back migration-ports versions memory cpus disk-space virtual-size \
                 storage-pool mac-addresses ssh-user nbd-flaw post-copy clock link-rate dirty-rate disk-write-rate ;;
-        --config-dir | --bandwidth | --timeout | --max-downtime | --disk-map | --pool | --network-map | --rename) ;;
+        --config-dir | --bandwidth | --timeout | --max-downtime | --disk-map | --pool | --network-map | --rename | \
+            --report) ;;
         *) return 1 ;;
     esac
 }
@@ -82,13 +83,14 @@ _vmmigration() {
         found=$(_vmmigration_values "$option")
         case $option in
             --config-dir) kind=directories ;;
+            --report) kind=files ;;
             --disk-map) [[ $value == *=* ]] && kind=files value=${value#*=} ;;
         esac
     elif [[ $current == -* ]]; then
         found="--config-dir --transport --copy-storage --bandwidth --timeout --on-timeout --max-downtime
             --auto-converge --post-copy --synchronous-writes --disk-map --pool --network-map --rename --flatten
-            --eject-cdrom --trim --source-after --without-destination --dry-run --skip-check --json --progress
-            --verbose --quiet --insecure --version --help -n -v -q -h"
+            --eject-cdrom --trim --source-after --without-destination --dry-run --skip-check --json --report
+            --progress --verbose --quiet --insecure --version --help -n -v -q -h"
     else
         addresses=$(_vmmigration_addresses "$config" "${words[0]}")
         case "${given[0]-}:${#given[@]}" in

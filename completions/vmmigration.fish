@@ -4,7 +4,7 @@
 function __vmmigration_given
     argparse config-dir -- $argv
     set -l with_value --config-dir --skip-check --transport --copy-storage --bandwidth --timeout --on-timeout \
-        --max-downtime --disk-map --pool --network-map --rename --source-after --progress
+        --max-downtime --disk-map --pool --network-map --rename --source-after --report --progress
     set -l before ''
     for word in (commandline -opc)[2..-1]
         if contains -- "$before" $with_value
@@ -102,6 +102,7 @@ for program in vmmigration vmmigration.py
     complete -c $program -l source-after -xa 'keep undefine delete' -d 'What becomes of the copy on the source'
     complete -c $program -l without-destination -d 'Although the destination cannot be asked'
     complete -c $program -l json -d 'The result as JSON'
+    complete -c $program -l report -r -d 'A page about the run'
     complete -c $program -l progress -xa 'auto plain json none' -d 'How progress is shown'
     complete -c $program -s v -l verbose -d 'Log what is sent and received'
     complete -c $program -s q -l quiet -d 'Only the result and errors'
