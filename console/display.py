@@ -13,7 +13,7 @@ from typing import Protocol, TextIO
 
 from console.columns import pad, wrap
 from console.figures import Running, StepMeter, disk_percent, progress_text
-from console.language import translate
+from console.language import readable, translate
 from console.live import Live, Repeat, repeat_in_thread
 from console.screen import finished_lines, room, running_lines
 from console.terminal import Look, look_of, obeys_sequences, printable, write
@@ -89,7 +89,7 @@ class _Plain(_Lines):
     def ended(self, step: StepResult) -> None:
         """One line: step, host, result, seconds."""
         result = translate("FAILED") if step.error else translate("BLOCKED") if step.obstacles else translate("ok")
-        text = step.error.code.value if step.error else printable(translate(step.summary))
+        text = step.error.code.value if step.error else printable(readable(step.summary))
         self._line(f"{step.command.value:<23} {step.host:<16} {pad(result, 7)} {step.seconds:6.2f} s  {text}")
 
     def said(self, _event: str, text: str) -> None:

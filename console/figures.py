@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
-from console.language import translate
+from console.language import readable, translate
 from constant import Command
 from wire.records import DiskProgress, Progress
 
@@ -154,7 +154,7 @@ def progress_text(running: Running) -> str:
     progress = running.progress
     if progress is None:
         return ""
-    phase = translate(progress.phase)
+    phase = readable(progress.phase)
     if not progress.total:
         return phase
     parts = [f"{phase} {running.percent}%", amount_text(progress.done, progress.total)]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from wire.phrase import Phrase
+from wire.phrase import Phrase, Text
 
 _DOMAIN = "vmmigration"
 # Beside the packages, in a checkout as in an installed package.
@@ -78,6 +78,11 @@ def _can_show(stream: TextIO, text: str) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
+
+
+def readable(text: Text) -> str:
+    """What a host has told: a Phrase in the reader's language; anything else stays as it is."""
+    return translate(text) if isinstance(text, Phrase) else text
 
 
 def translate(text: str) -> str:

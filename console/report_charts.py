@@ -94,8 +94,8 @@ def _grid(axis: Axis, height: float) -> Markup:
 
 def bar(span: Span, axis: Axis, where: str, told: str) -> Markup:
     """One step as a bar; `where` is the class of its host, `told` what a pointer and a screen reader are told."""
-    state = "going-on" if span.result is None else "failed" if span.result.error or span.result.obstacles else "ok"
-    shape: Attributes = {"class": f"bar {where} {state}", "x": axis.place(span.began), "y": (_ROW - _BAR) / 2,
+    look = "going-on" if span.result is None else "failed" if span.result.error or span.result.obstacles else "ok"
+    shape: Attributes = {"class": f"bar {where} {look}", "x": axis.place(span.began), "y": (_ROW - _BAR) / 2,
                          "height": _BAR, "rx": 3}
     width = f"{max(axis.percent(span.ended) - axis.percent(span.began), 0):.3f}%"
     return _drawing(

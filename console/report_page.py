@@ -223,20 +223,20 @@ def _troubles(report: RunReport) -> Markup:
 def _error(error: MigrationError) -> Markup:
     if error.code is ErrorCode.DETACHED:
         # That was wanted.
-        return _notice("left", translate("Left"), (error.code.value,), error.message, error.hint)
-    return _notice("bad", translate("Error"), (error.code.value,), error.message, error.hint)
+        return _notice("left", translate("Left"), (error.code.value,), translate(error.message), translate(error.hint))
+    return _notice("bad", translate("Error"), (error.code.value,), translate(error.message), translate(error.hint))
 
 
 def _finding(finding: Finding) -> Markup:
     kind = translate("Skipped") if finding.skipped else translate("Obstacle") if (
         finding.severity is Severity.STOPS) else translate("Warning")
-    hint = finding.hint
+    hint = translate(finding.hint)
     if finding.severity is Severity.STOPS and CHECKS[finding.check].skippable:
         skip = translate("To go on all the same: {option}").format(option=f"`--skip-check {finding.check.value}`")
         hint = f"{hint} {skip}"
-    state = "bad" if finding.severity is Severity.STOPS else "warn"
+    look = "bad" if finding.severity is Severity.STOPS else "warn"
     names = (finding.check.value, *([finding.code.value] if finding.code is not None else []))
-    return _notice(state, kind, names, finding.message, hint)
+    return _notice(look, kind, names, translate(finding.message), hint)
 
 
 def _notice(state: str, kind: str, names: Iterable[str], message: str, hint: str) -> Markup:
@@ -371,7 +371,7 @@ def _checks(report: RunReport) -> Markup:
         if finding.skipped:
             word = translate("skipped")
         rows.append((code(finding.check.value), finding.facts.get("host", NOT_KNOWN),
-                     element("span", {"class": state}, word), prose(finding.message)))
+                     element("span", {"class": state}, word), prose(translate(finding.message))))
     fine = sum(finding.severity is Severity.FINE for finding in report.findings)
     summary = translate("All findings: {count}, of which {fine} are fine").format(count=len(rows), fine=fine)
     return _section(translate("What the checks found"), element(

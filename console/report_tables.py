@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from console.figures import duration, size
-from console.language import translate
+from console.language import readable, translate
 from console.markup import NOTHING, Markup, element, joined
 from console.report_charts import stretch
 from console.report_rates import Pass
@@ -168,15 +168,15 @@ def _step_on(step: StepResult | PlannedStep, names: Mapping[str, str]) -> Markup
 def _does(step: PlannedStep | None) -> Markup:
     if step is None:
         return Markup(NOT_KNOWN)
-    return element("ul", {}, *(element("li", {}, each) for each in step.does))
+    return element("ul", {}, *(element("li", {}, readable(each)) for each in step.does))
 
 
 def _result(step: StepResult) -> Markup:
     if step.error is not None:
         return joined((element("strong", {"class": "bad"}, translate("FAILED")), " ", code(step.error.code.value)))
     if step.obstacles:
-        return joined((element("strong", {"class": "bad"}, translate("BLOCKED")), " ", step.summary))
-    return joined((step.summary or NOT_KNOWN,))
+        return joined((element("strong", {"class": "bad"}, translate("BLOCKED")), " ", readable(step.summary)))
+    return joined((readable(step.summary) or NOT_KNOWN,))
 
 
 def pass_table(passes: Sequence[Pass]) -> Markup:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional
 
 from console.columns import columns, cut, pad, wrap
 from console.figures import Running, amount_text, disk_percent, duration, left_text, size
-from console.language import translate
+from console.language import readable, translate
 from console.terminal import Look, printable
 from control.conversation import StepResult
 from wire.records import DiskProgress, MemoryProgress
@@ -135,7 +135,7 @@ def finished_lines(step: StepResult, look: Look, hosts: Sequence[str]) -> list[s
     result = (
         Span(translate("FAILED"), Paint.RED) if step.error is not None else
         Span(translate("BLOCKED"), Paint.RED) if step.obstacles else Span(translate("ok"), Paint.GREEN))
-    text = step.error.code.value if step.error is not None else printable(translate(step.summary))
+    text = step.error.code.value if step.error is not None else printable(readable(step.summary))
     host, seconds = _host(step.host, hosts, look), _seconds(step.seconds)
     if look.width < WIDE:
         told = _joined([result, *(Span(each) for each in (step.command.value, host, seconds) if each)], " ")
@@ -242,7 +242,7 @@ def _step_lines(step: Running, look: Look, hosts: Sequence[str]) -> list[_Line]:
 def _head(step: Running, places: _Places, look: Look, hosts: Sequence[str]) -> list[_Line]:
     """The step, the host, for how long, and its phase there if there is room, else below."""
     host, time = _host(step.host, hosts, look), duration(step.seconds)
-    phase = printable(translate(step.progress.phase)) if step.progress is not None else ""
+    phase = printable(readable(step.progress.phase)) if step.progress is not None else ""
     if look.width >= WIDE:
         head = f" {pad(step.command.value, _COMMAND)}{pad(host, _HOST)} {time:>{_SECONDS}}"
     else:
