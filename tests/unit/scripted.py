@@ -34,6 +34,7 @@ from wire.exchange import Exchange, GaveUp
 from wire.findings import CheckReport
 from wire.history import JobDetails, JobList, JobRecord, JobSummary, StepState
 from wire.message import Reply, Request, decode
+from wire.phrase import Phrase
 from wire.records import (
     CancelReport,
     LinkReport,
@@ -121,14 +122,18 @@ HAPPY: Mapping[Call, object] = {
     (Command.CHECK_DESTINATION, DESTINATION): CheckReport(findings=()),
     (Command.MEASURE_LINK, DESTINATION): LinkReport(rate=100 << 20),
     (Command.MEASURE_LINK, SOURCE): LinkReport(dirty_rate=0, write_rate=0),
-    (Command.PREPARE_DESTINATION, DESTINATION): StepReport(summary="empty qcow2 of 8192 MiB"),
-    (Command.COPY_DISK_FILE, SOURCE): StepReport(summary="nothing to send beforehand"),
+    (Command.PREPARE_DESTINATION, DESTINATION): StepReport(summary=Phrase("empty {format} of {size} MiB at {path}", {
+        "format": "qcow2", "size": "8192", "path": FACTS.disks[0].path})),
+    (Command.COPY_DISK_FILE, SOURCE): StepReport(summary=Phrase(
+        "nothing to send beforehand, {names} crosses in the live migration", {"names": "node.qcow2"})),
     (Command.LIVE_MIGRATION, SOURCE): MOVED,
-    (Command.HAND_OVER, DESTINATION): StepReport(summary="it goes on here"),
-    (Command.EXTRACT_CONFIGURE_FILE, DESTINATION): StepReport(summary="/etc/libvirt/qemu/VM1.xml (libvirt's own)"),
-    (Command.DEFINE_VIRTUAL_MACHINE, DESTINATION): StepReport(summary="persistent, autostart on"),
-    (Command.FINISH, DESTINATION): StepReport(summary="running here"),
-    (Command.FINISH, SOURCE): StepReport(summary="shut off here, its disk kept"),
+    (Command.HAND_OVER, DESTINATION): StepReport(summary=Phrase("it goes on here")),
+    (Command.EXTRACT_CONFIGURE_FILE, DESTINATION): StepReport(summary=Phrase(
+        "{path} (libvirt's own)", {"path": "/etc/libvirt/qemu/VM1.xml"})),
+    (Command.DEFINE_VIRTUAL_MACHINE, DESTINATION): StepReport(summary=Phrase("persistent, autostart on")),
+    (Command.FINISH, DESTINATION): StepReport(summary=Phrase("{state} here", {
+        "state": Phrase("running")})),
+    (Command.FINISH, SOURCE): StepReport(summary=Phrase("shut off here, cannot be started")),
     # Asked for before it is said that the VM is there.
     (Command.LOCATE, DESTINATION): DomainView(state=DomainState.RUNNING),
     (Command.CANCEL, SOURCE): CancelReport(known=True),

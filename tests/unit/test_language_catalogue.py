@@ -34,11 +34,13 @@ EACH = pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: langu
 # The names under which prose of ours is among the facts of an error or a check, and in the records that tell of a step.
 PROSE = frozenset({"problem", "reason", "what", "why", "remedy", "state", "device", "verdict", "helps"})
 TOLD = frozenset({"summary", "phase"})
-# What stands under these names all the same: JSON, the agent's own log and stderr, names of commands, and what only
-# another version of ours could bring about.
+# What stands under these names all the same: JSON, the agent's own log and stderr, names of commands, classes of the
+# page's markup, and what only another version of ours could bring about.
 NO_PROSE = {
     "agent.py": {"--listen", "--listen takes one address of IPv4 and one of IPv6", "The agent must run as root"},
     "console/plan.py": {"plan.verdict.value"},
+    "console/report_charts.py": {"going-on", "failed", "ok"},
+    "console/report_page.py": {"bad", "warn"},
     "console/result.py": {"report.state.value"},
     "control/conversation.py": {"it answers {} without a {}"},
     "steps/resting.py": {"it is still busy"},
