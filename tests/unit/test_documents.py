@@ -178,7 +178,7 @@ def test_the_files_that_the_architecture_names_are_there() -> None:
 def test_the_picture_is_well_formed_and_shows_what_the_text_speaks_of() -> None:
     assert "](architecture.svg)" in ARCHITECTURE
     picture = ElementTree.parse(ROOT / "docs" / "architecture.svg")  # noqa: S314 - our own file
-    shown = " ".join(text.strip() for text in picture.getroot().itertext() if text.strip())
+    shown = " ".join(str(each.text) for each in picture.iter("{http://www.w3.org/2000/svg}text"))
     for word in ("management host", "controller", "agent", "libvirtd", "QEMU", "SSH tunnel", "journal", "memory",
                  "disks", "files", str(AGENT_PORT), str(CONTROLLER_PORT)):
         assert word in shown
