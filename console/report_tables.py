@@ -197,7 +197,7 @@ def facts_list(facts: DomainFacts, migration: Migration) -> Markup:
     """What the source told of the VM, as names and values."""
     placement = migration.placement(facts)
     entries = [
-        (translate("state when it began"), facts.state.value),
+        (translate("state when it began"), translate(facts.state.value)),
         (translate("memory"), translate("{all}, of which {resident} were in use").format(
             all=size(facts.memory), resident=size(facts.resident)) if facts.resident else size(facts.memory)),
         (translate("virtual CPUs"), str(facts.vcpus)),
@@ -237,7 +237,7 @@ def disk_table(facts: DomainFacts, migration: Migration) -> Markup:
                      lines(_placed(path, placement) for path in (
                          disk.path, *(layer.path for layer in disk.layers)))))
     known = {disk.path for disk in facts.disks} | {layer.path for disk in facts.disks for layer in disk.layers}
-    rows += [(code(file.target or NOT_KNOWN), file.purpose.value, size(file.length), size(file.allocated),
+    rows += [(code(file.target or NOT_KNOWN), translate(file.purpose.value), size(file.length), size(file.allocated),
               _placed(file.path, placement)) for file in facts.files if file.path not in known]
     return table(translate("Disks, with the layers below each, and other files"), (
         translate("disk"), translate("what it is"), translate("size"), translate("allocated"), translate("where")),
