@@ -35,6 +35,7 @@ from constant import (
     Outcome,
     Severity,
 )
+from host.service_manager import ServiceManager
 from steps import recording
 from steps.context import Cancellation, KeptTunnels, StepContext
 from udpmodule import AgentSocket, Event, Responder, Stage
@@ -144,14 +145,16 @@ class Agent:
     def __init__(
         self, settings: AgentSettings, udp: AgentSocket, hello: Hello, steps: Mapping[Command, Step], *,
         state_directory: Path = Path(STATE_DIRECTORY), jobs_limit: int = JOBS_LIMIT, alone: Alone | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
-        """`alone` is what it does without being asked, nothing if that is None."""
+        """`alone` is what it does without being asked, nothing if that is None; `manager` is told how it goes on."""
         self._settings = settings
         self._udp = udp
         self._hello = hello
         self._steps = steps
         self._state_directory = state_directory
         self._alone = alone
+        self._manager = manager or ServiceManager()
         self._job_locks: dict[str, threading.Lock] = {}
         self._look_at = 0.0
         self.jobs = Jobs(jobs_limit)
@@ -160,36 +163,56 @@ class Agent:
         self._tunnels = KeptTunnels()
         self._stop_by: float | None = None
         self._linger_until = 0.0
+        self.leaves = False
+        """Whether it ends without having ended its work."""
 
     def run(self) -> None:
-        """Serve until stop() was called and all work has ended, at most _STOP_SECONDS later."""
-        self._udp.serve(self.take, self._stopped, self._see_to_jobs)
+        """Serve until leave() was called, or stop() and all work has ended, at most _STOP_SECONDS later."""
+        self._manager.ready(self._status())
+        self._udp.serve(self.take, self._stopped, self._turn)
+
+    def _turn(self) -> None:
+        self._manager.turned(time.monotonic(), self._status())
+        self._see_to_jobs()
+
+    def _status(self) -> str:
+        count = len(self.jobs.open())
+        return "1 job" if count == 1 else f"{count or 'no'} jobs"
 
     def stop(self) -> None:
         """Refuse new work and cancel what runs. Called in the receive loop's thread."""
         if self._stop_by is None:
             log.info("stopping; %d job step(s) to end first", len(self._working))
+            self._manager.stopping()
             now = time.monotonic()
             self._stop_by = now + _STOP_SECONDS
             self._linger_until = now
             for work in self._working.values():
                 work.cancellation.reason = f"the agent on {work.request.agent_ip} was stopped"
 
+    def leave(self) -> None:
+        """End, and leave what runs to the next life of this agent, as if this one had been killed."""
+        log.info("leaving %d job step(s) to the agent that is started next", len(self._working))
+        self._manager.stopping()
+        self.leaves = True
+
     def _stopped(self) -> bool:
-        if self._stop_by is None:
-            return False
+        if self.leaves or self._stop_by is None:
+            return self.leaves
         now = time.monotonic()
         return now > self._stop_by or (not self._working and now >= self._linger_until)
 
     def configure(self, load: Callable[[], AgentSettings]) -> None:
         """Go by what `load` reads from now on; if it cannot be read, by what was read before."""
+        self._manager.reloading(time.monotonic())
         try:
             self._settings = load()
         except MigrationError as error:
             log.error("lists and keys stay as they were: %s", error)
-            return
-        self._udp.responder.reconfigure(self._settings.controllers, self._settings.keys)
-        log.info("lists and keys were read again")
+        else:
+            self._udp.responder.reconfigure(self._settings.controllers, self._settings.keys)
+            log.info("lists and keys were read again")
+        self._manager.ready(self._status())
 
     def take(self, event: Event) -> None:
         """Do what a request needs next. Returns at once."""
@@ -460,7 +483,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="vmmigration-agent", description="Moves this node's VMs when a controller on the list asks for it.",
         epilog="Started by hand without arguments, or by systemd. It runs in the foreground and logs to stderr. "
-        "SIGHUP has it read its lists and its key again.")
+        "SIGHUP has it read its lists and its key again. SIGTERM ends it, and with it what it is working on; SIGUSR1 "
+        "ends it and leaves that to the agent that is started next.")
     parser.add_argument("--config-dir", metavar="DIR", help="where ControllerIPAddr.txt, AgentIPAddr.txt and "
                         "AgentKey.txt are (default: /etc/vmmigration if it exists, else the script's folder)")
     parser.add_argument("--state-dir", metavar="DIR", default=STATE_DIRECTORY,
@@ -560,7 +584,8 @@ def prompt_answers() -> Iterator[None]:
         _set_niceness(niceness)
 
 
-def _serve(options: argparse.Namespace) -> None:
+def _serve(options: argparse.Namespace, manager: ServiceManager) -> bool:
+    """Returns whether it leaves its work to the next agent."""
     # Imported here because a node without python3-libvirt is told so in a sentence instead of by a traceback.
     from steps.table import ADOPT, CLEAR, HELLO, SETTLE, STEPS
 
@@ -582,10 +607,11 @@ def _serve(options: argparse.Namespace) -> None:
     try:
         udp = _open_socket(responder, options.listen, writer)
         agent = Agent(settings, udp, HELLO, STEPS, state_directory=state_directory, jobs_limit=options.jobs,
-                      alone=Alone(ADOPT, SETTLE, CLEAR))
+                      alone=Alone(ADOPT, SETTLE, CLEAR), manager=manager)
         agent.go_on(journal.entries, adopted)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: udp.post(agent.stop))
+        signal.signal(signal.SIGUSR1, lambda _number, _frame: udp.post(agent.leave))
         signal.signal(signal.SIGHUP, lambda _number, _frame: udp.post(lambda: agent.configure(load)))
         log.info("agent %s serves %s, configured in %s, journal in %s%s", VERSION, udp.addresses(), directory,
                  state_directory, "" if settings.keys else
@@ -597,16 +623,21 @@ def _serve(options: argparse.Namespace) -> None:
     finally:
         writer.close()
     log.info("ended")
+    return agent.leaves
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `vmmigration-agent`. Returns its exit code."""
     options = _arguments(sys.argv[1:] if argv is None else argv)
     configure_logging(verbose=options.verbose)
+    manager = ServiceManager.of_environment(os.environ, os.getpid())
     try:
         with prompt_answers():
-            _serve(options)
+            leaves = _serve(options, manager)
     except MigrationError as error:
         print(f"vmmigration-agent: {error.message}\n  {error.hint}", file=sys.stderr)
         return int(error.exit_code)
+    if leaves:
+        # Not by way of atexit, which closes the tunnels.
+        os._exit(0)
     return 0
