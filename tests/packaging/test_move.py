@@ -119,7 +119,7 @@ def test_all_is_well_between_the_two(pair: Pair) -> None:
 
 
 def test_a_move_survives_the_restart_of_both_agents(pair: Pair) -> None:
-    move = pair.source.start(*pair.command("--bandwidth", "8"))
+    move = pair.source.start(*pair.command("--bandwidth", "12"))
     wait_until("the memory is on its way", lambda: "Migrate" in _job(pair.source) or move.poll() is not None)
     assert move.poll() is None, move.communicate()
     tunnel = pair.source.says("pgrep", "-x", "ssh")
