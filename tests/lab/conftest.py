@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,9 +101,9 @@ class Admin:
         source, destination = reversed(self.lab.nodes) if back else self.lab.nodes
         return [PYTHON, CONTROLLER, source.address, destination.address, "kvm", domain, *options]
 
-    def run(self, words: list[str]) -> Run:
-        """Run a command line to its end."""
-        finished = self.lab.host("boss").run(words, check=False, timeout=RUN_SECONDS)
+    def run(self, words: list[str], env: Mapping[str, str] | None = None) -> Run:
+        """Run a command line to its end, with `env` in its environment."""
+        finished = self.lab.host("boss").run(words, check=False, timeout=RUN_SECONDS, env=env)
         return Run(finished.returncode, finished.stdout, finished.stderr)
 
     def migrate(self, domain: str, *options: str, back: bool = False) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 from pathlib import Path
 
@@ -172,6 +173,18 @@ def test_the_text_of_a_dry_run_has_the_plan_step_by_step(scene: Scene) -> None:
     assert any(line.startswith("link") and "/s" in line for line in lines)
     assert any(line.startswith("verdict") for line in lines)
     assert lines[-1] == "A real run would start."
+
+
+def test_an_admin_who_reads_chinese_reads_what_the_agents_found_in_it(scene: Scene) -> None:
+    with placed(place.file_there(IMAGE), scene):
+        run = Admin(scene.lab).run(scene.words("--dry-run", "-v"), {"LC_ALL": "zh_CN.UTF-8"})
+    assert run.code == REFUSED, run.text
+    assert run.stdout == "实际迁移不能开始\uff1a有 1 项阻碍。\n"
+    found = [line for line in run.stderr.splitlines() if re.match(r"vmmigration\.py: |  ", line)]
+    assert f"vmmigration.py: {IMAGE} 在 {scene.target.address} 上已经存在。" in found
+    assert len(found) > 40
+    # Names, paths, figures and commands aside, nothing is left in English.
+    assert [line for line in found if re.search(r"[a-z]{2,} [a-z]{2,} [a-z]{2,}", re.sub("`.*?`", "", line))] == []
 
 
 # `check`: without a VM.
