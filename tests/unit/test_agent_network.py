@@ -394,7 +394,7 @@ def test_an_agent_does_not_start_without_both_lists_even_when_insecure(tmp_path:
 def test_an_error_at_the_start_is_told_on_stderr_with_its_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(_options: object) -> None:
+    def fail(*_what: object) -> None:
         raise MigrationError(ErrorCode.LIST_EMPTY, {"path": "/etc/vmmigration/AgentIPAddr.txt", "what": "node"})
 
     monkeypatch.setattr(agent_module, "_serve", fail)
