@@ -496,7 +496,8 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.SSH_LIBVIRT_REFUSED: ErrorText(
         _REFUSED, "libvirt on {destination} does not serve {user} over SSH from {host}: {reason}.",
         "On {destination}: libvirtd runs, {user} is in the group libvirt (`adduser {user} libvirt`), sshd has "
-        "AllowTcpForwarding and AllowStreamLocalForwarding on, and the key is not restricted."),
+        "AllowTcpForwarding and AllowStreamLocalForwarding on, and a restricted key has port-forwarding and no "
+        "permitopen (docs/operations.md)."),
     ErrorCode.SAME_LIBVIRT_HOST: ErrorText(
         _REFUSED, "{host} and {destination} have the same libvirt host UUID, so libvirt takes them for one host.",
         "Set a different host_uuid in /etc/libvirt/libvirtd.conf on one of them and restart libvirtd."),
