@@ -1,4 +1,4 @@
-"""Python interpreters of other versions, of other releases of Debian and of this machine, each with the command."""
+"""Python interpreters of other versions, from Debian's releases and from this machine, and a copy of the command."""
 
 from __future__ import annotations
 
