@@ -74,14 +74,16 @@ def _unpacked(release: str, version: str) -> Path | None:
     """A directory with the interpreter of that release of Debian; None if it cannot be had (any more)."""
     root = cache_directory() / f"python{version}-{release}"
     with cache_lock(root.name):
+        draft = root.with_name(f"{root.name}.new")
         if not root.exists():
+            shutil.rmtree(draft, ignore_errors=True)
             made = subprocess.run(
                 [needed("mmdebstrap"), "--mode=root", "--variant=extract", f"--include=base-files,python{version}",
-                 release, root.with_suffix(".new"), _MIRROR], capture_output=True, text=True, check=False)
+                 release, draft, _MIRROR], capture_output=True, text=True, check=False)
             if made.returncode != 0:
                 sys.stderr.write(made.stderr)
                 return None
-            root.with_suffix(".new").rename(root)
+            draft.rename(root)
     return root
 
 

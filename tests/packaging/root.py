@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -43,8 +42,9 @@ def node_root(packages: Path) -> Path:
         if not root.exists():
             for old in cache_directory().glob("node-*-*"):
                 shutil.rmtree(old)
-            _make(root.with_suffix(".new"), name, mirror, parts, packages)
-            os.rename(root.with_suffix(".new"), root)
+            draft = root.with_name(f"{root.name}.new")
+            _make(draft, name, mirror, parts, packages)
+            draft.rename(root)
     return root
 
 
