@@ -16,12 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from console.arguments import PROGRAM, address_of, arguments_invalid, checking_user, migration_of, parse
+from console.arguments import address_of, arguments_invalid, checking_user, migration_of, parse
 from console.commands import JOB_COMMANDS, show_run
 from console.display import Display, display_mode
 from console.hosts import fleet_json, fleet_text
 from console.language import choose_language, translate
 from console.plan import show_findings
+from console.program import PROGRAM
 from console.recorder import Observers
 from console.report_file import WrittenRun
 from console.result import error_json, show_errors

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from console.columns import pad, wrap
 from console.language import translate
+from console.program import PROGRAM
 from constant import (
     DOWNTIME_CAP,
     DOWNTIME_FIRST,
@@ -29,7 +30,6 @@ from wire.phrase import Phrase, fill, template
 from wire.placement import parse_disk_map, parse_network_map
 from wire.records import Convergence, Migration
 
-PROGRAM = "vmmigration.py"
 # Commands that have no run of their own which a page could tell of.
 _WITHOUT_RUN = frozenset({
     "check", "list", "status", "cancel", "repair", "restore-source", "new-key", "agent-key", "change-key"})

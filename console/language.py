@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
+from console.program import with_program_name
 from wire.phrase import Phrase, Text
 
 _DOMAIN = "vmmigration"
@@ -92,4 +93,4 @@ def translate(text: str) -> str:
     """
     if isinstance(text, Phrase):
         return text.text(translate)
-    return _language.catalogue.gettext(text) if text else text
+    return with_program_name(_language.catalogue.gettext(text)) if text else text

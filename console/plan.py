@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
-from console.arguments import PROGRAM
 from console.columns import pad
 from console.figures import duration, size
 from console.language import translate
+from console.program import PROGRAM
 from console.terminal import printable, write
 from constant import Severity
 from control.plan import Plan

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from console.arguments import PROGRAM
+from console.program import PROGRAM
 from console.recorder import Recorder
 from console.report_page import GENERATOR, RunPage, page
 from console.result import show_errors

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
-from console.arguments import PROGRAM
 from console.figures import size
 from console.language import translate
 from console.plan import finding_json, plan_json, plan_text
+from console.program import PROGRAM
 from console.terminal import printable, write
 from constant import DomainState, Outcome
 from control.report import RunReport
