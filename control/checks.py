@@ -22,7 +22,7 @@ _MIB = 1024 * 1024
 # What the probe sends for: with the login and libvirt's second of counting it stays under two seconds.
 _MEASURE_MILLISECONDS = 800
 # And how much: little of what is to be moved, but enough to tell a rate from.
-_MEASURE_SHARE = 1 / 48
+_MEASURE_SHARE = 1 / 96
 _MEASURE_LEAST = 12 * _MIB
 # From there on a guest's clock can be seen to jump, and Kerberos and TLS are only a little more patient.
 SKEW_SECONDS = 2.0

@@ -58,9 +58,10 @@ def run(context: StepContext, arguments: StepArguments) -> MigrationReport:
                     "problem": Phrase("VM {domain} is no longer {state}", {
                         "domain": migration.domain, "state": Phrase(facts.state.value)})})
             watch = _watch(context, migration, hypervisor, opened)
+            thread = MigrationThread(context.host, migration.domain, target)
+            thread.start()
+            # While libvirt begins: it takes longer than that to come to the end for which the peer is needed.
             with Peer(target.connection, migration) as peer, _released_at_once(peer, migration, facts):
-                thread = MigrationThread(context.host, migration.domain, target)
-                thread.start()
                 return follow(watch, thread, facts, peer)
 
 

@@ -131,7 +131,7 @@ def test_each_step_gets_the_whole_migration_and_what_the_check_of_the_source_fou
     _report, agents, _notes = run({})
     link = {Command.CHECK_LINK: link_arguments(MIGRATION, keep=True),
             Command.MEASURE_LINK: link_arguments(
-                MIGRATION, milliseconds=800, at_most=round(sum(planned_bytes(FACTS)) / 48), keep=True)}
+                MIGRATION, milliseconds=800, at_most=round(sum(planned_bytes(FACTS)) / 96), keep=True)}
     for asked in agents.asked_for_steps()[:-1]:
         if asked.request.cmd in link:
             assert asked.request.cmd_arguments == link[asked.request.cmd]
