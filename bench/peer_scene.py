@@ -8,6 +8,7 @@ import contextlib
 import copy
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,15 @@ from bench.peer_cases import Disk, Machine
 from bench.peer_commands import IMAGES, LAYER, Image, Names
 from bench.terminal import Terminal
 from tests.lab import Agent, GuestSpec, Host, Lab, LabError, Witness, start_guest
-from tests.lab.guest import make_image
+from tests.lab.guest import BOOT_DIRECTORY, install_boot_files, make_image
 from tests.lab.hostfiles import write_text
 from tests.lab.state import CHECKOUT
 
 _MIB = 1024 * 1024
 _POOL = "default"
+# The lab's guests boot a kernel that is a file of their host. Among the system's own it is neither sent nor compared: the
+# move is that of an ordinary VM, which boots from its disk.
+_KERNELS = "/etc/bench-boot"
 _MOVED = re.compile(r"(.+)\.moved-[0-9a-f]{8}")
 _TICKS = 40
 _GOES_ON_SECONDS = 30.0
@@ -40,7 +44,9 @@ def scenery() -> Iterator[Scenery]:
         lab.down()
         lab.up()
         lab.provision()
+        install_boot_files(lab.nodes)
         for node in lab.nodes:
+            shutil.copytree(node.path(BOOT_DIRECTORY), node.path(_KERNELS))
             _make_pool(node)
         _let_admin_in(*lab.nodes)
         agents = {node.name: lab.start_agent(node) for node in lab.nodes}
@@ -146,7 +152,7 @@ class Subject:
         return GuestSpec(
             self.machine.name, disk_bytes=disk.size_gib * 1024 * _MIB, data_bytes=disk.data_mib * _MIB, image=path,
             writer_mib=self.machine.disk_writer_mib, memory_writer_mib=self.machine.memory_writer_mib,
-            rewrite=lambda document: with_disks(document, more))
+            rewrite=lambda document: with_disks(document.replace(BOOT_DIRECTORY, _KERNELS), more))
 
     def put_on_source(self) -> None:
         """Define it on node1, and start it and wait until it ticks if it is to run. Nothing is left to be written."""
