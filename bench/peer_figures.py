@@ -20,10 +20,11 @@ _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40
 class Run:
     """One run. Seconds, bytes, milliseconds; None is what there is not of this way or this VM.
 
-    `seconds` is from Enter to the prompt, of all lines that are typed. `libvirt_seconds` is what libvirt says that its
-    migration took. `wire_bytes` crossed the source's cable, both directions together; `memory_bytes` of them was
-    memory, as libvirt counts it. `first_byte_seconds` is from Enter until disk or memory crossed. `programs` is per
-    host and program: processor seconds, those of its ended children, and the peak of its memory.
+    `seconds` is from Enter to the prompt, of all lines that are typed. `libvirt_seconds` is what libvirt's migration
+    took, with what its source does once the destination has finished it. `wire_bytes` crossed the source's cable, both
+    directions together; `memory_bytes` of them was memory, as libvirt counts it. `first_byte_seconds` is from Enter
+    until disk or memory crossed. `programs` is per host and program: processor seconds, those of its ended children,
+    and the peak of its memory. `switchover` is for how many milliseconds the guest waited for what.
     """
 
     case: str
@@ -43,6 +44,7 @@ class Run:
     gap_ms: float | None = None
     switch_gap_ms: float | None = None
     usual_gap_ms: float | None = None
+    switchover: dict[str, float] = field(default_factory=dict)
     programs: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
     repeated: int = 0

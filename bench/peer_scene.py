@@ -24,8 +24,8 @@ from tests.lab.state import CHECKOUT
 
 _MIB = 1024 * 1024
 _POOL = "default"
-# The lab's guests boot a kernel that is a file of their host. Among the system's own it is neither sent nor compared: the
-# move is that of an ordinary VM, which boots from its disk.
+# The lab's guests boot a kernel that is a file of their host. Among the system's own it is neither sent nor compared:
+# the move is that of an ordinary VM, which boots from its disk.
 _KERNELS = "/etc/bench-boot"
 _MOVED = re.compile(r"(.+)\.moved-[0-9a-f]{8}")
 _TICKS = 40

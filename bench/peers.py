@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import performance_page
+from bench.life_events import LifeEvents, switchover
 from bench.meter import Meter, accounts, flowing_since
 from bench.peer_cases import CASES, WARM_UP, Case, Machine, chosen, order
 from bench.peer_commands import Way, lines
@@ -82,7 +83,8 @@ def _run(subject: Subject, case: str, way: Way, pair: int, repeated: int) -> Run
     hosts = list(scene.lab.hosts.values())
     to_type = lines(way, subject.names)
     typed: list[Typed] = []
-    with Meter(hosts, scene.lab.host("node1"), scene.terminals["boss"].errors) as meter:
+    with LifeEvents(scene.lab.nodes, subject.machine.name) as events, Meter(
+            hosts, scene.lab.host("node1"), scene.terminals["boss"].errors) as meter:
         for each in to_type:
             typed.append(scene.terminals[each.host].type(each.text, _RUN_SECONDS))
         allocated, length = subject.allocated("node2")
@@ -95,11 +97,16 @@ def _run(subject: Subject, case: str, way: Way, pair: int, repeated: int) -> Run
     flowing = flowing_since(meter.marks, min(moving, default=moving_from), FLOWING_BYTES)
     gaps: tuple[float | None, float | None, float | None] = (None, None, None)
     job: dict[str, float] = {}
+    waited: dict[str, float] = {}
+    libvirt_seconds = None
     if subject.machine.running:
         ticks = [(tick.seconds, tick.host) for tick in subject.witness.ticks()]
         gaps = longest_gap(ticks, began, ended + _AFTER_SECONDS)
         job = job_figures(scene.lab.host("node1").run(
             ["virsh", "-q", "-c", "qemu:///system", "domjobinfo", "--completed", subject.machine.name]).stdout)
+        switched = switchover(events.seen, "node1", "node2")
+        waited = switched.parts(next(seconds for seconds, host in ticks if host == "node2"))
+        libvirt_seconds = round(job["Time elapsed"] + switched.done - switched.arrived, 3)
     longest, between, usual = (None if gap is None else round(gap * 1000, 1) for gap in gaps)
     return Run(
         case=case, way=way.name, pair=pair, at=at.isoformat(timespec="seconds"), load=round(load, 2),
@@ -109,9 +116,9 @@ def _run(subject: Subject, case: str, way: Way, pair: int, repeated: int) -> Run
         wire_bytes=meter.marks[-1].bytes - meter.marks[0].bytes, source_allocated=source_allocated,
         destination_allocated=allocated, destination_length=length,
         first_byte_seconds=None if flowing is None else round(flowing - began, 3),
-        libvirt_seconds=job.get("Time elapsed"), memory_bytes=round(job.get("Memory processed", 0)),
-        gap_ms=longest, switch_gap_ms=between, usual_gap_ms=usual, programs=_programs(meter), steps=steps,
-        repeated=repeated)
+        libvirt_seconds=libvirt_seconds, memory_bytes=round(job.get("Memory processed", 0)),
+        gap_ms=longest, switch_gap_ms=between, usual_gap_ms=usual, switchover=waited, programs=_programs(meter),
+        steps=steps, repeated=repeated)
 
 
 def _steps(meter: Meter, began: float) -> list[dict[str, Any]]:

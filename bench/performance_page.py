@@ -49,7 +49,8 @@ How long a move takes beside what an admin types instead, measured side by side 
 - **total** is from Enter to the prompt, of all lines that are typed ([below](#what-is-typed)), each in a shell that is
   open already; typing and thinking take no time. Ours includes all checks, the encryption of disk and memory, and the
   steps after the move. virsh's disk and memory cross unencrypted: that is how it works out of the box.
-- **libvirt** is what `virsh domjobinfo --completed` says that the migration took, **outside** the rest of the total.
+- **libvirt** is what libvirt's migration took: `virsh domjobinfo --completed` up to the end at the destination, and
+  what the source's libvirt does then. **outside** is the rest of the total.
 - **first byte**: from Enter until {flowing} KiB have crossed since the moving began; what ours sends to measure the
   link is not counted.
 - **wire**: all bytes on the source's cable, both directions, headers included, by what is allocated in the source's
@@ -214,6 +215,19 @@ def beyond_libvirt(run: Run) -> float | None:
     return None if took is None or run.libvirt_seconds is None else took - run.libvirt_seconds
 
 
+def waiting_table(results: Results, cases: Sequence[Case]) -> str:
+    """For what the guest waits at the switchover."""
+    parts = list(dict.fromkeys(part for run in results.runs for part in run.switchover))
+    rows = [
+        [case.name, way.value, *(_spread(results.of(case.name, way), _waited(part), "{:.0f}") for part in parts)]
+        for case in cases for way in case.ways if any(run.switchover for run in results.of(case.name, way))]
+    return table(["case", "way", *parts], rows)
+
+
+def _waited(part: str) -> Figure:
+    return lambda run: run.switchover.get(part)
+
+
 def costs_table(results: Results, cases: Sequence[Case]) -> str:
     """Processor time and memory of what is ours, and processor time of SSH and of libvirt's part."""
     rows = []
@@ -266,7 +280,10 @@ def page(results: Results, reasons: Reasons, file: str = FIGURES.name) -> str:
     parts += [
         _SCP_NOTE.rstrip(), "## Where our time goes",
         "Seconds, medians. CHECK_LINK runs beside the other two checks, and steps on both hosts beside each other.",
-        steps_table(results, cases), "## What it costs",
+        steps_table(results, cases), "## What the guest waits for",
+        "Milliseconds, from its stop at the source on, by libvirt's events: for what is left of memory and devices to "
+        "arrive, for being let go on there (ours: once the source has given its copy up), and for its next tick.",
+        waiting_table(results, cases), "## What it costs",
         "Processor seconds of both nodes and the management host together, and the largest memory of one process.",
         costs_table(results, cases), "## What is typed", typed_list(results, cases)]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import libvirt
 import pytest
 
+from bench.life_events import LifeEvent, switchover
 from bench.meter import Mark, Process, Usage, accounts, flowing_since, program, usage, wire_bytes
 from bench.peer_cases import CASES, MINUTE, PLAIN, Case, chosen, order
 from bench.peer_commands import Image, Line, Names, Way, lines
@@ -179,6 +181,33 @@ def test_what_a_process_used_before_does_not_count_but_all_of_one_that_began_mea
 ])
 def test_a_program_is_told_by_its_name_or_its_words(name: str, words: str, found: str) -> None:
     assert program(name, words) == found
+
+
+# Events.
+
+SUSPENDED, RESUMED, STOPPED = (
+    libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_STOPPED)
+LEFT = LifeEvent(1.0, "node1", (SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED))
+GONE = LifeEvent(1.5, "node1", (STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED))
+
+
+def test_a_guest_that_libvirt_resumes_itself_waits_for_nobody() -> None:
+    resumed = LifeEvent(1.2, "node2", (RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_MIGRATED))
+    found = switchover([LEFT, resumed, GONE], "node1", "node2")
+    assert found.parts(1.25) == {"arriving": 200.0, "handing over": 0.0, "first tick": 50.0}
+    assert found.done == 1.5
+
+
+def test_a_guest_that_arrives_paused_waits_until_it_is_handed_over() -> None:
+    paused = LifeEvent(1.2, "node2", (SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_PAUSED))
+    resumed = LifeEvent(1.22, "node2", (RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_UNPAUSED))
+    found = switchover([LEFT, paused, resumed, GONE], "node1", "node2")
+    assert found.parts(1.25) == {"arriving": 200.0, "handing over": 20.0, "first tick": 30.0}
+
+
+def test_events_without_an_end_are_no_switchover() -> None:
+    with pytest.raises(ValueError, match="node2 did not say"):
+        switchover([LEFT, GONE], "node1", "node2")
 
 
 # Figures.
