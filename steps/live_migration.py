@@ -57,7 +57,7 @@ def run(context: StepContext, arguments: StepArguments) -> MigrationReport:
                     "host": context.host, "domain": migration.domain,
                     "problem": Phrase("VM {domain} is no longer {state}", {
                         "domain": migration.domain, "state": Phrase(facts.state.value)})})
-            watch = _watch(context, migration, hypervisor, opened)
+            watch = _watch(context, migration, facts, hypervisor, opened)
             thread = MigrationThread(context.host, migration.domain, target)
             thread.start()
             # While libvirt begins: it takes longer than that to come to the end for which the peer is needed.
@@ -77,7 +77,7 @@ def adopt(context: StepContext, arguments: StepArguments) -> MigrationReport:
     try:
         with Hypervisor.open(context.host) as hypervisor, \
                 Peer(_connection(sockets), migration) as peer, _released_at_once(peer, migration, facts):
-            watch = _watch(context, migration, hypervisor, left)
+            watch = _watch(context, migration, facts, hypervisor, left)
             log.info("VM %s: going on with the migration that was begun before", migration.domain)
             return follow(watch, AdoptedMigration(hypervisor, migration.domain, context.host), facts, peer)
     finally:
@@ -85,10 +85,13 @@ def adopt(context: StepContext, arguments: StepArguments) -> MigrationReport:
         remove_socket_directory(sockets.directory)
 
 
-def _watch(context: StepContext, migration: Migration, hypervisor: Hypervisor, way: Way) -> Watch:
+def _watch(
+    context: StepContext, migration: Migration, facts: DomainFacts, hypervisor: Hypervisor, way: Way,
+) -> Watch:
     return Watch(
         context, migration, hypervisor, way,
-        lambda: cut_connections(migration.domain, migration.destination, context.host))
+        lambda: cut_connections(migration.domain, migration.destination, context.host),
+        memory=0 if facts.state is DomainState.SHUT_OFF else min(facts.resident or facts.memory, facts.memory))
 
 
 class AdoptedMigration:

@@ -79,6 +79,8 @@ class Watch:
     tunnel: Way
     cut_connections: Callable[[], object] = lambda: None
     """Cuts what QEMU itself has open to the destination: the last resort where no tunnel carries it."""
+    memory: int = 0
+    """Bytes of memory that will follow the disks, as far as that is known: QEMU counts them only once they do."""
     control: ConvergenceControl = field(init=False)
     last: Optional[JobStatistics] = None
     _stopped_by: MigrationError | None = None
@@ -177,7 +179,7 @@ class Watch:
 
     def tell(self, statistics: JobStatistics, disks: tuple[DiskProgress, ...] = ()) -> None:
         """Report how far it is."""
-        self.context.progress(replace(as_progress(statistics, self.control), disks=fitting(disks)))
+        self.context.progress(replace(as_progress(statistics, self.control, self.memory), disks=fitting(disks)))
 
     def _do(self, advice: Advice) -> None:
         domain = self.migration.domain
@@ -206,9 +208,14 @@ class Watch:
             log.warning("VM %s: %s", domain, advice.news)
 
 
-def as_progress(statistics: JobStatistics, control: ConvergenceControl) -> Progress:
-    """libvirt's counts as one figure: disk and memory together, since both cross the same link."""
+def as_progress(statistics: JobStatistics, control: ConvergenceControl, memory: int = 0) -> Progress:
+    """libvirt's counts as one figure: disk and memory together, since both cross the same link.
+
+    `memory` is what is expected of it until libvirt counts it: or else the end of the disks would pass for the end.
+    """
     done = statistics.disk_done + statistics.memory_done
+    total = statistics.disk_total + (statistics.memory_total or memory) if statistics.disk_total else (
+        statistics.memory_total)
     return Progress(
-        phase=control.phase(), done=done, total=max(done, statistics.disk_total + statistics.memory_total),
+        phase=control.phase(), done=done, total=max(done, total),
         memory=control.memory())
