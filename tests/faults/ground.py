@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.lab import Agent, Host, Lab, Witness
 from tests.lab.conftest import CONTROLLER, IMAGES, PYTHON, virsh
+from tests.lab.state import LabError
 
 # A rebooted agent that finds a migration to go on with takes a moment more; a busy machine too.
 AGENT_SECONDS = 30.0
@@ -29,6 +30,7 @@ SMALL_DISK_BYTES = 640 * 1024 * 1024
 FILLER = f"{IMAGES}/filler"
 # What a full disk still has: some for ext4 itself, none for an image.
 _LEFT_FREE = 2 * 1024 * 1024
+_FILLING_TRIES = 10
 CANARY = "canary"
 CANARY_IMAGE = f"{IMAGES}/{CANARY}.raw"
 _CANARY_XML = f"""\
@@ -237,9 +239,13 @@ class Ground:
 
     def fill_disk(self) -> None:
         """Take what is free on the small disk."""
-        status = os.statvfs(self.through(self.destination, IMAGES))
-        length = max(status.f_bavail * status.f_frsize - _LEFT_FREE, 4096)
-        self.destination.run(["fallocate", "-l", str(length), FILLER])
+        for _again in range(_FILLING_TRIES):
+            status = os.statvfs(self.through(self.destination, IMAGES))
+            length = max(status.f_bavail * status.f_frsize - _LEFT_FREE, 4096)
+            # What arrives meanwhile may have taken some of it.
+            if self.destination.run(["fallocate", "-l", str(length), FILLER], check=False).returncode == 0:
+                return
+        raise LabError(f"{IMAGES} of {self.destination.full_name} cannot be filled")
 
     def empty_disk(self) -> None:
         """Give it back."""

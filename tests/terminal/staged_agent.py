@@ -22,14 +22,20 @@ from steps.context import StepContext
 from tests.loopback.agent_process import hello, settle
 from tests.unit.scripted import HAPPY
 from wire.errors import ErrorCode, MigrationError
-from wire.records import DiskProgress, MemoryProgress, Progress, RollBackReport, StepArguments
+from wire.records import DiskProgress, MemoryProgress, Progress, RollBackReport, StepArguments, StepReport
 
 MIB = 1 << 20
 # The stages of a run, and the step that each of them holds.
 CHECKING, DISKS, MEMORY, POST_COPY, CHINESE, GOES_ON, FAILS = (
     "checking", "disks", "memory", "post-copy", "chinese", "goes on", "fails")
+# Short ones, so that a line is a line at 80 columns.
+_SAID = {
+    Command.PREPARE_DESTINATION: "empty qcow2 of 8192 MiB", Command.COPY_DISK_FILE: "nothing to send beforehand",
+    Command.FINISH: "shut off here, its disk kept",
+}
 _RESULTS: Mapping[Command, object] = {
     **{command: result for (command, _host), result in HAPPY.items()},
+    **{command: StepReport(summary=said) for command, said in _SAID.items()},
 }
 _LOOK_SECONDS = 0.05
 _TELL_SECONDS = 0.25
