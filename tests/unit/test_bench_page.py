@@ -89,8 +89,9 @@ def test_a_table_has_a_line_below_its_head() -> None:
 
 
 def test_the_page_that_is_kept_is_what_the_figures_that_are_kept_say() -> None:
-    if not performance_page.FIGURES.exists():
-        pytest.skip("nothing has been measured yet")
-    reasons = read_reasons(performance_page.REASONS.read_text(encoding="utf-8"))
-    assert performance_page.PAGE.read_text(encoding="utf-8") == page(
-        Results.load(performance_page.FIGURES), reasons)
+    # Either both are kept or neither is.
+    assert performance_page.PAGE.exists() is performance_page.FIGURES.exists()
+    if performance_page.FIGURES.exists():
+        reasons = read_reasons(performance_page.REASONS.read_text(encoding="utf-8"))
+        assert performance_page.PAGE.read_text(encoding="utf-8") == page(
+            Results.load(performance_page.FIGURES), reasons)
