@@ -13,7 +13,7 @@ from typing import Optional
 from console.figures import size
 from console.language import translate
 from console.markup import NOTHING, Markup, element, joined
-from console.recorder import Press, Recording, Span, Wish
+from console.recorder import Press, Recording, Span, Wish, in_step
 from console.report_charts import Axis, RateChart, bar, class_of, draw_rates, name_of, press_mark, swatch, time_axis
 from console.report_rates import Kind, Series, crossed_bytes, passes_of, series_of, together
 from console.report_style import STYLE
@@ -255,6 +255,7 @@ def _time_line(run: RunPage) -> Markup:
     axis = Axis.of(max(recording.seconds, *(span.ended for span in recording.spans)))
     rows = [*((span.began, _bar_row(run, span, axis)) for span in recording.spans),
             *((press.at, _press_row(press, axis)) for press in recording.presses)]
+    rows.sort(key=lambda each: in_step(each[0]))
     series = series_of(recording, source)
     plan = run.report.plan
     chart = RateChart.of(series, axis, plan.link_rate if plan is not None else None)
@@ -262,7 +263,7 @@ def _time_line(run: RunPage) -> Markup:
     shown = passes if len(passes) <= _PASSES else (*passes[:_PASSES // 4], *passes[-_PASSES * 3 // 4:])
     return _section(
         translate("Time line"), _hosts_key(run),
-        element("ol", {"class": "timeline"}, joined((row for _at, row in sorted(rows, key=lambda each: each[0])), "\n"),
+        element("ol", {"class": "timeline"}, joined((row for _at, row in rows), "\n"),
                 element("li", {"class": "axis", "aria-hidden": "true"}, element("span", {}), time_axis(axis))),
         _rates(chart, series, plan) if chart is not None else NOTHING, pass_table(shown) if shown else NOTHING)
 

@@ -196,10 +196,12 @@ def pass_table(passes: Sequence[Pass]) -> Markup:
 def facts_list(facts: DomainFacts, migration: Migration) -> Markup:
     """What the source told of the VM, as names and values."""
     placement = migration.placement(facts)
+    # QEMU holds more than the guest's memory.
+    in_use = size(min(facts.resident, facts.memory))
     entries = [
         (translate("state when it began"), translate(facts.state.value)),
         (translate("memory"), translate("{all}, of which {resident} were in use").format(
-            all=size(facts.memory), resident=size(facts.resident)) if facts.resident else size(facts.memory)),
+            all=size(facts.memory), resident=in_use) if facts.resident else size(facts.memory)),
         (translate("virtual CPUs"), str(facts.vcpus)),
         (translate("machine"), f"{facts.machine}, {facts.architecture}, {facts.virtualization}"),
         (translate("firmware"), code(facts.firmware) if facts.firmware else "BIOS"),

@@ -251,6 +251,12 @@ def test_a_vm_that_was_shut_off_has_no_downtime_and_no_passes() -> None:
     assert shut_off().report.exit_code is ExitCode.MOVED
 
 
+def test_a_guest_does_not_use_more_memory_than_it_has() -> None:
+    run = moved()
+    facts = dataclasses.replace(FACTS, resident=FACTS.memory + 50 * MIB)
+    assert "16.00 GiB, of which 16.00 GiB were in use" in Reader(page(dataclasses.replace(run, facts=facts))).text
+
+
 def test_a_dry_run_that_is_blocked_is_not_shown_as_good() -> None:
     run = blocked(dry_run=True)
     text = page(run)

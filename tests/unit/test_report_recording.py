@@ -70,7 +70,8 @@ def test_the_steps_of_a_run_are_on_the_time_line_with_their_seconds_and_nothing_
         assert span.result is not None
         assert span.ended - span.began == pytest.approx(span.result.seconds)
     assert recording.seconds == pytest.approx(report.seconds)
-    assert [span.began for span in recording.spans] == sorted(span.began for span in recording.spans)
+    began = [round(span.began, 2) for span in recording.spans]
+    assert began == sorted(began)
     assert [(track.command, track.host, [sample.done for sample in track.samples]) for track in recording.tracks] == [
         (MOVE, SOURCE, [1, 2])]
 
@@ -84,6 +85,17 @@ def test_checks_that_are_made_side_by_side_overlap_on_the_time_line() -> None:
     assert here.began == way.began < here.ended < way.ended
     # Both greetings leave at once, whichever is waited for first.
     assert spans[Command.HELLO, SOURCE].began == spans[Command.HELLO, DESTINATION].began
+
+
+def test_steps_that_began_at_once_stay_in_the_order_in_which_they_were_told_of() -> None:
+    clock = FakeClock()
+    recorder = Recorder(clock)
+    for host in (SOURCE, DESTINATION):
+        recorder.step_began(Command.HELLO, host)
+    clock.now += 0.5
+    recorder.step_ended(StepResult(Command.HELLO, SOURCE, 0.4999, ""))
+    recorder.step_ended(StepResult(Command.HELLO, DESTINATION, 0.5, ""))
+    assert [span.host for span in recorder.recording().spans] == [SOURCE, DESTINATION]
 
 
 def test_a_step_that_had_ended_before_it_was_waited_for_is_as_long_as_it_was() -> None:
