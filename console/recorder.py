@@ -80,6 +80,8 @@ class Recording:
     """In the order in which they began."""
     tracks: tuple[Track, ...] = ()
     presses: tuple[Press, ...] = ()
+    resumed: bool = False
+    """Whether another command had begun the job: then what a step tells first is not what it did since this one did."""
 
 
 class Observers:
@@ -145,8 +147,9 @@ class _Kept:
 class Recorder:
     """An Observer that writes down. What is only asked to find out (control.conversation.Nobody) is not seen here."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, resumes: bool = False) -> None:
         self._clock = clock
+        self._resumes = resumes
         self._origin = clock()
         self._begun: dict[tuple[Command, str], float] = {}
         self._spans: list[Span] = []
@@ -189,7 +192,7 @@ class Recorder:
         going_on = [Span(command, host, began, now) for (command, host), began in self._begun.items()]
         return Recording(
             seconds=now, spans=_in_order((*self._spans, *going_on)), presses=tuple(self._presses),
-            tracks=tuple(Track(command, host, kept.began, tuple(kept.samples))
+            resumed=self._resumes, tracks=tuple(Track(command, host, kept.began, tuple(kept.samples))
                          for (command, host), kept in self._kept.items()))
 
 

@@ -117,7 +117,7 @@ class WrittenRun:
         self._command = command_line(options.typed)
         self._wall_offset = wall() - clock()
         self._began = datetime.fromtimestamp(wall()).astimezone()
-        self.recorder = Recorder(clock)
+        self.recorder = Recorder(clock, resumes=options.words[:1] == ["resume"])
         self._report: RunReport | None = None
 
     def ended(self, report: RunReport) -> None:

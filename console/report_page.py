@@ -188,18 +188,19 @@ def _real_figures(run: RunPage) -> Iterator[tuple[str, str, str]]:
         yield translate("guest stood still"), downtime_text(report), limit if moved.downtime_limit else ""
     if moved.passes:
         yield translate("passes over the memory"), str(moved.passes), translate("post-copy") if moved.post_copy else ""
-    average = _average(report)
+    average = _average(run)
     if average is not None:
         link = report.plan.link_rate if report.plan is not None else None
         yield translate("average rate"), rate_text(average), (
             translate("link measured: {rate}").format(rate=rate_text(link)) if link else "")
 
 
-def _average(report: RunReport) -> float | None:
-    """Bytes per second over the steps that carried them; None if this run saw none of them."""
+def _average(run: RunPage) -> float | None:
+    """Bytes per second over the steps that carried them; None if this run did not see all of them."""
+    report = run.report
     seconds = sum(step.seconds for step in report.steps if step.host == report.migration.source and (
         step.command is Command.LIVE_MIGRATION or (step.command is Command.COPY_DISK_FILE and report.sent)))
-    if report.moved is None or not seconds:
+    if report.moved is None or not seconds or run.recording.resumed:
         return None
     return (report.moved.disk_bytes + report.moved.memory_bytes + report.sent) / seconds
 
@@ -265,7 +266,7 @@ def _time_line(run: RunPage) -> Markup:
         translate("Time line"), _hosts_key(run),
         element("ol", {"class": "timeline"}, joined((row for _at, row in rows), "\n"),
                 element("li", {"class": "axis", "aria-hidden": "true"}, element("span", {}), time_axis(axis))),
-        _rates(chart, series, plan) if chart is not None else NOTHING, pass_table(shown) if shown else NOTHING)
+        _rates(chart, series, run.report) if chart is not None else NOTHING, pass_table(shown) if shown else NOTHING)
 
 
 def _hosts_key(run: RunPage) -> Markup:
@@ -312,7 +313,10 @@ def _press_row(press: Press, axis: Axis) -> Markup:
             "span", {"class": "quiet"}, what)), press_mark(press, axis, told), element("span", {"class": "took"}))
 
 
-def _rates(chart: RateChart, series: tuple[Series, ...], plan: Plan | None) -> Markup:
+def _rates(chart: RateChart, series: tuple[Series, ...], report: RunReport) -> Markup:
+    plan, limit = report.plan, report.migration.bandwidth
+    # It was measured under the limit that each disk, and the memory, had.
+    limited = f" (--bandwidth {limit})" if limit else ""
     entries = [_legend(class_of(chart, place), each.series) for place, each in enumerate(chart.bands)]
     entries.reverse()
     dirty = next((each for each in series if each.kind is Kind.DIRTY), None)
@@ -321,7 +325,7 @@ def _rates(chart: RateChart, series: tuple[Series, ...], plan: Plan | None) -> M
     if plan is not None and plan.link_rate:
         entries.insert(0, element("li", {}, swatch("link"), element("span", {}, translate(
             "link, measured beforehand"), element("br", {}), element("span", {"class": "quiet"}, rate_text(
-                plan.link_rate)))))
+                plan.link_rate) + limited))))
     title = translate("What crossed the link, over time")
     description = "; ".join(
         f"{name_of(each)}: {_of_series(each)}" for each in (
@@ -350,7 +354,7 @@ def _came(run: RunPage) -> Markup:
     series = series_of(run.recording, report.migration.source)
     crossing = [each for each in series if each.kind is not Kind.DIRTY]
     came = Came(
-        average=_average(report), peak=together(crossing, "").peak if crossing else None,
+        average=_average(run), peak=together(crossing, "").peak if crossing else None,
         dirty_peak=next((each.peak for each in series if each.kind is Kind.DIRTY), None))
     roles = {report.migration.source: translate("source"), report.migration.destination: translate("destination")}
     names = {address: f"{role}, {run.hosts[address].hostname if address in run.hosts else address}"

@@ -66,7 +66,7 @@ def series_of(recording: Recording, source: str) -> tuple[Series, ...]:
         if track.host != source:
             # The other end of the same bytes.
             continue
-        before = Sample(track.began, "", 0, 0)
+        before = _first(recording, track)
         for sample in track.samples:
             if sample.at > before.at:
                 for kind, name, rate in _rates(track, before, sample):
@@ -74,6 +74,11 @@ def series_of(recording: Recording, source: str) -> tuple[Series, ...]:
                 before = sample
     every = (Series(kind, name, _until_the_last(levels)) for (kind, name), levels in found.items())
     return tuple(series for series in every if series.levels)
+
+
+def _first(recording: Recording, track: Track) -> Sample:
+    """From which on is counted: nothing, when the step began, or what an earlier command had seen of it already."""
+    return track.samples[0] if recording.resumed else Sample(track.began, "", 0, 0)
 
 
 def _until_the_last(levels: Sequence[Level]) -> tuple[Level, ...]:
@@ -196,7 +201,7 @@ def passes_of(recording: Recording, source: str) -> tuple[Pass, ...]:
     for track in recording.tracks:
         if (track.command, track.host) != (Command.LIVE_MIGRATION, source):
             continue
-        before = Sample(track.began, "", 0, 0)
+        before = _first(recording, track)
         for sample in track.samples:
             memory = sample.memory
             if memory is not None:

@@ -161,6 +161,19 @@ def test_a_job_that_is_gone_on_with_has_the_facts_of_its_vm(run: Run, tmp_path: 
     assert FACTS.uuid in (tmp_path / "run.html").read_text(encoding="utf-8")
 
 
+def test_a_job_that_is_gone_on_with_has_no_rate_for_what_had_crossed_before(run: Run, tmp_path: Path) -> None:
+    reports = tuple(Progress(phase="copying the disk", done=done << 30, total=90 << 30, disks=(
+        DiskProgress("vda", done << 30, 90 << 30),)) for done in (80, 90))
+    running = step(Command.LIVE_MIGRATION, 3, ended=False)
+    run("--report", "run.html", "resume", MIGRATION.job_id, script={
+        **known([*COPIED, running], PREPARED), MIGRATING: WithProgress(reports, MOVED)})
+    written = (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert 'class="chart"' in written
+    # The clock of the test goes on by itself.
+    assert "80.00 GiB" not in written
+    assert "average rate" not in written
+
+
 # Where it may go is found out before.
 
 

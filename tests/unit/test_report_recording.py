@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -194,6 +195,21 @@ def test_files_have_a_rate_at_the_source_alone() -> None:
 def test_a_step_that_starts_over_has_no_rate_below_nothing() -> None:
     found = series_of(recorded(Sample(1.0, "", 50, 100), Sample(2.0, "", 10, 100), Sample(3.0, "", 30, 100)), SOURCE)
     assert rates(found, Kind.DISK) == [50.0, 0.0, 20.0]
+
+
+def test_what_an_earlier_command_has_seen_of_a_step_is_no_rate_of_this_one() -> None:
+    """A job that is gone on with tells at once of all that it has done."""
+    known = Sample(0.01, "", 500, 900, (DiskProgress("vda", 500, 800),))
+    later = Sample(10.01, "", 700, 900, (DiskProgress("vda", 700, 800),))
+    memories = (Sample(12.01, "", 840, 900, memory=memory(3, 5)),)
+    begun = recorded(known, later, *memories)
+    assert rates(series_of(dataclasses.replace(begun, resumed=True), SOURCE), Kind.DISK, "vda") == [20.0, 50.0]
+    assert rates(series_of(begun, SOURCE), Kind.DISK, "vda")[0] > 10_000
+    passed = dataclasses.replace(recorded(*memories), resumed=True)
+    assert [each.sent for each in passes_of(passed, SOURCE)] == [0]
+    recorder = Recorder(FakeClock(), resumes=True)
+    assert recorder.recording().resumed
+    assert not Recorder(FakeClock()).recording().resumed
 
 
 def test_two_samples_of_one_moment_are_no_division_by_zero() -> None:
