@@ -14,6 +14,10 @@ from console.recorder import Recording, Sample, Track
 from constant import Command
 from wire.records import DiskProgress
 
+# A source looks at its counts every half second, and what it tells is not older than that: over less than this the
+# difference of two tells more about when they came than about a rate.
+_LEAST_SECONDS = 0.5
+
 
 class Kind(Enum):
     """What a rate is of."""
@@ -66,19 +70,31 @@ def series_of(recording: Recording, source: str) -> tuple[Series, ...]:
         if track.host != source:
             # The other end of the same bytes.
             continue
-        before = _first(recording, track)
-        for sample in track.samples:
-            if sample.at > before.at:
-                for kind, name, rate in _rates(track, before, sample):
-                    found.setdefault((kind, name), []).append(Level(before.at, sample.at, rate))
-                before = sample
+        marks = _marks(recording, track)
+        for before, sample in zip(marks, marks[1:]):
+            for kind, name, rate in _rates(track, before, sample):
+                found.setdefault((kind, name), []).append(Level(before.at, sample.at, rate))
     every = (Series(kind, name, _until_the_last(levels)) for (kind, name), levels in found.items())
     return tuple(series for series in every if series.levels)
 
 
 def _first(recording: Recording, track: Track) -> Sample:
     """From which on is counted: nothing, when the step began, or what an earlier command had seen of it already."""
-    return track.samples[0] if recording.resumed else Sample(track.began, "", 0, 0)
+    if not recording.resumed:
+        return Sample(track.began, "", 0, 0)
+    # What is told first of all may be as old as the last time that somebody was told.
+    return [sample for sample in track.samples if sample.at - track.samples[0].at < _LEAST_SECONDS][-1]
+
+
+def _marks(recording: Recording, track: Track) -> list[Sample]:
+    """The samples between which rates are counted: far enough apart, from the first one that counts to the last."""
+    marks = [_first(recording, track)]
+    for sample in track.samples:
+        if sample.at - marks[-1].at >= _LEAST_SECONDS:
+            marks.append(sample)
+    if len(marks) > 1:
+        marks[-1] = track.samples[-1]
+    return marks
 
 
 def _until_the_last(levels: Sequence[Level]) -> tuple[Level, ...]:
@@ -192,7 +208,7 @@ class Pass:
     def rate(self) -> float:
         """Its mean; 0 while there is too little to tell."""
         seconds = self.ended - self.began
-        return self.sent / seconds if seconds > 0 else 0.0
+        return self.sent / seconds if seconds >= _LEAST_SECONDS else 0.0
 
 
 def passes_of(recording: Recording, source: str) -> tuple[Pass, ...]:
@@ -202,7 +218,7 @@ def passes_of(recording: Recording, source: str) -> tuple[Pass, ...]:
         if (track.command, track.host) != (Command.LIVE_MIGRATION, source):
             continue
         before = _first(recording, track)
-        for sample in track.samples:
+        for sample in (sample for sample in track.samples if sample.at >= before.at):
             memory = sample.memory
             if memory is not None:
                 known = found.get(memory.passes)

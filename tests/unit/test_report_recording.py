@@ -199,12 +199,12 @@ def test_a_step_that_starts_over_has_no_rate_below_nothing() -> None:
 
 def test_what_an_earlier_command_has_seen_of_a_step_is_no_rate_of_this_one() -> None:
     """A job that is gone on with tells at once of all that it has done."""
-    known = Sample(0.01, "", 500, 900, (DiskProgress("vda", 500, 800),))
-    later = Sample(10.01, "", 700, 900, (DiskProgress("vda", 700, 800),))
-    memories = (Sample(12.01, "", 840, 900, memory=memory(3, 5)),)
+    known = Sample(1.0, "", 500, 900, (DiskProgress("vda", 500, 800),))
+    later = Sample(11.0, "", 700, 900, (DiskProgress("vda", 700, 800),))
+    memories = (Sample(13.0, "", 840, 900, memory=memory(3, 5)),)
     begun = recorded(known, later, *memories)
     assert rates(series_of(dataclasses.replace(begun, resumed=True), SOURCE), Kind.DISK, "vda") == [20.0, 50.0]
-    assert rates(series_of(begun, SOURCE), Kind.DISK, "vda")[0] > 10_000
+    assert rates(series_of(begun, SOURCE), Kind.DISK, "vda") == [500.0, 20.0, 50.0]
     passed = dataclasses.replace(recorded(*memories), resumed=True)
     assert [each.sent for each in passes_of(passed, SOURCE)] == [0]
     recorder = Recorder(FakeClock(), resumes=True)
@@ -212,9 +212,26 @@ def test_what_an_earlier_command_has_seen_of_a_step_is_no_rate_of_this_one() -> 
     assert not Recorder(FakeClock()).recording().resumed
 
 
-def test_two_samples_of_one_moment_are_no_division_by_zero() -> None:
-    assert rates(series_of(recorded(Sample(1.0, "", 5, 9), Sample(1.0, "", 9, 9)), SOURCE), Kind.DISK) == [5.0]
+def test_what_was_told_first_of_a_job_that_is_gone_on_with_may_be_old_and_is_not_counted_from() -> None:
+    samples = (Sample(1.0, "", 500, 900), Sample(1.1, "", 560, 900), Sample(3.1, "", 600, 900))
+    assert rates(series_of(dataclasses.replace(recorded(*samples), resumed=True), SOURCE), Kind.DISK) == [20.0]
+
+
+def test_samples_that_come_too_near_to_each_other_make_one_level() -> None:
+    near = (Sample(1.0, "", 10, 99), Sample(1.05, "", 25, 99), Sample(2.0, "", 30, 99), Sample(2.2, "", 34, 99))
+    levels = [level for series in series_of(recorded(*near), SOURCE) for level in series.levels]
+    assert [(level.began, level.ended) for level in levels] == [(0.0, 1.0), (1.0, 2.2)]
+    assert [level.rate for level in levels] == pytest.approx([10.0, 20.0])
+    # All that was told is in it, up to the last.
+    assert sum(level.rate * (level.ended - level.began) for level in levels) == pytest.approx(34)
+
+
+def test_a_step_that_is_over_in_no_time_has_no_rate() -> None:
+    assert series_of(recorded(Sample(0.1, "", 15, 15), command=Command.COPY_DISK_FILE), SOURCE) == ()
     assert series_of(recorded(Sample(0.0, "", 5, 9)), SOURCE) == ()
+    assert rates(series_of(recorded(Sample(1.0, "", 5, 9), Sample(1.0, "", 9, 9)), SOURCE), Kind.DISK) == [9.0]
+    short = passes_of(recorded(Sample(1.0, "", 5, 9), Sample(1.2, "", 9, 9, memory=memory(1))), SOURCE)
+    assert [(each.sent, each.rate) for each in short] == [(4, 0.0)]
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7, 1000])
