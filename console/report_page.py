@@ -315,7 +315,7 @@ def _press_row(press: Press, axis: Axis) -> Markup:
 
 def _rates(chart: RateChart, series: tuple[Series, ...], report: RunReport) -> Markup:
     plan, limit = report.plan, report.migration.bandwidth
-    # It was measured under the limit that each disk, and the memory, had.
+    # What each disk, and the memory, may have of it at most.
     limited = f" (--bandwidth {limit})" if limit else ""
     entries = [_legend(class_of(chart, place), each.series) for place, each in enumerate(chart.bands)]
     entries.reverse()
