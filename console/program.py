@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
-SCRIPT = "vmmigration.py"
-_INSTALLED = ("vmmigration", "vmmigration.exe")
+NAME = "vmmigration"
+SCRIPT = f"{NAME}.py"
+_INSTALLED = (NAME, f"{NAME}.exe")
 
 
 def program_name(called: str) -> str:
     """The name by which a person calls it again, given the path by which it was called."""
-    return "vmmigration" if os.path.basename(called) in _INSTALLED else SCRIPT
+    return NAME if os.path.basename(called) in _INSTALLED else SCRIPT
 
 
 PROGRAM = program_name(sys.argv[0] if sys.argv else "")

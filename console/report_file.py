@@ -18,20 +18,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from console.program import PROGRAM
+from console.program import NAME, PROGRAM
 from console.recorder import Recorder
-from console.report_page import GENERATOR, RunPage, page
 from console.result import show_errors
 from control.conversation import Contact
 from control.report import RunReport
 from controller import Controller
 from wire.errors import ErrorCode, MigrationError
 
+if TYPE_CHECKING:
+    from console.report_page import RunPage
+
 log = logging.getLogger(__name__)
 
 # The line that makes a page ours stands in its first few elements.
-_MARK = f'<meta name="generator" content="{GENERATOR} '.encode("ascii")
+_MARK = f'<meta name="generator" content="{NAME} '.encode("ascii")
 _MARKED_WITHIN = 512
 
 
@@ -88,7 +91,7 @@ class ReportFile:
 
     def _write_beside(self, text: str) -> Path:
         """A new file next to it that only its owner can read; gone again if it could not be written."""
-        beside = self._target.with_name(f".{GENERATOR}-{secrets.token_hex(4)}")
+        beside = self._target.with_name(f".{NAME}-{secrets.token_hex(4)}")
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with open(descriptor, "w", encoding="utf-8", errors="replace", newline="\n") as file:
@@ -132,6 +135,9 @@ class WrittenRun:
         if self._file is None or self._report is None:
             return
         try:
+            # Imported here because it is 15 to 20 ms of each start (measured), and few runs want a page.
+            from console.report_page import page
+
             self._file.write(page(self._all_of_it(controller, self._report)))
         except MigrationError as error:
             show_errors([error], sys.stderr)
@@ -140,6 +146,8 @@ class WrittenRun:
             show_errors([self._file.not_written(repr(error))], sys.stderr)
 
     def _all_of_it(self, controller: Controller, report: RunReport) -> RunPage:
+        from console.report_page import RunPage
+
         contacts = {address: contact for address, contact in controller.conversation.contacts.items()
                     if address in (report.migration.source, report.migration.destination)}
         return RunPage(

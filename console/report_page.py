@@ -13,6 +13,7 @@ from typing import Optional
 from console.figures import size
 from console.language import translate
 from console.markup import NOTHING, Markup, element, joined
+from console.program import NAME
 from console.recorder import Press, Recording, Span, Wish, in_step
 from console.report_charts import Axis, RateChart, bar, class_of, draw_rates, name_of, press_mark, swatch, time_axis
 from console.report_rates import Kind, Series, crossed_bytes, passes_of, series_of, together
@@ -44,7 +45,6 @@ from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts, HostFacts
 from wire.findings import CHECKS, Finding
 
-GENERATOR = "vmmigration"
 # Nothing is fetched, sent or run; the styles are the page's own, the icon is in it.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _ICON = ("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath d='M1 4h9v3l5-4-5"
@@ -77,7 +77,7 @@ def page(run: RunPage) -> str:
     language = translate("en")
     head = element(
         "head", {}, element("meta", {"charset": "utf-8"}),
-        element("meta", {"name": "generator", "content": f"{GENERATOR} {VERSION}"}),
+        element("meta", {"name": "generator", "content": f"{NAME} {VERSION}"}),
         element("meta", {"http-equiv": "Content-Security-Policy", "content": _POLICY}),
         element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
         element("meta", {"name": "color-scheme", "content": "light dark"}),

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 import vmmigration
-from console import report_file
 from console.arguments import parse
 from console.recorder import Recorder
 from console.report_file import ReportFile, WrittenRun, command_line
@@ -251,7 +250,7 @@ def broken(patch: pytest.MonkeyPatch, how: str) -> str:
     if how == "no room":
         patch.setattr("os.replace", no_room)
         return "No space left on device"
-    patch.setattr(report_file, "page", mistake if how == "a mistake of ours" else pressed)
+    patch.setattr("console.report_page.page", mistake if how == "a mistake of ours" else pressed)
     return "ZeroDivisionError('a mistake')" if how == "a mistake of ours" else "KeyboardInterrupt()"
 
 
