@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def need(tool: str) -> None:
-    """Skip the test that asks if the tool is not installed."""
-    if shutil.which(tool) is None:
+    """Skip the test that asks if the tool, a program or a file, is not installed."""
+    if shutil.which(tool) is None and not Path(tool).is_file():
         if os.environ.get("CI") == "true":
             pytest.fail(f"{tool} is missing: script/test manual installs it")
         pytest.skip(f"{tool} is missing: script/test manual installs it")
