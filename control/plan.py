@@ -82,10 +82,9 @@ def make_plan(migration: Migration, facts: DomainFacts, link: LinkReport) -> Pla
 
 def planned_bytes(facts: DomainFacts) -> tuple[int, int]:
     """What is to be sent: of disks and files, and of memory."""
-    shut_off = facts.state is DomainState.SHUT_OFF
     return (
         sum(disk.allocated for disk in facts.mirrored) + sum(file.allocated for file in facts.files),
-        0 if shut_off else min(facts.resident or facts.memory, facts.memory))
+        facts.memory_to_move)
 
 
 def _limited(rate: int | None, bandwidth: int) -> int | None:

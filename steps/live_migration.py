@@ -91,7 +91,7 @@ def _watch(
     return Watch(
         context, migration, hypervisor, way,
         lambda: cut_connections(migration.domain, migration.destination, context.host),
-        memory=0 if facts.state is DomainState.SHUT_OFF else min(facts.resident or facts.memory, facts.memory))
+        memory=facts.memory_to_move)
 
 
 class AdoptedMigration:

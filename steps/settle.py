@@ -50,11 +50,12 @@ def _on_source(context: StepContext, arguments: StepArguments) -> Outcome | None
     there = _ask(context, migration, migration.destination, migration.destination_daemon, migration.name_there)
     if there is None:
         return None
-    if there.gone and not view.split and not _has_moved(context, migration):
+    moved = _has_moved(context, migration)
+    if there.gone and not view.split and not moved:
         return _take_back(context, arguments)
     gone = view.state in (DomainState.SHUT_OFF, DomainState.ABSENT)
-    moved = _has_moved(context, migration) or (there.state is facts.state and not there.half)
-    return _leave(context, arguments) if gone and moved else None
+    arrived = there.state is facts.state and not there.half
+    return _leave(context, arguments) if gone and (moved or arrived) else None
 
 
 def _has_moved(context: StepContext, migration: Migration) -> bool:

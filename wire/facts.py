@@ -193,6 +193,13 @@ class DomainFacts:
         """The disks that QEMU itself copies."""
         return tuple(disk for disk in self.disks if not disk.sent)
 
+    @property
+    def memory_to_move(self) -> int:
+        """How many bytes of memory have to cross, as far as is known: no more than QEMU holds of it."""
+        if self.state is DomainState.SHUT_OFF:
+            return 0
+        return min(self.resident or self.memory, self.memory)
+
     def __post_init__(self) -> None:
         for path in (self.emulator, self.firmware):
             if path is not None:
