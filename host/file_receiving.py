@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from host.copy_link import BLOCK_LIMIT, Frame, FrameKind, Link, Progress, Standing, Watch
+from host.file_identity import FileIdentity, remove_if_same
 from host.file_ranges import DIGEST_BYTES, Follower
 from host.file_targets import (
     Device,
@@ -27,7 +27,6 @@ from host.file_targets import (
     write_all,
     writing,
 )
-from host.job_files import remove_if_same
 from host.staging import SMALL_BYTES, staged
 from wire.errors import ErrorCode, MigrationError
 
@@ -43,7 +42,7 @@ class _State:
     incoming: Incoming
     offer: tuple[int, int] | None = None
     """Time of change and length of the source's file."""
-    part: os.stat_result | None = field(default=None, repr=False)
+    part: FileIdentity | None = field(default=None, repr=False)
     reach: int = 0
     """All below is written."""
     data: int = 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from host.copy_link import BLOCK_LIMIT
-from host.job_files import is_still, remove_if_same
+from host.file_identity import FileIdentity, remove_if_same
 from wire.errors import ErrorCode, MigrationError
 from wire.phrase import Phrase
 
@@ -23,7 +23,7 @@ _BLKZEROOUT = 0x127F
 # So much at once, since nobody can stop the kernel meanwhile.
 _ZERO_PIECE = 16 << 20
 
-MadeCallback = Callable[[str, os.stat_result], None]
+MadeCallback = Callable[[str, FileIdentity], None]
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ class PartFile:
             raise MigrationError(ErrorCode.DIRECTORY_MISSING, facts) from error
         self.descriptor = -1
 
-    def make(self, length: int) -> os.stat_result:
-        """Make it, of this length and without any data, and have it written down; returns its status.
+    def make(self, length: int) -> FileIdentity:
+        """Make it, of this length and without any data, and have it written down; returns which file it is.
 
         Raises OSError, MigrationError PATH_TAKEN, FILE_NOT_WRITTEN. Leaves nothing behind then.
         """
@@ -180,20 +180,19 @@ class PartFile:
             self.descriptor = os.open(self._name, flags, 0o600, dir_fd=self._directory)
         except FileExistsError as error:
             raise taken(self._incoming.part, self._host) from error
-        status = os.fstat(self.descriptor)
+        identity = FileIdentity.of(self.descriptor)
         try:
-            self._write_down(self._incoming.part, status)
+            self._write_down(self._incoming.part, identity)
             os.ftruncate(self.descriptor, length)
         except BaseException:
-            remove_if_same(self._incoming.part, status)
+            remove_if_same(self._incoming.part, identity)
             raise
-        return status
+        return identity
 
-    def make_again(self, status: os.stat_result) -> None:
+    def make_again(self, identity: FileIdentity) -> None:
         """Open the one that was made in an earlier connection. Raises OSError, also if it is another one now."""
         self.descriptor = os.open(self._name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._directory)
-        now = os.fstat(self.descriptor)
-        if (now.st_dev, now.st_ino) != (status.st_dev, status.st_ino):
+        if FileIdentity.of(self.descriptor) != identity:
             raise OSError("somebody has put another file in its place")
 
     def skip(self, begin: int, end: int, look: Callable[[], None]) -> None:
@@ -209,7 +208,7 @@ class PartFile:
         os.fsync(self.descriptor)
         # Before it has that name: should the host die in between, nothing is there that nobody knows of. The ledger
         # tells the file by its inode, so that another one at that name is never taken for the job's.
-        self._write_down(self._incoming.path, os.fstat(self.descriptor))
+        self._write_down(self._incoming.path, FileIdentity.of(self.descriptor))
         name = os.path.basename(self._incoming.path)
         try:
             # By the descriptor, whatever has become of the part's name; with a directory's descriptor, without which
@@ -218,7 +217,7 @@ class PartFile:
                     follow_symlinks=True)
         except FileExistsError as error:
             raise taken(self._incoming.path, self._host) from error
-        if is_still(self._incoming.part, *_identity(self.descriptor)):
+        if FileIdentity.of(self.descriptor).is_at(self._incoming.part):
             os.unlink(self._name, dir_fd=self._directory)
         os.fsync(self._directory)
 
@@ -228,18 +227,13 @@ class PartFile:
             os.close(self.descriptor)
         os.close(self._directory)
 
-    def _write_down(self, path: str, status: os.stat_result) -> None:
+    def _write_down(self, path: str, identity: FileIdentity) -> None:
         try:
-            self._made(path, status)
+            self._made(path, identity)
         except OSError as error:
             reason = Phrase("{reason} (on {host})", {"reason": error.strerror or str(error), "host": self._host})
             facts = {"path": str(error.filename) if error.filename else Phrase("the ledger"), "reason": reason}
             raise MigrationError(ErrorCode.FILE_NOT_WRITTEN, facts) from error
-
-
-def _identity(descriptor: int) -> tuple[int, int]:
-    status = os.fstat(descriptor)
-    return status.st_dev, status.st_ino
 
 
 def write_all(descriptor: int, view: memoryview, offset: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from constant import LAYERS_LIMIT, ImageFormat
-from host.job_files import remove_if_same
+from host.file_identity import FileIdentity, remove_if_same
 from host.process import run_tool
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, LayerFacts
@@ -174,10 +174,10 @@ def qemu_may_enter(directory: str, ids: tuple[int, int], host: str) -> bool:
     return True
 
 
-def create_empty(disk: DiskFacts, owner: tuple[int, int], host: str) -> os.stat_result:
+def create_empty(disk: DiskFacts, owner: tuple[int, int], host: str) -> FileIdentity:
     """Make an empty image of the disk's format and size at its path, which must not exist, for QEMU's user alone.
 
-    The layers of the disk need not be there yet. Returns the new file's status. Raises MigrationError PATH_TAKEN,
+    The layers of the disk need not be there yet. Returns which file it is. Raises MigrationError PATH_TAKEN,
     TOOL_FAILED, DIRECTORY_MISSING.
     """
     try:
@@ -187,7 +187,7 @@ def create_empty(disk: DiskFacts, owner: tuple[int, int], host: str) -> os.stat_
     except OSError as error:
         facts = {"path": os.path.dirname(disk.path), "host": host, "reason": error.strerror or str(error)}
         raise MigrationError(ErrorCode.DIRECTORY_MISSING, facts) from error
-    status = os.fstat(descriptor)
+    identity = FileIdentity.of(descriptor)
     try:
         os.fchown(descriptor, *owner)
         if disk.format is ImageFormat.RAW:
@@ -197,11 +197,11 @@ def create_empty(disk: DiskFacts, owner: tuple[int, int], host: str) -> os.stat_
             run_tool(["qemu-img", "create", "-q", "-f", disk.format.value, "-o", _options(disk), *_below(disk),
                       f"/proc/self/fd/{descriptor}", str(disk.virtual_size)], host, keep_open=(descriptor,))
     except BaseException:
-        remove_if_same(disk.path, status)
+        remove_if_same(disk.path, identity)
         raise
     finally:
         os.close(descriptor)
-    return status
+    return identity
 
 
 def _options(disk: DiskFacts) -> str:

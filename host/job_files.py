@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from constant import LIBVIRT_SOCKETS, SOCKET_PATH_LIMIT, LibvirtDaemon, Transport
+from host.file_identity import FileIdentity, mount_point
 from host.process import run_tool
 from wire.errors import ErrorCode, MigrationError
 from wire.phrase import Phrase
@@ -108,7 +109,7 @@ def socket_directories() -> list[str]:
     return [f"{_SOCKET_ROOT}/{name}" for name in names if name.startswith("vmmigration-")]
 
 
-def make_socket_directory(path: str, owner: tuple[int, int], others: list[str], host: str) -> os.stat_result:
+def make_socket_directory(path: str, owner: tuple[int, int], others: list[str], host: str) -> FileIdentity:
     """Make a directory that only `owner` may enter, and `others` (user names or ids) who may use sockets in it.
 
     Raises MigrationError PATH_TAKEN, TOOL_MISSING or TOOL_FAILED.
@@ -125,7 +126,7 @@ def make_socket_directory(path: str, owner: tuple[int, int], others: list[str], 
     except BaseException:
         os.rmdir(path)
         raise
-    return os.stat(path)
+    return FileIdentity.at(path)
 
 
 def remove_socket_directory(path: str) -> None:
@@ -188,21 +189,6 @@ def socket_directory(path: str, owner: tuple[int, int], others: list[str], host:
         atexit.unregister(remove)
 
 
-def is_still(path: str, device: int, inode: int) -> bool:
-    """Whether what is at the path now, a link not followed, is the file with these numbers."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return False
-    return (status.st_dev, status.st_ino) == (device, inode)
-
-
-def remove_if_same(path: str, status: os.stat_result) -> None:
-    """Remove the file at the path if it still is the one that had this status."""
-    if is_still(path, status.st_dev, status.st_ino):
-        os.unlink(path)
-
-
 class MadeKind(str, Enum):
     """What kind of thing a job made, or in the case of a block device writes to."""
 
@@ -224,37 +210,38 @@ OF_DOMAIN = frozenset({MadeKind.IMAGE, MadeKind.DIRECTORY, MadeKind.DEVICE})
 
 @dataclass(frozen=True)
 class Made:
-    """One thing that a job made on this host. Device and inode tell it from another thing put at the same path."""
+    """One thing that a job made on this host. Its numbers tell it from another thing put at the same path."""
 
     kind: MadeKind
     path: str
     device: int
     inode: int
+    generation: int | None = None
+    mount: str = ""
+    """Where the file system that it is on was mounted."""
 
     def still_there(self) -> bool:
         """Whether what is at the path now is what the job made."""
         if self.inode == 0:
             # Only planned: the name says whose it is.
             return os.path.lexists(self.path)
-        return is_still(self.path, self.device, self.inode)
+        identity = FileIdentity(self.device, self.inode, self.generation)
+        return identity.is_at(self.path, follow=follows(self.kind))
 
     def hidden(self) -> bool:
         """Whether it cannot be told, because the file system that it is on is not mounted now."""
-        if self.kind not in _ON_DISK or self.device == 0 or os.path.lexists(self.path):
+        if self.kind not in _ON_DISK or not self.mount or os.path.lexists(self.path):
             return False
-        return _device_below(self.path) not in (None, self.device)
+        return mount_point(os.path.dirname(self.path)) != self.mount
 
     def remove(self) -> None:
         """Remove it; a block device is made blank again, as it was when the job took it."""
         _REMOVERS[self.kind](self.path)
 
 
-def _device_below(path: str) -> int | None:
-    """The number of the file system that the path's directory is on; None if there is no such directory."""
-    try:
-        return os.stat(os.path.dirname(path)).st_dev
-    except OSError:
-        return None
+def follows(kind: MadeKind) -> bool:
+    """Whether a link at its path is followed: a volume group's devices are links to those of the kernel."""
+    return kind is MadeKind.DEVICE
 
 
 def missing_directories(path: str) -> list[str]:
@@ -266,7 +253,7 @@ def missing_directories(path: str) -> list[str]:
     return missing[::-1]
 
 
-def make_directory(path: str, host: str) -> os.stat_result:
+def make_directory(path: str, host: str) -> FileIdentity:
     """Make a directory, as libvirt would for what it gives to the right user when that is started.
 
     Raises MigrationError DIRECTORY_MISSING.
@@ -276,7 +263,7 @@ def make_directory(path: str, host: str) -> os.stat_result:
     except OSError as error:
         facts = {"path": path, "host": host, "reason": error.strerror or str(error)}
         raise MigrationError(ErrorCode.DIRECTORY_MISSING, facts) from error
-    return os.stat(path)
+    return FileIdentity.at(path)
 
 
 def _remove_directory(path: str) -> None:
@@ -345,11 +332,16 @@ class Ledger:
         lies there is the job's. Of a directory only an empty one is ever removed."""
         if kind is not MadeKind.DIRECTORY and self._path.stem not in os.path.basename(path):
             raise ValueError(f"{path} might be somebody else's")
-        self._write([*self.entries(), Made(kind, path, _device_below(path) or 0, 0)])
+        self._write([*self.entries(), Made(kind, path, 0, 0, mount=mount_point(os.path.dirname(path)))])
 
-    def add(self, kind: MadeKind, path: str, status: os.stat_result) -> None:
+    def add(self, kind: MadeKind, path: str, identity: FileIdentity) -> None:
         """Write down that the job made this, on disk before it returns."""
-        self._write([*self.entries(), Made(kind, path, status.st_dev, status.st_ino)])
+        mount = mount_point(os.path.dirname(path))
+        self._write([*self.entries(), Made(kind, path, **asdict(identity), mount=mount)])
+
+    def take(self, path: str) -> None:
+        """Write down that the job writes to this block device. Raises OSError."""
+        self.add(MadeKind.DEVICE, path, FileIdentity.at(path, follow=follows(MadeKind.DEVICE)))
 
     def _write(self, entries: list[Made]) -> None:
         write_synced(self._path, json.dumps([asdict(made) for made in entries]).encode())

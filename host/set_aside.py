@@ -4,9 +4,9 @@ if it does not come.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from host.file_identity import FileIdentity
 from host.hypervisor import Hypervisor
 from host.job_files import Ledger, MadeKind, write_synced
 
@@ -17,7 +17,7 @@ def set_aside(hypervisor: Hypervisor, domain: str, ledger: Ledger, path: Path) -
     ledger.plan(MadeKind.DEFINITION, str(path))
     # Not for others: the document may hold a console's password.
     write_synced(path, document.encode())
-    ledger.add(MadeKind.DEFINITION, str(path), os.stat(path))
+    ledger.add(MadeKind.DEFINITION, str(path), FileIdentity.at(str(path)))
     hypervisor.undefine(domain)
 
 

@@ -6,7 +6,6 @@ file: it would be torn, and every byte would cross twice.
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from constant import FilePurpose, ImageFormat
 from host import image
 from host.copy_link import Watch
+from host.file_identity import FileIdentity
 from host.file_receiving import Receiver
 from host.file_sending import Outgoing, Sent, send_files
 from host.file_targets import Incoming
@@ -240,10 +240,10 @@ class _Receiving:
             raise MigrationError(ErrorCode.DEVICE_UNFIT, {
                 "host": self._context.host, "domain": self._migration.domain, "path": path, "target": file.target,
                 "reason": problem, "length": str(file.length)})
-        self._ledger.add(MadeKind.DEVICE, path, os.stat(path))
+        self._ledger.take(path)
 
-    def _made(self, path: str, status: os.stat_result) -> None:
-        self._ledger.add(MadeKind.IMAGE, path, status)
+    def _made(self, path: str, identity: FileIdentity) -> None:
+        self._ledger.add(MadeKind.IMAGE, path, identity)
 
     def _serve(self, server: socket.socket, receiver: Receiver) -> bool:
         try:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from constant import DomainState, FilePurpose, ImageFormat, Transport
 from host import image
+from host.file_identity import remove_if_same
 from host.hypervisor import Hypervisor
 from host.job_files import (
     JobSockets,
@@ -16,7 +17,6 @@ from host.job_files import (
     make_socket_directory,
     missing_directories,
     refuse_system_directory,
-    remove_if_same,
     sync_directory,
 )
 from host.set_aside import set_aside
@@ -50,8 +50,8 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
     if migration.transport is Transport.SSH or facts.files:
         directory = JobSockets.of(migration).directory
         ledger.plan(MadeKind.SOCKET_DIRECTORY, directory)
-        status = make_socket_directory(directory, owner, [migration.user], context.host)
-        ledger.add(MadeKind.SOCKET_DIRECTORY, directory, status)
+        identity = make_socket_directory(directory, owner, [migration.user], context.host)
+        ledger.add(MadeKind.SOCKET_DIRECTORY, directory, identity)
     return StepReport(summary=joined(made or [Phrase("the directory for what is sent")]))
 
 
@@ -86,7 +86,7 @@ class _Maker:
                 raise MigrationError(ErrorCode.DEVICE_UNFIT, {
                     "host": self._host, "domain": self._domain, "path": new.path, "target": disk.target,
                     "reason": problem, "length": str(new.virtual_size)})
-            self._ledger.add(MadeKind.DEVICE, new.path, os.stat(new.path))
+            self._ledger.take(new.path)
             return Phrase("{path} taken", {"path": new.path})
         self._make(new)
         facts = {"format": new.format.value, "size": str(new.virtual_size // _MIB), "path": new.path}
@@ -101,12 +101,12 @@ class _Maker:
         part = f"{new.path}.vmmigration-{self._job_id}"
         try:
             self._ledger.plan(MadeKind.IMAGE, part)
-            status = image.create_empty(replace(new, path=part), self._owner, self._host)
+            identity = image.create_empty(replace(new, path=part), self._owner, self._host)
             try:
-                self._ledger.add(MadeKind.IMAGE, new.path, status)
+                self._ledger.add(MadeKind.IMAGE, new.path, identity)
                 os.link(part, new.path)
             finally:
-                remove_if_same(part, status)
+                remove_if_same(part, identity)
                 # Or the name might be back after a crash, when the ledger has forgotten it.
                 sync_directory(os.path.dirname(part))
         except FileExistsError as error:

@@ -528,7 +528,7 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.MIGRATION_CANCELLED: ErrorText(
         _FAILED, "The migration of VM {domain} was cancelled: {reason}.", "Repeat the command when you want it moved."),
     ErrorCode.POST_COPY_FAILED: ErrorText(
-        ErrorKind.UNKNOWN, "The post-copy migration of VM {domain} from {host} broke off: {reason}. Each host has a "
+        ErrorKind.UNKNOWN, "The post-copy migration of VM {domain} from {host} broke off: {reason}. Each host had a "
         "part of its memory, so neither can run it alone.",
         "Destroy nothing and remove no image. See `virsh domstate --reason {there}` on {destination}. If it does not "
         "say post-copy there, it has everything: end only the one on {host} (`virsh destroy {domain}`). If it does, "
@@ -536,8 +536,9 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "--live --p2p --persistent --postcopy --postcopy-resume {domain} "
         "qemu+ssh://{user}@{destination}/system{named}` (libvirt 8.5). If one of the two has ended, or that command "
         "does not come to an end, the memory is lost: then end both (`virsh destroy {there}` on {destination}, `virsh "
-        "destroy {domain}` on {host}), and `virsh start {there}` on {destination}, whose image is the newest. "
-        "`vmmigration.py resume {job}` does the rest afterwards."),
+        "destroy {domain}` on {host}), and `virsh start {there}` on {destination}, whose image is the newest (if it is "
+        "not defined there, `virsh define` what `virsh dumpxml {domain}` says on {host}). Afterwards "
+        "`vmmigration.py resume {job}` does the rest."),
     ErrorCode.ENDED_SINCE: ErrorText(
         _FAILED, "VM {domain} has moved to {host} and ended there after the switchover, by itself or with its host; it "
         "is {state} now.", "See why in /var/log/libvirt/qemu/{domain}.log on {host}. {remedy} Never start the copy on "

@@ -221,11 +221,11 @@ class Ground:
         with image.open("wb") as stream:
             stream.truncate(SMALL_DISK_BYTES)
         node.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)])
-        self._mount(image)
+        self._mount(str(image), "loop,")
         node.run(["sh", "-c", f"rmdir {IMAGES}/lost+found; chmod 711 {IMAGES}"])
 
-    def _mount(self, image: Path) -> None:
-        self.destination.run(["mount", "-o", "loop,errors=remount-ro", str(image), IMAGES])
+    def _mount(self, what: str, how: str = "") -> None:
+        self.destination.run(["mount", "-o", f"{how}errors=remount-ro", what, IMAGES])
 
     def has_small_disk(self) -> bool:
         """Whether the destination's images are on it."""
@@ -261,10 +261,13 @@ class Ground:
         if virsh(node, "list", "--name").split():
             # It moved before the disk broke. Its own writes were refused by then.
             virsh(node, "destroy", self.guest)
-        image = node.directory / SMALL_DISK
+        # Another device's number, as a disk may have after a reboot.
+        device = node.run(["losetup", "--find", "--show", str(node.directory / SMALL_DISK)]).stdout.strip()
         node.run(["umount", IMAGES])
-        node.run(["e2fsck", "-p", "-f", str(image)], check=False)
-        self._mount(image)
+        node.run(["e2fsck", "-p", "-f", device], check=False)
+        self._mount(device)
+        # It stays until it is unmounted.
+        node.run(["losetup", "--detach", device])
 
     # Looking.
 

@@ -167,6 +167,26 @@ def libvirtd_dies(name: str) -> Callable[[Admin, dict[str, Agent]], None]:
     return fault
 
 
+def test_a_post_copy_whose_qemu_at_the_destination_ends_says_that_its_memory_is_lost_and_where_its_image_is(
+    admin: Admin, make_writer: MakeWriter,
+) -> None:
+    guest = make_writer("ends", **NEVER_FITS)
+    node1, node2 = guest.lab.nodes
+    qemu_as_root(node2, on=True)
+    try:
+        process = admin.start(guest.name, *WATCHED, "--post-copy")
+        node1.wait_for("post-copy", lambda: "(post-copy" in virsh(node1, "domstate", guest.name, "--reason"), 60)
+        node2.rate(20)
+        qemu = [str(pid) for pid, words in node2.inner_pids() if f"guest={guest.name}," in words]
+        node2.run(["kill", "-9", *qemu])
+        node2.rate(160)
+        stdout, stderr = process.communicate(timeout=RUN_SECONDS)
+        assert_what_is_left_can_be_started(admin, guest, Run(process.returncode, stdout, stderr))
+        assert guest.state(node1) == "shut off"
+    finally:
+        qemu_as_root(node2, on=False)
+
+
 @pytest.mark.parametrize("fault", [
     pytest.param(lambda admin, agents: kill(admin, agents, "node1"), id="agent on the source"),
     pytest.param(libvirtd_dies("node1"), id="libvirtd on the source"),
@@ -187,12 +207,41 @@ def test_a_post_copy_comes_to_its_end_whoever_dies_beside_the_two_qemus(
         fault(admin, agents)
         node2.rate(160)
         stdout, stderr = process.communicate(timeout=RUN_SECONDS)
-        result = assert_moved(guest, Run(process.returncode, stdout, stderr))
+        run = Run(process.returncode, stdout, stderr)
+        if "reason=daemon" in node2.path(f"/var/log/libvirt/qemu/{guest.name}.log").read_text():
+            # A libvirtd that is started anew ends a QEMU that still had an answer for the last one, which it takes for
+            # its own (libvirt 9.0; about one time in nine here). Nobody can bring that memory back.
+            assert_what_is_left_can_be_started(admin, guest, run)
+            return
+        result = assert_moved(guest, run)
         assert (result["post_copy"], result["errors"]) == (True, [])
         assert job_leftovers(node1) == job_leftovers(node2) == []
         virsh(node2, "destroy", guest.name)
     finally:
         qemu_as_root(node2, on=False)
+
+
+def assert_what_is_left_can_be_started(admin: Admin, guest: Guest, run: Run) -> None:
+    """A post-copy broke off, and what the message says for the case that its memory is lost helps."""
+    assert run.code == 7, run.text
+    assert "If one of the two has ended, " in run.stderr
+    node1, node2 = guest.lab.nodes
+    defined = guest.name in virsh(node2, "list", "--all", "--name").split()
+    definition = virsh(node1, "dumpxml", guest.name)
+    for node in guest.lab.nodes:
+        # libvirt may have ended the one over there by itself meanwhile.
+        node.run(["virsh", "-q", "-c", "qemu:///system", "destroy", guest.name], check=False)
+    if not defined:
+        node2.run(["virsh", "-q", "-c", "qemu:///system", "define", "/dev/stdin"], input=definition)
+    virsh(node2, "start", guest.name)
+    guest.witness.wait_for_ticks(20)
+    resumed = admin.command("resume", run.result()["job_id"])
+    # 0 if the agents have settled it by themselves meanwhile.
+    assert resumed.code in (0, 6), resumed.text
+    assert (guest.state(node1), guest.state(node2)) == ("shut off", "running")
+    report = guest.witness.report()
+    assert (report.host, report.missing_records) == ("node2", 0), report.to_text()
+    virsh(node2, "destroy", guest.name)
 
 
 def test_a_post_copy_that_breaks_off_ends_nothing_and_what_the_message_says_helps(
@@ -218,17 +267,6 @@ def test_a_post_copy_that_breaks_off_ends_nothing_and_what_the_message_says_help
         assert "halves: runs on destination without all of its memory." in looked.stdout
         assert "virsh destroy" not in looked.stdout
         # QEMU there may itself wait for a page, which then never comes: what the message says of that works, too.
-        for node in guest.lab.nodes:
-            # libvirt may have ended the one over there by itself meanwhile.
-            node.run(["virsh", "-q", "-c", "qemu:///system", "destroy", guest.name], check=False)
-        virsh(node2, "start", guest.name)
-        guest.witness.wait_for_ticks(20)
-        resumed = admin.command("resume", json.loads(stdout)["job_id"])
-        # 0 if the agents have settled it by themselves meanwhile.
-        assert resumed.code in (0, 6), resumed.text
-        assert (guest.state(node1), guest.state(node2)) == ("shut off", "running")
-        report = guest.witness.report()
-        assert (report.host, report.missing_records) == ("node2", 0), report.to_text()
-        virsh(node2, "destroy", guest.name)
+        assert_what_is_left_can_be_started(admin, guest, Run(process.returncode, stdout, stderr))
     finally:
         qemu_as_root(node2, on=False)

@@ -12,11 +12,11 @@ import pytest
 from tests.terminal.conftest import Stage
 from tests.terminal.staged_agent import CHECKING, CHINESE, DISKS, FAILS, GOES_ON, MEMORY, POST_COPY
 
-# What a line is to be but for its figures: <h> is a host, <b> a bar, <n> a number, <s> a size, <t> a time, <r> whatever
-# figures there are already: a rate takes two seconds.
+# What a line is to be but for its figures: <h> is a host, <a> the end of its address or what fits of that, <b> a bar,
+# <n> a number, <s> a size, <t> a time, <r> whatever figures there are already: a rate takes two seconds.
 _PATTERNS = {
-    "<h>": r"127\.[0-9.]+ *", "<b>": "━+╸?─*", "<n>": r"[0-9]+", "<s>": r" *[0-9.]+ (?:B|[KMG]iB)",
-    "<t>": r"(?: *[0-9.]+ s|[0-9:]+ min)", "<r>": ".*"}
+    "<h>": r"127\.[0-9.]+ *", "<a>": r"\.[0-9]+…?", "<b>": "━+╸?─*", "<n>": r"[0-9]+",
+    "<s>": r" *[0-9.]+ (?:B|[KMG]iB)", "<t>": r"(?: *[0-9.]+ s|[0-9:]+ min)", "<r>": ".*"}
 
 BEFORE = [
     "HELLO                  <h>ok <t>  node1, libvirt not answering",
@@ -301,8 +301,8 @@ def test_lines_that_were_written_while_it_was_narrow_stay_apart_when_it_is_wide_
     pane.resize(80, 24)
     lines = pane.wait_for_end()
     assert is_seen(lines, "go", [
-        *BEFORE, "ok LIVE_MIGRATION .<n> <t>", "   downtime 87 ms", "ok EXTRACT_CONFIGURE_FILE .<n>",
-        "   /etc/libvirt/qemu/VM1.xml…", "ok DEFINE_VIRTUAL_MACHINE .<n>", "   persistent, autostart on",
+        *BEFORE, "ok LIVE_MIGRATION .<n> <t>", "   downtime 87 ms", "ok EXTRACT_CONFIGURE_FILE <a>",
+        "   /etc/libvirt/qemu/VM1.xml…", "ok DEFINE_VIRTUAL_MACHINE <a>", "   persistent, autostart on",
         "ok FINISH .<n> <t>", "   shut off here, its disk k…", "ok FINISH .<n> <t>",
         "   shut off here, its disk k…"], RESULT), "\n".join(lines)
 

@@ -17,6 +17,7 @@ import pytest
 
 from host import copy_link
 from host.copy_link import Watch
+from host.file_identity import FileIdentity
 from host.file_ranges import data_ranges
 from host.file_receiving import Receiver
 from host.file_sending import Outgoing, Sent, send_files
@@ -122,8 +123,8 @@ class Pair:
                 file.truncate(length)
         return self.source / name
 
-    def write_down(self, path: str, status: os.stat_result) -> None:
-        self.made.append((Path(path).name, status.st_ino))
+    def write_down(self, path: str, identity: FileIdentity) -> None:
+        self.made.append((Path(path).name, identity.inode))
         self.when_made(path)
 
     def receiver(self, *names: str, watch: Watch = QUIET) -> Receiver:

@@ -21,6 +21,7 @@ from tests.unit.samples import AGENTS, DESTINATION, FACTS, LAYERED, MIGRATION, Q
 pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)",
                     exc_type=ImportError)
 
+from host.file_identity import FileIdentity
 from host.hypervisor import Hypervisor
 from host.image import ImageQuestion, examine
 from host.job_files import JobSockets, MadeKind
@@ -207,9 +208,9 @@ def prepare(hosts: Hosts, migration: Migration, facts: DomainFacts) -> str:
 @pytest.fixture(autouse=True)
 def no_access_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     """What setfacl does is none of these tests' business."""
-    def make(path: str, _owner: object, _others: object, _host: str) -> os.stat_result:
+    def make(path: str, _owner: object, _others: object, _host: str) -> FileIdentity:
         Path(path).mkdir()
-        return Path(path).stat()
+        return FileIdentity.at(path)
 
     monkeypatch.setattr(prepare_destination, "make_socket_directory", make)
 

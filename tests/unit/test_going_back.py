@@ -16,6 +16,7 @@ from tests.unit.samples import DESTINATION, FACTS, MIGRATION, NOTE, QCOW2, SOURC
 
 # isort: split
 from constant import Command, DomainState, Severity, Transport
+from host.file_identity import FileIdentity
 from host.hypervisor import Hypervisor
 from host.job_files import Ledger, Made, MadeKind
 from host.set_aside import put_back, set_aside
@@ -404,7 +405,7 @@ def test_the_images_are_the_vms_own_once_it_is_defined_and_the_definition_that_w
     ledger, file = context.ledger(MIGRATION), tmp_path / "x"
     file.touch()
     for kind in (MadeKind.IMAGE, MadeKind.DEFINITION):
-        ledger.add(kind, str(file), file.stat())
+        ledger.add(kind, str(file), FileIdentity.at(str(file)))
     define_virtual_machine.run(context, STEP)
     assert [made.kind for made in ledger.entries()] == [MadeKind.DEFINITION]
 

@@ -18,6 +18,7 @@ import pytest
 
 from constant import ImageFormat
 from host import image, process
+from host.file_identity import FileIdentity
 from host.job_files import (
     JobSockets,
     Ledger,
@@ -145,7 +146,7 @@ def ledger(tmp_path: Path) -> Ledger:
 def made_file(path: Path, ledger: Ledger) -> Path:
     """A file that is written down as the job's."""
     path.write_text("image")
-    ledger.add(MadeKind.IMAGE, str(path), path.stat())
+    ledger.add(MadeKind.IMAGE, str(path), FileIdentity.at(str(path)))
     return path
 
 
@@ -153,7 +154,7 @@ def test_what_a_job_made_is_removed_newest_first(tmp_path: Path, ledger: Ledger)
     paths = [made_file(tmp_path / name, ledger) for name in ("one", "two")]
     directory = tmp_path / "sockets"
     directory.mkdir()
-    ledger.add(MadeKind.SOCKET_DIRECTORY, str(directory), directory.stat())
+    ledger.add(MadeKind.SOCKET_DIRECTORY, str(directory), FileIdentity.at(str(directory)))
     assert ledger.close(frozenset(MadeKind)) == ([str(directory), str(paths[1]), str(paths[0])], [])
     assert not any(path.exists() for path in [*paths, directory])
     assert ledger.entries() == []
@@ -181,6 +182,51 @@ def test_another_file_at_the_same_path_is_not_removed(tmp_path: Path, ledger: Le
     assert path.read_text() == "somebody's"
 
 
+def test_a_file_is_still_the_jobs_when_its_file_system_was_mounted_again_under_another_number(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "image"
+    path.write_text("half of it")
+    # A tmpfs, which is all that some machines have here, would not tell.
+    monkeypatch.setattr("host.file_identity._generation", lambda _descriptor: 77)
+    now = FileIdentity.at(str(path))
+    ledger.add(MadeKind.IMAGE, str(path), dataclasses.replace(now, device=now.device + 1))
+    assert ledger.close(frozenset(MadeKind)) == ([str(path)], [])
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("generation", [None, 77])
+def test_another_file_that_was_given_the_same_inode_number_is_not_the_jobs(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, generation: int | None,
+) -> None:
+    path = tmp_path / "image"
+    path.write_text("somebody's")
+    now = FileIdentity.at(str(path))
+    monkeypatch.setattr("host.file_identity._generation", lambda _descriptor: generation and generation + 1)
+    ledger.add(MadeKind.IMAGE, str(path), FileIdentity(now.device + 1, now.inode, generation))
+    assert ledger.close(frozenset(MadeKind)) == ([], [])
+    assert path.read_text() == "somebody's"
+
+
+def test_a_block_device_is_told_from_another_through_the_link_that_names_it(tmp_path: Path, ledger: Ledger) -> None:
+    # As /dev/VG/LV leads to /dev/dm-3; files stand in for the devices.
+    devices = [tmp_path / name for name in ("dm-3", "dm-4")]
+    for device in devices:
+        device.write_text("data")
+    link = tmp_path / "lv"
+    link.symlink_to("dm-3")
+    ledger.take(str(link))
+    with_other = Ledger("ffffffff", tmp_path / "jobs")
+    with_other.take(str(link))
+    link.unlink()
+    link.symlink_to("dm-4")
+    assert with_other.close(frozenset(MadeKind)) == ([], [])
+    link.unlink()
+    link.symlink_to("dm-3")
+    assert ledger.close(frozenset(MadeKind)) == ([str(link)], [])
+    assert (devices[0].read_bytes()[:4], devices[1].read_text()) == (bytes(4), "data")
+
+
 def test_a_link_put_at_the_path_is_not_followed(tmp_path: Path, ledger: Ledger) -> None:
     path = made_file(tmp_path / "image", ledger)
     path.rename(tmp_path / "moved")
@@ -199,7 +245,7 @@ def test_only_the_kinds_asked_for_are_removed(tmp_path: Path, ledger: Ledger) ->
     path = made_file(tmp_path / "image", ledger)
     directory = tmp_path / "sockets"
     directory.mkdir()
-    ledger.add(MadeKind.SOCKET_DIRECTORY, str(directory), directory.stat())
+    ledger.add(MadeKind.SOCKET_DIRECTORY, str(directory), FileIdentity.at(str(directory)))
     assert ledger.close(frozenset({MadeKind.SOCKET_DIRECTORY})) == ([str(directory)], [])
     assert path.exists()
 
@@ -211,11 +257,11 @@ def test_what_is_on_a_file_system_that_is_not_mounted_now_is_not_taken_for_remov
     images.mkdir()
     image = images / "VM1.qcow2"
     image.write_text("half of it")
-    ledger.add(MadeKind.IMAGE, str(image), image.stat())
+    ledger.add(MadeKind.IMAGE, str(image), FileIdentity.at(str(image)))
     ledger.plan(MadeKind.IMAGE, f"{images}/x.vmmigration-0badcafe")
     image.rename(tmp_path / "elsewhere")
     with monkeypatch.context() as unmounted:
-        unmounted.setattr("host.job_files._device_below", lambda _path: image.parent.stat().st_dev + 1)
+        unmounted.setattr("host.job_files.mount_point", lambda _path: "/another")
         removed, problems = ledger.close(frozenset(MadeKind))
         assert (removed, len(problems)) == ([], 2)
         assert all("not mounted" in problem for problem in problems)
@@ -229,7 +275,7 @@ def test_what_could_not_be_removed_stays_written_down(tmp_path: Path, ledger: Le
     directory = tmp_path / "sockets"
     directory.mkdir()
     (directory / "somebody's").write_text("x")
-    ledger.add(MadeKind.SOCKET_DIRECTORY, str(directory), directory.stat())
+    ledger.add(MadeKind.SOCKET_DIRECTORY, str(directory), FileIdentity.at(str(directory)))
     problem = f"{directory}: Directory not empty"
     # It does not keep the rest from being removed.
     assert ledger.close(frozenset(MadeKind)) == ([str(path)], [problem])
@@ -279,9 +325,9 @@ def test_an_ordinary_name_fits(domain: str) -> None:
 
 def test_a_socket_directory_is_closed_to_others_and_is_never_one_that_exists(tmp_path: Path) -> None:
     path = str(tmp_path / "below" / "sockets")
-    status = make_socket_directory(path, ME, [], HOST)
+    identity = make_socket_directory(path, ME, [], HOST)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
-    assert status.st_ino == os.stat(path).st_ino
+    assert identity == FileIdentity.at(path)
     with pytest.raises(MigrationError) as caught:
         make_socket_directory(path, ME, [], HOST)
     assert caught.value.code is ErrorCode.PATH_TAKEN
@@ -377,13 +423,13 @@ def test_an_empty_image_has_the_format_and_size_asked_for_and_is_its_owners_alon
     tmp_path: Path, kind: ImageFormat,
 ) -> None:
     path = tmp_path / "image"
-    status = image.create_empty(disk_at(path, kind), ME, HOST)
+    identity = image.create_empty(disk_at(path, kind), ME, HOST)
     found = path.stat()
     assert information(path)["format"] == kind.value
     assert information(path)["virtual-size"] == 10 << 20
     assert stat.S_IMODE(found.st_mode) == 0o600
     assert (found.st_uid, found.st_gid) == ME
-    assert (status.st_dev, status.st_ino) == (found.st_dev, found.st_ino)
+    assert identity == FileIdentity.at(str(path))
     assert found.st_blocks * 512 < 1 << 20
 
 
@@ -448,9 +494,9 @@ def test_a_link_put_in_place_of_a_new_image_is_not_followed(
     monkeypatch.setattr(image, "run_tool", swap_and_run)
     disk = dataclasses.replace(disk_at(path, ImageFormat.QCOW2), virtual_size=virtual_size)
     if virtual_size == 10 << 20:
-        status = image.create_empty(disk, ME, HOST)
+        identity = image.create_empty(disk, ME, HOST)
         assert information(aside)["virtual-size"] == virtual_size
-        assert (status.st_dev, status.st_ino) == (aside.stat().st_dev, aside.stat().st_ino)
+        assert identity == FileIdentity.at(str(aside))
     else:
         with pytest.raises(MigrationError):
             image.create_empty(disk, ME, HOST)

@@ -17,6 +17,7 @@ from tests.unit.samples import DESTINATION, FACTS, MIGRATION, NOTE, NVRAM, QCOW2
 
 # isort: split
 from constant import FilePurpose
+from host.file_identity import FileIdentity, mount_point
 from host.job_files import JobSockets, Ledger, Made, MadeKind
 from steps import prepare_destination, roll_back
 from tests.unit.one_domain import context_on, put_clock
@@ -200,7 +201,8 @@ def test_what_might_be_somebody_elses_is_never_planned(tmp_path: Path) -> None:
             ledger.plan(MadeKind.IMAGE, path)
     assert ledger.entries() == []
     ledger.plan(MadeKind.IMAGE, f"{tmp_path}/node.qcow2{PART}")
-    assert ledger.entries() == [Made(MadeKind.IMAGE, f"{tmp_path}/node.qcow2{PART}", tmp_path.stat().st_dev, 0)]
+    mount = mount_point(str(tmp_path))
+    assert ledger.entries() == [Made(MadeKind.IMAGE, f"{tmp_path}/node.qcow2{PART}", 0, 0, mount=mount)]
 
 
 def test_what_was_planned_goes_by_its_name_and_what_was_made_only_if_it_still_is_that(tmp_path: Path) -> None:
@@ -209,7 +211,7 @@ def test_what_was_planned_goes_by_its_name_and_what_was_made_only_if_it_still_is
     ledger.plan(MadeKind.IMAGE, str(planned))
     for path in (made, other):
         path.touch()
-        ledger.add(MadeKind.IMAGE, str(path), path.stat())
+        ledger.add(MadeKind.IMAGE, str(path), FileIdentity.at(str(path)))
     planned.write_text("made after it was planned")
     other.rename(tmp_path / "d")
     other.write_text("somebody's")

@@ -14,6 +14,7 @@ pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get 
                     exc_type=ImportError)
 
 from constant import DomainState, Pause
+from host.file_identity import FileIdentity
 from host.job_files import JobSockets, Ledger, MadeKind
 from steps import roll_back
 from tests.unit.one_domain import (
@@ -61,8 +62,8 @@ def rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: FakeCloc
         image, sockets = tmp_path / "image", Path(JobSockets.of(MIGRATION).directory)
         image.write_text("the last good copy")
         sockets.mkdir()
-        context.ledger(MIGRATION).add(MadeKind.IMAGE, str(image), image.stat())
-        context.ledger(MIGRATION).add(MadeKind.SOCKET_DIRECTORY, str(sockets), sockets.stat())
+        context.ledger(MIGRATION).add(MadeKind.IMAGE, str(image), FileIdentity.at(str(image)))
+        context.ledger(MIGRATION).add(MadeKind.SOCKET_DIRECTORY, str(sockets), FileIdentity.at(str(sockets)))
         return roll_back.run(context, StepArguments(migration=migration, facts=facts, source_keeps=source_keeps))
     return run
 
