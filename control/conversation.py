@@ -289,7 +289,7 @@ class Conversation:
     def end(self, asked: Asked, kind: type[T], summarise: Callable[[T], str]) -> T:
         """The result of a step that was asked for."""
         try:
-            value = self._answer(asked, kind)
+            value, ended = self._answer(asked, kind)
         except (MigrationError, SilenceError) as error:
             self._failed(asked.command, asked.host, asked.began, error)
             raise
@@ -298,7 +298,7 @@ class Conversation:
             value = replace(value, findings=skip(value.findings, self.skipped))
             obstacles = sum(finding.severity is Severity.STOPS for finding in value.findings)
         self._ended(StepResult(
-            asked.command, asked.host, self.clock() - asked.began, summarise(value), obstacles=obstacles))
+            asked.command, asked.host, min(self.clock(), ended) - asked.began, summarise(value), obstacles=obstacles))
         return value
 
     def _failed(self, command: Command, host: str, began: float, error: MigrationError | SilenceError) -> None:
@@ -311,8 +311,8 @@ class Conversation:
     def _domain(self) -> str:
         return self.migration.domain if self.migration is not None else "?"
 
-    def _answer(self, asked: Asked, kind: type[T]) -> T:
-        """The answer, after asking again where that cannot make a step run twice.
+    def _answer(self, asked: Asked, kind: type[T]) -> tuple[T, float]:
+        """The answer, and when it came: perhaps long before it is looked at. Asks again where that runs nothing twice.
 
         An agent that refuses a request as stale has not begun it, as long as it still has its journal, which the epoch
         tells. What an agent was ended in the middle of is asked for again only if it may run twice.
@@ -327,7 +327,7 @@ class Conversation:
                 raise SilenceError(given_up(reply, host, command, GIVE_UP_SECONDS))
             error = reply.error()
             if error is None:
-                return _value(kind, reply)
+                return _value(kind, reply), asked.exchange.ended_at
             if error.code not in _ASK_AGAIN:
                 if reply.msg_type is MessageType.REFUSED:
                     self.changed, self.may_have_moved = asked.before

@@ -176,6 +176,15 @@ def test_no_more_is_sent_than_the_migration_may_use(tmp_path: Path) -> None:
     assert rate < 60 << 20
 
 
+def test_what_comes_in_bursts_is_no_faster_than_the_migration_may_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measure_link, "_receive", lambda _context, _arguments: 184 << 20)
+    there = dataclasses.replace(context(tmp_path), host=DESTINATION)
+    assert measure_link.run(there, dataclasses.replace(LINK, bandwidth=24)).rate == 24 << 20
+    assert measure_link.run(there, LINK).rate == 184 << 20
+
+
 def test_a_fast_link_is_measured_with_few_bytes(tmp_path: Path) -> None:
     rate, took = measured(tmp_path, 5.0, limit=20 << 20, at_most=4 << 20)
     assert rate is not None

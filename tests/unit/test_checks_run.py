@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -15,6 +16,7 @@ from tests.unit.samples import AGENTS, DESTINATION, FACTS, FINE, HOST_FACTS, MAS
 from tests.unit.scripted import (
     CHECKED,
     COMPLETING,
+    COUNTING,
     GREETED,
     LOOKED,
     MOVING,
@@ -25,9 +27,13 @@ from tests.unit.scripted import (
     Silence,
     codes,
     obstacle_codes,
+    run,
 )
+from wire.access import Key
 from wire.errors import ErrorCode, MigrationError
+from wire.exchange import Exchange
 from wire.findings import CHECKS, Check, CheckReport, Finding, not_fine, parse_skipped, skip, skippable
+from wire.message import Request
 from wire.records import LinkReport, Migration
 
 SHORT = obstacle(ErrorCode.MEMORY_SHORT, Check.MEMORY, host=DESTINATION, domain="VM1", free="1", needed="2")
@@ -145,6 +151,26 @@ def test_what_the_guest_writes_is_waited_for_once_the_move_has_begun_and_told_th
     order = notes.told.index
     assert order(f"LIVE_MIGRATION {SOURCE} began") < order(f"MEASURE_LINK {SOURCE} ended") < order(
         f"LIVE_MIGRATION {SOURCE} ended")
+
+
+class EarlyAgents(ScriptedAgents):
+    """What the guest writes is counted within a moment, however long nobody looks at it."""
+
+    def start(
+        self, request: Request, keys: Sequence[Key], patience: float, limit: float = math.inf, *,
+        attached: bool = False,
+    ) -> Exchange:
+        """Know already when it ends."""
+        exchange = super().start(request, keys, patience, limit, attached=attached)
+        if (request.cmd, request.agent_ip) == COUNTING:
+            exchange.ended_at = self.clock.now + 0.2
+        return exchange
+
+
+def test_a_step_that_is_looked_at_late_took_as_long_as_it_took() -> None:
+    report, _agents, _notes = run({}, EarlyAgents())
+    (took,) = [step.seconds for step in report.steps if (step.command, step.host) == COUNTING]
+    assert took == pytest.approx(0.2)
 
 
 def test_ports_are_found_closed_before_anything_is_made() -> None:
