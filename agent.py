@@ -486,7 +486,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "SIGHUP has it read its lists and its key again. SIGTERM ends it, and with it what it is working on; SIGUSR1 "
         "ends it and leaves that to the agent that is started next.")
     parser.add_argument("--config-dir", metavar="DIR", help="where ControllerIPAddr.txt, AgentIPAddr.txt and "
-                        "AgentKey.txt are (default: /etc/vmmigration if it exists, else the script's folder)")
+                        "AgentKey.txt are (default: /etc/vmmigration, or the folder of a checkout if that does not "
+                        "exist)")
     parser.add_argument("--state-dir", metavar="DIR", default=STATE_DIRECTORY,
                         help=f"where the journal of requests is kept (default: {STATE_DIRECTORY})")
     parser.add_argument("--listen", metavar="ADDRESS[:PORT]", action="append",

@@ -174,7 +174,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("words", nargs="*", help=argparse.SUPPRESS)
     add("--config-dir", metavar="DIR", help="where AgentIPAddr.txt and ControllerKey.txt are (default: "
-        "/etc/vmmigration if it exists, else the script's folder)")
+        "/etc/vmmigration, or the folder of a checkout if that does not exist)")
     add("--transport", choices=[each.value for each in Transport], default=Transport.SSH.value,
         help="how memory and disk cross: inside SSH, or over plain TCP without encryption (default: ssh)")
     add("--copy-storage", choices=[each.value for each in CopyStorage], default=CopyStorage.AUTO.value,

@@ -8,7 +8,7 @@ from typing import TextIO
 from console.columns import pad
 from console.figures import duration, size
 from console.language import translate
-from console.program import PROGRAM
+from console.program import PROGRAM, with_program_name
 from console.terminal import printable, write
 from constant import Severity
 from control.plan import Plan
@@ -28,7 +28,7 @@ def finding_json(finding: Finding) -> dict[str, object]:
         "severity": finding.severity.value,
         "host": finding.facts.get("host"),
         "message": finding.message,
-        "hint": finding.hint,
+        "hint": with_program_name(finding.hint),
         "code": finding.code.value if finding.code is not None else None,
         "facts": dict(finding.facts),
         "skippable": CHECKS[finding.check].skippable,

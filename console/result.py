@@ -8,7 +8,7 @@ from typing import TextIO
 from console.figures import size
 from console.language import translate
 from console.plan import finding_json, plan_json, plan_text
-from console.program import PROGRAM
+from console.program import PROGRAM, with_program_name
 from console.terminal import printable, write
 from constant import DomainState, Outcome
 from control.report import RunReport
@@ -101,7 +101,8 @@ def result_json(report: RunReport) -> dict[str, object]:
 
 def error_json(error: MigrationError) -> dict[str, object]:
     """An error for programs."""
-    return {"code": error.code.value, "message": error.message, "hint": error.hint, "facts": dict(error.facts)}
+    return {"code": error.code.value, "message": error.message, "hint": with_program_name(error.hint),
+            "facts": dict(error.facts)}
 
 
 def show_errors(errors: Sequence[MigrationError], stream: TextIO) -> None:

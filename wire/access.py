@@ -17,14 +17,16 @@ from wire.errors import ErrorCode, MigrationError
 from wire.phrase import Phrase
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+# Where pip, and Debian's tools for Python, put modules: nobody looks there for keys.
+_INSTALLED = ("site-packages", "dist-packages")
 
 
 def config_directory(given: str | None, script: str) -> Path:
-    """Where lists and keys are: as given, else /etc/vmmigration if it exists, else the folder of `script`."""
+    """Where lists and keys are: as given, else /etc/vmmigration, else the folder of `script` if it is a checkout's."""
     if given is not None:
         return Path(given)
-    system = Path(SYSTEM_CONFIG_DIRECTORY)
-    return system if system.is_dir() else Path(script).resolve().parent
+    system, folder = Path(SYSTEM_CONFIG_DIRECTORY), Path(script).resolve().parent
+    return system if system.is_dir() or folder.name in _INSTALLED else folder
 
 
 def _read(path: Path) -> str:

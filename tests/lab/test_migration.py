@@ -72,9 +72,11 @@ def test_a_raw_image_moves_and_stays_sparse(admin: Admin, make_guest: MakeGuest)
     assert destination.st_blocks <= source.st_blocks * 1.05
 
 
-def test_the_result_as_json_says_what_libvirt_says(admin: Admin, make_guest: MakeGuest) -> None:
+def test_the_result_as_json_and_the_page_about_it_say_what_libvirt_says(admin: Admin, make_guest: MakeGuest) -> None:
     guest = make_guest("json")
-    run = admin.migrate(guest.name, "--json", "--progress", "none", "--copy-storage", "all")
+    boss = admin.lab.host("boss")
+    run = admin.migrate(
+        guest.name, "--json", "--progress", "none", "--copy-storage", "all", "--report", "/tmp/json.html")  # noqa: S108 - the host's own
     result = run.result()
     assert (run.code, run.stderr) == (0, "")
     assert result["outcome"] == "moved"
@@ -83,6 +85,13 @@ def test_the_result_as_json_says_what_libvirt_says(admin: Admin, make_guest: Mak
     statistics = guest.on(admin.lab.host("node1"), "domjobinfo", "--completed")
     downtime = next(line for line in statistics.splitlines() if line.startswith("Total downtime"))
     assert str(result["downtime_ms"]) in downtime
+    page = ElementTree.fromstring(  # noqa: S314 - our own
+        boss.path("/tmp/json.html").read_text().removeprefix("<!DOCTYPE html>"))  # noqa: S108
+    text = " ".join(page.itertext())
+    assert f"{result['downtime_ms']} ms" in text
+    assert all(f"{node.full_name}" in text for node in admin.lab.nodes), text
+    assert {step["command"] for step in result["steps"]} <= set(text.split())
+    assert any("vda" in drawn for drawn in page.itertext()), "the rate of the disk"
     assert_moved(guest)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -65,6 +66,18 @@ def test_it_makes_and_derives_keys(home: Path, tmp_path: Path) -> None:
     command = [home / "bin" / "vmmigration", "--config-dir", tmp_path]
     run(*command, "new-key")
     assert len(run(*command, "agent-key", "192.0.2.11").strip()) == 64
+
+
+def test_what_it_tells_to_type_has_the_name_that_it_was_installed_by(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "AgentIPAddr.txt").write_text("127.0.0.1\n127.0.0.2\n")
+    finished = subprocess.run(
+        [home / "bin" / "vmmigration", "--config-dir", tmp_path, "--json", "127.0.0.1", "127.0.0.2", "kvm", "VM1"],
+        capture_output=True, text=True, check=False)
+    (error,) = json.loads(finished.stdout)["errors"]
+    assert error["code"] == "key-missing"
+    for text in (error["hint"], finished.stderr):
+        assert "run `vmmigration new-key` once" in text
+        assert "vmmigration.py" not in text
 
 
 def test_nothing_else_is_installed_with_it(home: Path) -> None:

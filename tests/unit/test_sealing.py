@@ -156,6 +156,8 @@ def test_the_given_configuration_directory_wins_and_the_working_directory_never_
     monkeypatch.setattr("wire.access.SYSTEM_CONFIG_DIRECTORY", str(tmp_path / "missing"))
     assert config_directory("/elsewhere", str(script)) == Path("/elsewhere")
     assert config_directory(None, str(script)) == script.parent
+    installed = tmp_path / "lib" / "python3" / "site-packages" / "vmmigration.py"
+    assert config_directory(None, str(installed)) == tmp_path / "missing", "nobody looks for a key among modules"
     monkeypatch.setattr("wire.access.SYSTEM_CONFIG_DIRECTORY", str(tmp_path / "system"))
     assert config_directory(None, str(script)) == tmp_path / "system"
 
