@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
-from constant import DOWNTIME_FIRST, GIVE_UP_SECONDS, Command, DomainState, Outcome
+from constant import DOWNTIME_OF_QEMU, GIVE_UP_SECONDS, Command, DomainState, Outcome
 from control.checks import Checked, check, measured
 from control.conversation import (
     Asked,
@@ -497,7 +497,7 @@ def _moved(report: MigrationReport) -> str:
     words = [Phrase("downtime {milliseconds} ms", {"milliseconds": str(report.downtime)})]
     if report.downtime < 0:
         words = []
-    if report.downtime_limit > DOWNTIME_FIRST:
+    if report.downtime_limit > DOWNTIME_OF_QEMU:
         words.append(Phrase("{milliseconds} ms allowed", {"milliseconds": str(report.downtime_limit)}))
     if report.passes > 2:
         words.append(Phrase("{count} passes over the memory", {"count": str(report.passes)}))

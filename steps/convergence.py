@@ -8,14 +8,14 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-from constant import DOWNTIME_FIRST, OnTimeout
+from constant import DOWNTIME_FIRST, DOWNTIME_OF_QEMU, OnTimeout
 from host.job_statistics import JobStatistics
 from wire.phrase import Phrase, template
 from wire.records import Convergence, MemoryProgress
 
 _MIB = 1024 * 1024
 # So many passes, of which none begins with less than this part of the smallest one before them, get nowhere. One alone
-# says nothing: a guest's writing comes in bursts.
+# says nothing, as a guest's writing comes in bursts; it is enough for a pause that QEMU would have allowed by itself.
 _PATIENCE = 2
 _SHRINKS = 0.9
 # With auto-converge QEMU looks at two passes before it slows the guest down a step more (measured: every second pass,
@@ -89,12 +89,13 @@ class ConvergenceControl:
         self._wanted = wanted
         self._timeout = timeout
         self.stage = Stage.COPYING
-        self.downtime_limit = DOWNTIME_FIRST
+        self.downtime_limit = DOWNTIME_OF_QEMU
+        self._limited = False
         self.passes = 0
         self._statistics: JobStatistics | None = None
         self._sizes: deque[int] = deque(maxlen=_LAST_PASSES)
         """What the last passes began with, in bytes."""
-        self._judged: deque[int] = deque(maxlen=_PATIENCE)
+        self._judged: deque[int] = deque()
         """Those of them that are compared with the smallest one before, none of which was under another limit."""
         self._smallest_before: int | None = None
         self._this_pass = 0
@@ -123,6 +124,7 @@ class ConvergenceControl:
         """What was advised has been done."""
         if advice.remedy is Remedy.SET_DOWNTIME:
             self.downtime_limit = advice.downtime
+            self._limited = True
             self._judge_anew()
         elif advice.remedy is Remedy.SUSPEND:
             self.stage = Stage.PAUSED
@@ -152,8 +154,8 @@ class ConvergenceControl:
             return
         if statistics.throttle > self._throttle:
             self._throttle, self._throttled_in = statistics.throttle, statistics.passes
-        if len(self._judged) == _PATIENCE:
-            self._smallest_before = self._smallest(self._judged[0])
+        if len(self._judged) == self._patience():
+            self._smallest_before = self._smallest(self._judged.popleft())
         self._judged.append(self._this_pass)
         self._sizes.append(self._this_pass)
 
@@ -165,13 +167,21 @@ class ConvergenceControl:
     def _smallest(self, *sizes: int) -> int:
         return min(*sizes, sizes[0] if self._smallest_before is None else self._smallest_before)
 
+    def _below_qemus(self) -> bool:
+        """Whether the pause may still be raised to one that QEMU would have allowed by itself."""
+        return self.downtime_limit < min(DOWNTIME_OF_QEMU, self._wanted.max_downtime)
+
+    def _patience(self) -> int:
+        return 1 if self._below_qemus() else _PATIENCE
+
     def _gets_nowhere(self) -> bool:
         """Whether the passes do not become smaller any more."""
         before = self._smallest_before
-        if self._wanted.auto_converge and self.passes - self._throttled_in < _THROTTLE_PASSES:
+        slowed = self._wanted.auto_converge and not self._below_qemus()
+        if slowed and self.passes - self._throttled_in < _THROTTLE_PASSES:
             # A guest that is being slowed down more and more has not been slowed down enough yet.
             return False
-        return before is not None and len(self._judged) == _PATIENCE and min(self._judged) >= before * _SHRINKS
+        return before is not None and len(self._judged) == self._patience() and min(self._judged) >= before * _SHRINKS
 
     def _rate(self) -> float:
         """Bytes of memory per second that cross; 0 if that is not known."""
@@ -204,16 +214,20 @@ class ConvergenceControl:
         return Advice()
 
     def _first_limit(self) -> Advice:
-        """A cap below what QEMU begins with holds from the beginning."""
-        if self._wanted.max_downtime < self.downtime_limit and self._statistics is not None:
-            return Advice(Remedy.SET_DOWNTIME, self._wanted.max_downtime)
-        return Advice()
+        """A shorter pause than QEMU begins with is tried first. In the middle of a migration only the cap holds."""
+        if self._statistics is None or self._limited:
+            return Advice()
+        # Post-copy begins after a single pass: a guest that would fit by then needs none.
+        tries = self.passes <= 1 and not self._wanted.post_copy
+        first = min(self._wanted.max_downtime, DOWNTIME_FIRST if tries else DOWNTIME_OF_QEMU)
+        return Advice(Remedy.SET_DOWNTIME, first) if first < self.downtime_limit else Advice()
 
     def _raise(self, new_pass: bool) -> Advice:
         cap = self._wanted.max_downtime
         if not new_pass or self.stage is not Stage.COPYING or not self._gets_nowhere():
             return Advice()
-        limit = min(cap, round(max(self.downtime_limit * _STEP, self._needed() * _MARGIN)))
+        highest = min(cap, DOWNTIME_OF_QEMU) if self._below_qemus() else cap
+        limit = min(highest, round(max(self.downtime_limit * _STEP, self._needed() * _MARGIN)))
         if limit <= self.downtime_limit:
             return Advice()
         return Advice(Remedy.SET_DOWNTIME, limit, news=(
@@ -290,7 +304,8 @@ class ConvergenceControl:
             if not self._timed_out or self._wanted.on_timeout is OnTimeout.ABORT:
                 return Phrase("copying the disk")
             return Phrase("copying the disk, then {action} (time-out)", {"action": self._wanted.on_timeout.value})
-        raised, slowed = self.downtime_limit > DOWNTIME_FIRST, statistics.throttle > 0
+        raised = self._limited and self.downtime_limit > DOWNTIME_FIRST
+        slowed = statistics.throttle > 0
         return Phrase(_COPYING_MEMORY[self.passes > 1, raised, slowed], {
             "pass": str(self.passes), "limit": str(self.downtime_limit), "percent": str(statistics.throttle)})
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from constant import DOWNTIME_CAP, DOWNTIME_FIRST, OnTimeout
+from constant import DOWNTIME_CAP, DOWNTIME_FIRST, DOWNTIME_OF_QEMU, OnTimeout
 from host.job_statistics import JobStatistics
 from steps.convergence import Advice, ConvergenceControl, Remedy, Stage
 from tests.unit.samples import MIGRATION
@@ -19,6 +19,7 @@ from wire.schema import from_wire, to_wire
 
 MIB = 1 << 20
 PAGE = 4096
+PLAIN = Convergence()
 LOOK_SECONDS = 0.5
 
 # A guest of 192 MiB that rewrites 48 MiB, on a link of 300 Mbit/s: seconds, pass, sent, left, bytes per second, pages
@@ -56,7 +57,7 @@ class Guest:
     tells: bool = True
     """Whether QEMU tells the downtime that it expects and the dirty rate."""
     now: float = 0.0
-    limit: int = DOWNTIME_FIRST
+    limit: int = DOWNTIME_OF_QEMU
     passes: int = 1
     sent: int = 0
     left: int = field(init=False)
@@ -94,13 +95,20 @@ class Guest:
         statistics = memory(passes=self.passes, left=self.left, sent=self.sent, rate=self.rate)
         if not self.tells:
             return dataclasses.replace(statistics, rate=None)
-        expected = self.size * 1000 // self.rate if self.passes > 1 else DOWNTIME_FIRST
+        expected = self.size * 1000 // self.rate if self.passes > 1 else DOWNTIME_OF_QEMU
         return dataclasses.replace(statistics, downtime=expected, dirty_rate=self.rate * 2)
 
 
 def constantly(size: int) -> Callable[[int], int]:
     """A guest that writes the same amount in each pass."""
     return lambda _number: size
+
+
+def under_way(wanted: Convergence = PLAIN, timeout: int = 0) -> ConvergenceControl:
+    """One that has tried a shorter pause than QEMU begins with, to no avail."""
+    control = ConvergenceControl(wanted, timeout)
+    control.did(Advice(Remedy.SET_DOWNTIME, min(DOWNTIME_OF_QEMU, wanted.max_downtime)))
+    return control
 
 
 def limits(advised: list[Advice]) -> list[int]:
@@ -116,7 +124,7 @@ def news(advised: list[Advice]) -> list[str]:
 # The downtime.
 
 
-def test_a_recorded_migration_that_converges_by_itself_is_left_alone_while_its_passes_shrink() -> None:
+def test_a_recorded_migration_that_converges_by_itself_is_given_no_longer_pause_than_qemu_begins_with() -> None:
     control = ConvergenceControl(Convergence(), 0)
     advised = []
     for seconds, number, sent, left, rate, pages, expected in RECORDED:
@@ -125,7 +133,8 @@ def test_a_recorded_migration_that_converges_by_itself_is_left_alone_while_its_p
         advice = control.look(statistics, seconds)
         control.did(advice)
         advised.append(advice)
-    assert (limits(advised), news(advised)) == ([], [])
+    assert limits(advised) == [DOWNTIME_FIRST, DOWNTIME_OF_QEMU]
+    assert len(news(advised)) == 1
     assert control.passes == 8
 
 
@@ -134,39 +143,41 @@ def test_a_guest_whose_passes_shrink_is_never_given_a_longer_pause() -> None:
     control = ConvergenceControl(Convergence(), 0)
     advised = list(guest.run(control))
     assert guest.now < 10.0
-    assert (limits(advised), news(advised), control.downtime_limit) == ([], [], DOWNTIME_FIRST)
+    assert (limits(advised), news(advised), control.downtime_limit) == (
+        [DOWNTIME_FIRST], [], DOWNTIME_FIRST)
 
 
 def test_passes_that_shrink_by_next_to_nothing_are_not_waited_for() -> None:
     guest = Guest(50 * MIB, lambda number: int(40 * MIB * 0.97**number))
-    assert len(limits(list(guest.run(ConvergenceControl(Convergence(), 0))))) == 1
+    assert len(limits(list(guest.run(ConvergenceControl(Convergence(), 0))))) == 3
     assert guest.now < 12.0
 
 
 def test_a_slow_first_pass_raises_nothing() -> None:
     guest = Guest(MIB, constantly(0), memory=100 * MIB)
-    assert {advice.remedy for advice in guest.run(ConvergenceControl(Convergence(), 0))} == {Remedy.NONE}
+    assert limits(list(guest.run(ConvergenceControl(Convergence(), 0)))) == [DOWNTIME_FIRST]
     assert guest.now >= 99.0
 
 
 def test_a_guest_that_needs_800_ms_gets_what_it_needs_and_a_tenth_and_moves() -> None:
     guest = Guest(50 * MIB, constantly(40 * MIB))
     advised = list(guest.run(ConvergenceControl(Convergence(), 0)))
-    assert limits(advised) == [880]
+    assert limits(advised) == [DOWNTIME_FIRST, DOWNTIME_OF_QEMU, 880]
     assert guest.now < 12.0
-    assert "the guest may stand still for 880 ms now, at most 2000 ms" in news(advised)[0]
+    assert "the guest may stand still for 880 ms now, at most 2000 ms" in news(advised)[1]
 
 
 def test_a_pause_that_is_nearly_long_enough_is_raised_by_half() -> None:
     guest = Guest(50 * MIB, constantly(16 * MIB))
-    assert limits(list(guest.run(ConvergenceControl(Convergence(), 0)))) == [450]
+    assert limits(list(guest.run(ConvergenceControl(Convergence(), 0)))) == [
+        DOWNTIME_FIRST, DOWNTIME_OF_QEMU, 450]
 
 
 def test_a_guest_that_never_converges_gets_the_cap_and_is_told_of_once() -> None:
     guest = Guest(60 * MIB, constantly(180 * MIB))
     control = ConvergenceControl(Convergence(), 0)
     advised = list(guest.run(control))
-    assert limits(advised) == [DOWNTIME_CAP]
+    assert limits(advised) == [DOWNTIME_FIRST, DOWNTIME_OF_QEMU, DOWNTIME_CAP]
     told = [words for words in news(advised) if "does not converge" in words]
     assert len(told) == 1
     assert "the guest writes 120 MiB/s, the link carries 60 MiB/s" in told[0]
@@ -177,7 +188,7 @@ def test_a_guest_that_never_converges_gets_the_cap_and_is_told_of_once() -> None
 
 
 def test_where_the_link_carries_more_than_the_guest_writes_the_pause_is_what_is_told() -> None:
-    control = ConvergenceControl(Convergence(max_downtime=300), 0)
+    control = under_way(Convergence(max_downtime=300))
     for advice in (guest := Guest(60 * MIB, constantly(60 * MIB))).run(control, 30.0):
         assert advice.remedy is Remedy.NONE
     slower = dataclasses.replace(guest._statistics(), dirty_rate=MIB, passes=guest.passes + 1)
@@ -198,25 +209,40 @@ def test_options_that_were_given_are_not_recommended() -> None:
 def test_an_oscillating_guest_gets_what_its_quiet_passes_need() -> None:
     guest = Guest(50 * MIB, lambda number: (60 if number % 2 else 30) * MIB)
     advised = list(guest.run(ConvergenceControl(Convergence(), 0)))
-    assert limits(advised) == [660]
+    assert limits(advised) == [DOWNTIME_FIRST, DOWNTIME_OF_QEMU, 660]
     assert guest.now < 20.0
 
 
-def test_one_pass_that_does_not_shrink_is_not_enough_to_raise_the_pause() -> None:
+def test_one_pass_that_does_not_shrink_is_not_enough_to_raise_the_pause_above_qemus() -> None:
     sizes = {2: 60, 3: 62, 4: 30, 5: 10}
     guest = Guest(50 * MIB, lambda number: sizes.get(number, 0) * MIB)
-    assert limits(list(guest.run(ConvergenceControl(Convergence(), 0)))) == []
+    assert limits(list(guest.run(ConvergenceControl(Convergence(), 0)))) == [DOWNTIME_FIRST, DOWNTIME_OF_QEMU]
+
+
+def test_a_pause_that_qemu_would_allow_is_given_after_one_pass_that_does_not_shrink_and_no_longer_than_needed() -> None:
+    guest = Guest(100 * MIB, constantly(16 * MIB))
+    advised = list(guest.run(ConvergenceControl(Convergence(), 0)))
+    assert limits(advised) == [DOWNTIME_FIRST, 176]
+    assert guest.now < 4.0
+
+
+def test_in_the_middle_of_a_migration_the_pause_is_not_made_shorter_but_for_the_cap() -> None:
+    for cap, expected in ((DOWNTIME_CAP, []), (200, [200])):
+        control = ConvergenceControl(Convergence(max_downtime=cap), 0)
+        advice = control.look(memory(passes=4, left=60 * MIB, sent=MIB, rate=50 * MIB), 1.0)
+        assert limits([advice]) == expected
 
 
 def test_a_guest_that_is_being_slowed_down_more_and_more_is_not_given_a_longer_pause_meanwhile() -> None:
-    control = ConvergenceControl(Convergence(auto_converge=True), 0)
+    control = under_way(Convergence(auto_converge=True))
     for number in range(1, 19):
         # As measured: 20 % in the fourth pass, and a step more in every second one.
         throttle = 10 * (number // 2) if number >= 4 else 0
         advice = control.look(memory(
             passes=number, left=60 * MIB, sent=number * 60 * MIB, rate=50 * MIB, throttle=throttle), 2.0 * number)
         assert advice == Advice()
-    assert control.phase() == "copying memory, pass 18, guest slowed down by 90 %"
+    assert control.phase() == (
+        "copying memory, pass 18, downtime raised to 300 ms, guest slowed down by 90 %")
     advised = [
         control.look(memory(
             passes=number, left=60 * MIB, sent=number * 60 * MIB, rate=50 * MIB, throttle=99), 2.0 * number)
@@ -227,7 +253,7 @@ def test_a_guest_that_is_being_slowed_down_more_and_more_is_not_given_a_longer_p
 def test_a_cap_below_what_qemu_begins_with_holds_from_the_first_look_and_is_never_exceeded() -> None:
     guest = Guest(50 * MIB, constantly(40 * MIB))
     advised = list(guest.run(ConvergenceControl(Convergence(max_downtime=100), 0), 30.0))
-    assert limits(advised) == [100]
+    assert limits(advised) == [DOWNTIME_FIRST, 100]
     assert advised[0].remedy is Remedy.SET_DOWNTIME
 
 
@@ -235,7 +261,7 @@ def test_a_cap_below_what_qemu_begins_with_holds_from_the_first_look_and_is_neve
     st.integers(1, 600_000), st.lists(st.integers(0, 1 << 32), min_size=1, max_size=60), st.integers(0, 1 << 32))
 def test_the_limit_is_never_lowered_but_to_the_cap_and_never_above_it(cap: int, sizes: list[int], rate: int) -> None:
     control = ConvergenceControl(Convergence(max_downtime=cap), 0)
-    before = min(cap, DOWNTIME_FIRST)
+    before = 0
     for number, size in enumerate(sizes):
         advice = control.look(memory(passes=number + 1, left=size, sent=number, rate=rate or None), number * 1.0)
         control.did(advice)
@@ -252,12 +278,12 @@ def test_what_could_not_be_set_is_advised_again_and_counts_as_not_set() -> None:
         control.look(memory(passes=number, left=60 * MIB, sent=number, rate=50 * MIB), float(number))
         for number in range(1, 9)]
     assert [advice.remedy for advice in advised].count(Remedy.SET_DOWNTIME) > 1
-    assert control.downtime_limit == DOWNTIME_FIRST
+    assert control.downtime_limit == DOWNTIME_OF_QEMU
 
 
 def test_it_is_told_once_when_a_guest_gets_on_again() -> None:
     guest = Guest(60 * MIB, lambda number: int(180 * MIB * 0.8 ** max(0, number - 8)))
-    advised = list(guest.run(ConvergenceControl(Convergence(max_downtime=300), 0)))
+    advised = list(guest.run(under_way(Convergence(max_downtime=300))))
     assert [words[:18] for words in news(advised)] == ["it does not conver", "it gets on again"]
 
 
@@ -314,7 +340,7 @@ def test_a_guest_for_which_one_pass_is_enough_needs_no_post_copy() -> None:
     (OnTimeout.POST_COPY, Remedy.START_POST_COPY),
 ])
 def test_at_the_timeout_what_was_asked_for_is_done_and_not_before(on_timeout: OnTimeout, remedy: Remedy) -> None:
-    control = ConvergenceControl(Convergence(on_timeout=on_timeout), 5)
+    control = under_way(Convergence(on_timeout=on_timeout), 5)
     statistics = memory(passes=1, left=100 * MIB, sent=MIB, rate=MIB)
     assert control.look(statistics, 5.0).remedy is Remedy.NONE
     advice = control.look(statistics, 5.5)
@@ -325,7 +351,7 @@ def test_at_the_timeout_what_was_asked_for_is_done_and_not_before(on_timeout: On
 
 
 def test_without_a_timeout_time_never_runs_out() -> None:
-    control = ConvergenceControl(Convergence(), 0)
+    control = under_way()
     assert control.look(memory(passes=1, left=1, sent=1), 1e9) == Advice()
 
 
@@ -337,14 +363,14 @@ def test_a_migration_in_post_copy_is_not_ended_at_the_timeout() -> None:
 
 
 def test_post_copy_waits_for_the_disks_and_the_phase_says_so() -> None:
-    control = ConvergenceControl(Convergence(on_timeout=OnTimeout.POST_COPY), 5)
+    control = under_way(Convergence(on_timeout=OnTimeout.POST_COPY), 5)
     assert control.look(JobStatistics(10, 100, 0, 0), 6.0).remedy is Remedy.NONE
     assert control.phase() == "copying the disk, then post-copy (time-out)"
     assert control.look(memory(passes=1, left=1, sent=1), 7.0).remedy is Remedy.START_POST_COPY
 
 
 def test_a_paused_guest_is_told_of_and_gets_no_longer_pause() -> None:
-    control = ConvergenceControl(Convergence(on_timeout=OnTimeout.SUSPEND), 5)
+    control = under_way(Convergence(on_timeout=OnTimeout.SUSPEND), 5)
     advised = list(Guest(50 * MIB, constantly(180 * MIB)).run(control))
     assert [advice.remedy for advice in advised if advice.remedy is not Remedy.NONE] == [Remedy.SUSPEND]
     assert control.phase() == "guest paused after 5 s, copying the rest"
@@ -364,14 +390,14 @@ def mirror(control: ConvergenceControl, looks: int, left: Callable[[float], floa
 
 
 def test_while_disks_are_mirrored_nothing_is_raised_and_a_long_disk_is_no_trouble() -> None:
-    control = ConvergenceControl(Convergence(), 0)
+    control = under_way()
     advised = mirror(control, 400, lambda seconds: (1 << 40) - 90 * MIB * seconds, 100 * MIB)
     assert set(advised) == {Advice()}
     assert control.phase() == "copying the disk"
 
 
 def test_a_disk_that_is_written_as_fast_as_it_crosses_is_told_of_once_with_what_helps() -> None:
-    control = ConvergenceControl(Convergence(), 0)
+    control = under_way()
     told = news(mirror(control, 100, lambda _seconds: 64 * MIB, 12 * MIB))
     assert len(told) == 1
     assert "does not converge: the guest writes its disks as fast as they cross, 12 MiB/s" in told[0]
@@ -410,7 +436,7 @@ def test_where_qemu_tells_no_rates_the_pause_is_still_raised_by_what_was_sent() 
     guest = Guest(50 * MIB, constantly(40 * MIB), tells=False)
     advised = list(guest.run(ConvergenceControl(Convergence(), 0)))
     assert guest.now < 30.0
-    assert all(limit > DOWNTIME_FIRST for limit in limits(advised))
+    assert max(limits(advised)) > DOWNTIME_OF_QEMU
 
 
 def test_a_job_that_vanishes_gets_no_advice_and_its_return_goes_on_from_there() -> None:

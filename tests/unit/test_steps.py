@@ -12,7 +12,7 @@ libvirt = pytest.importorskip(
     "libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)", exc_type=ImportError)
 
 from constant import (  # noqa: E402 - nothing below can be imported without libvirt
-    DOWNTIME_FIRST,
+    DOWNTIME_OF_QEMU,
     Command,
     CopyStorage,
     DomainState,
@@ -445,7 +445,7 @@ def test_after_the_switchover_the_copy_left_behind_does_not_start_with_its_host(
     hypervisor = FailingAfterwards("nothing", ValueError())
     control = ConvergenceControl(Convergence(), 0)
     report = _after_switchover(cast("Hypervisor", hypervisor), "VM1", control)
-    assert report == dataclasses.replace(MOVED, downtime_limit=DOWNTIME_FIRST)
+    assert report == dataclasses.replace(MOVED, downtime_limit=DOWNTIME_OF_QEMU)
     assert hypervisor.starts is False
 
 
