@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -167,15 +169,25 @@ def libvirtd_dies(name: str) -> Callable[[Admin, dict[str, Agent]], None]:
     return fault
 
 
-def test_a_post_copy_whose_qemu_at_the_destination_ends_says_that_its_memory_is_lost_and_where_its_image_is(
-    admin: Admin, make_writer: MakeWriter,
-) -> None:
-    guest = make_writer("ends", **NEVER_FITS)
+@contextmanager
+def in_post_copy(admin: Admin, guest: Guest) -> Iterator[subprocess.Popen[str]]:
+    """The admin's command, in the middle of a post-copy of the guest to a host whose QEMU may do that."""
     node1, node2 = guest.lab.nodes
     qemu_as_root(node2, on=True)
     try:
         process = admin.start(guest.name, *WATCHED, "--post-copy")
         node1.wait_for("post-copy", lambda: "(post-copy" in virsh(node1, "domstate", guest.name, "--reason"), 60)
+        yield process
+    finally:
+        qemu_as_root(node2, on=False)
+
+
+def test_a_post_copy_whose_qemu_at_the_destination_ends_says_that_its_memory_is_lost_and_where_its_image_is(
+    admin: Admin, make_writer: MakeWriter,
+) -> None:
+    guest = make_writer("ends", **NEVER_FITS)
+    node1, node2 = guest.lab.nodes
+    with in_post_copy(admin, guest) as process:
         node2.rate(20)
         qemu = [str(pid) for pid, words in node2.inner_pids() if f"guest={guest.name}," in words]
         node2.run(["kill", "-9", *qemu])
@@ -183,8 +195,6 @@ def test_a_post_copy_whose_qemu_at_the_destination_ends_says_that_its_memory_is_
         stdout, stderr = process.communicate(timeout=RUN_SECONDS)
         assert_what_is_left_can_be_started(admin, guest, Run(process.returncode, stdout, stderr))
         assert guest.state(node1) == "shut off"
-    finally:
-        qemu_as_root(node2, on=False)
 
 
 @pytest.mark.parametrize("fault", [
@@ -198,10 +208,7 @@ def test_a_post_copy_comes_to_its_end_whoever_dies_beside_the_two_qemus(
 ) -> None:
     guest = make_writer("follows", **NEVER_FITS)
     node1, node2 = guest.lab.nodes
-    qemu_as_root(node2, on=True)
-    try:
-        process = admin.start(guest.name, *WATCHED, "--post-copy")
-        node1.wait_for("post-copy", lambda: "(post-copy" in virsh(node1, "domstate", guest.name, "--reason"), 60)
+    with in_post_copy(admin, guest) as process:
         # What is left takes long enough to be in the middle of it.
         node2.rate(20)
         fault(admin, agents)
@@ -217,8 +224,6 @@ def test_a_post_copy_comes_to_its_end_whoever_dies_beside_the_two_qemus(
         assert (result["post_copy"], result["errors"]) == (True, [])
         assert job_leftovers(node1) == job_leftovers(node2) == []
         virsh(node2, "destroy", guest.name)
-    finally:
-        qemu_as_root(node2, on=False)
 
 
 def assert_what_is_left_can_be_started(admin: Admin, guest: Guest, run: Run) -> None:
@@ -249,10 +254,7 @@ def test_a_post_copy_that_breaks_off_ends_nothing_and_what_the_message_says_help
 ) -> None:
     guest = make_writer("halves", **NEVER_FITS)
     node1, node2 = guest.lab.nodes
-    qemu_as_root(node2, on=True)
-    try:
-        process = admin.start(guest.name, *WATCHED, "--post-copy")
-        node1.wait_for("post-copy", lambda: "post-copy" in virsh(node1, "domstate", "halves", "--reason"), 60)
+    with in_post_copy(admin, guest) as process:
         tunnel = [str(pid) for pid, words in node1.inner_pids() if "StreamLocalBindMask" in words]
         node1.run(["kill", "-9", *tunnel])
         stdout, stderr = process.communicate(timeout=RUN_SECONDS)
@@ -268,5 +270,3 @@ def test_a_post_copy_that_breaks_off_ends_nothing_and_what_the_message_says_help
         assert "virsh destroy" not in looked.stdout
         # QEMU there may itself wait for a page, which then never comes: what the message says of that works, too.
         assert_what_is_left_can_be_started(admin, guest, Run(process.returncode, stdout, stderr))
-    finally:
-        qemu_as_root(node2, on=False)
