@@ -226,7 +226,8 @@ class Made:
             # Only planned: the name says whose it is.
             return os.path.lexists(self.path)
         identity = FileIdentity(self.device, self.inode, self.generation)
-        return identity.is_at(self.path, follow=follows(self.kind))
+        # A volume group's devices are links to those of the kernel.
+        return identity.is_at(self.path, follow=self.kind is MadeKind.DEVICE)
 
     def hidden(self) -> bool:
         """Whether it cannot be told, because the file system that it is on is not mounted now."""
@@ -237,11 +238,6 @@ class Made:
     def remove(self) -> None:
         """Remove it; a block device is made blank again, as it was when the job took it."""
         _REMOVERS[self.kind](self.path)
-
-
-def follows(kind: MadeKind) -> bool:
-    """Whether a link at its path is followed: a volume group's devices are links to those of the kernel."""
-    return kind is MadeKind.DEVICE
 
 
 def missing_directories(path: str) -> list[str]:
@@ -341,7 +337,7 @@ class Ledger:
 
     def take(self, path: str) -> None:
         """Write down that the job writes to this block device. Raises OSError."""
-        self.add(MadeKind.DEVICE, path, FileIdentity.at(path, follow=follows(MadeKind.DEVICE)))
+        self.add(MadeKind.DEVICE, path, FileIdentity.at(path, follow=True))
 
     def _write(self, entries: list[Made]) -> None:
         write_synced(self._path, json.dumps([asdict(made) for made in entries]).encode())

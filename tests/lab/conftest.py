@@ -80,6 +80,12 @@ class Run:
     stdout: str
     stderr: str
 
+    @classmethod
+    def of(cls, process: subprocess.Popen[str]) -> Run:
+        """That of a command that was started before, once it has ended."""
+        stdout, stderr = process.communicate(timeout=RUN_SECONDS)
+        return cls(process.returncode, stdout, stderr)
+
     @property
     def text(self) -> str:
         """All that the admin read, for an assertion's message."""

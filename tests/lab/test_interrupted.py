@@ -79,9 +79,8 @@ def test_sigterm_of_the_source_agent_rolls_back_before_it_ends(
     process = admin.start(guest.name, *SLOW)
     wait_until_copying(guest)
     assert agents["node1"].stop(timeout=40) == 0
-    stdout, stderr = process.communicate(timeout=150)
+    run = Run.of(process)
     agents["node1"] = admin.lab.start_agent(admin.lab.host("node1"))
-    run = Run(process.returncode, stdout, stderr)
     assert run.code == 5, run.text
     assert f"the agent on {admin.lab.host('node1').address} was stopped" in run.stderr
     assert_as_before(guest)
@@ -99,8 +98,7 @@ def test_a_cut_link_leaves_the_vm_running_and_unlocked_within_a_minute(
         assert_unlocked_in_time(guest)
     finally:
         node2.link(up=True)
-    stdout, stderr = process.communicate(timeout=150)
-    run = Run(process.returncode, stdout, stderr)
+    run = Run.of(process)
     # The link came back in time for the destination's agent to be asked: it removed what was made there.
     assert run.code == 5, run.text
     assert "SSH tunnel" in run.stderr

@@ -16,7 +16,7 @@ import pytest
 from constant import CLOCK_PAUSE
 
 from . import Agent, Host, Lab
-from .conftest import RUN_SECONDS, Admin, Guest, MakeGuest, Run, job_leftovers, virsh
+from .conftest import Admin, Guest, MakeGuest, Run, job_leftovers, virsh
 from .guest import AGENT_DEVICES, serial_log
 from .hostfiles import QEMU_USER
 from .test_at_most_once import kill
@@ -192,8 +192,7 @@ def test_a_post_copy_whose_qemu_at_the_destination_ends_says_that_its_memory_is_
         qemu = [str(pid) for pid, words in node2.inner_pids() if f"guest={guest.name}," in words]
         node2.run(["kill", "-9", *qemu])
         node2.rate(160)
-        stdout, stderr = process.communicate(timeout=RUN_SECONDS)
-        assert_what_is_left_can_be_started(admin, guest, Run(process.returncode, stdout, stderr))
+        assert_what_is_left_can_be_started(admin, guest, Run.of(process))
         assert guest.state(node1) == "shut off"
 
 
@@ -213,8 +212,7 @@ def test_a_post_copy_comes_to_its_end_whoever_dies_beside_the_two_qemus(
         node2.rate(20)
         fault(admin, agents)
         node2.rate(160)
-        stdout, stderr = process.communicate(timeout=RUN_SECONDS)
-        run = Run(process.returncode, stdout, stderr)
+        run = Run.of(process)
         if "reason=daemon" in node2.path(f"/var/log/libvirt/qemu/{guest.name}.log").read_text():
             # A libvirtd that is started anew ends a QEMU that still had an answer for the last one, which it takes for
             # its own (libvirt 9.0; about one time in nine here). Nobody can bring that memory back.
@@ -257,16 +255,16 @@ def test_a_post_copy_that_breaks_off_ends_nothing_and_what_the_message_says_help
     with in_post_copy(admin, guest) as process:
         tunnel = [str(pid) for pid, words in node1.inner_pids() if "StreamLocalBindMask" in words]
         node1.run(["kill", "-9", *tunnel])
-        stdout, stderr = process.communicate(timeout=RUN_SECONDS)
-        assert process.returncode == 7, stdout + stderr
-        assert f"The post-copy migration of VM halves from {node1.address} broke off" in stderr
+        run = Run.of(process)
+        assert run.code == 7, run.text
+        assert f"The post-copy migration of VM halves from {node1.address} broke off" in run.stderr
         here, there = (virsh(node, "domstate", "halves", "--reason").strip() for node in guest.lab.nodes)
         # Where QEMU itself waits for a page, libvirt over there does not hear of it.
         assert (here, there.startswith("running (post-copy")) == ("paused (post-copy failed)", True), there
-        assert "virsh migrate --live --p2p --persistent --postcopy --postcopy-resume halves " in stderr
+        assert "virsh migrate --live --p2p --persistent --postcopy --postcopy-resume halves " in run.stderr
         looked = admin.command("repair", "halves", node1.address, node2.address)
         assert looked.code == 7, looked.text
         assert "halves: runs on destination without all of its memory." in looked.stdout
         assert "virsh destroy" not in looked.stdout
         # QEMU there may itself wait for a page, which then never comes: what the message says of that works, too.
-        assert_what_is_left_can_be_started(admin, guest, Run(process.returncode, stdout, stderr))
+        assert_what_is_left_can_be_started(admin, guest, run)

@@ -25,8 +25,6 @@ from wire.message import Reply, Request
 LOSSES = (0.0, 0.05, 0.2, 0.3, 0.5)
 CELLS = list(itertools.product(LOSSES, LOSSES, (0.0, 0.1, 0.5), (0.0, 0.25)))
 COMMANDS = 200
-# In each of the cells: 6,000 in all.
-COMMANDS_IN_CELL = 40
 # As many as controller.py makes.
 ATTEMPTS = 3
 
@@ -121,12 +119,12 @@ def test_on_no_network_does_a_request_run_twice_or_end_with_another_result_than_
     seed = CELLS.index((lose_requests, lose_replies, duplicate, reorder))
     # With a report on the way where reports can be overtaken.
     pair = Pair(network, seed=seed, work_seconds=2.0 if reorder else 1.0)
-    asked = [each for _command in range(COMMANDS_IN_CELL) for each in ask(pair)]
+    asked = [each for _command in range(COMMANDS) for each in ask(pair)]
     results = results_among(pair, asked)
     if max(lose_requests, lose_replies) <= 0.2:
-        assert results == COMMANDS_IN_CELL
+        assert results == COMMANDS
     else:
-        assert results >= 0.9 * COMMANDS_IN_CELL
+        assert results >= 0.9 * COMMANDS
 
 
 def test_a_request_that_never_got_through_in_time_is_asked_for_anew_and_then_runs() -> None:

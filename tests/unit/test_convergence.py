@@ -261,7 +261,7 @@ def test_a_cap_below_what_qemu_begins_with_holds_from_the_first_look_and_is_neve
     st.integers(1, 600_000), st.lists(st.integers(0, 1 << 32), min_size=1, max_size=60), st.integers(0, 1 << 32))
 def test_the_limit_is_never_lowered_but_to_the_cap_and_never_above_it(cap: int, sizes: list[int], rate: int) -> None:
     control = ConvergenceControl(Convergence(max_downtime=cap), 0)
-    before = 0
+    before = min(cap, DOWNTIME_FIRST)
     for number, size in enumerate(sizes):
         advice = control.look(memory(passes=number + 1, left=size, sent=number, rate=rate or None), number * 1.0)
         control.did(advice)
