@@ -24,10 +24,14 @@ from .hosts import Host
 from .lab import Lab
 from .state import MARKER, LabError, ProcessIdentity
 
-#: How often the collector looks for new ticks; the report's times are this exact.
 #: How each report of a Linux kernel about itself goes on after the registers.
 KERNEL_TRACE = "</TASK>"
+#: How often the collector looks for new ticks; the report's times are this exact.
 POLL_SECONDS = 0.002
+#: A kernel that is sound lets interrupts in many times within this many looks, so many seconds apart.
+_HANG_LOOKS, _HANG_SECONDS = 20, 0.1
+_REGISTERS = re.compile(r"\bRFL=([0-9a-f]+) .*\bCPL=(\d) .*\bHLT=(\d)")
+_INTERRUPTS_LET_IN = 1 << 9
 _TICK = re.compile(rb"t (\d{10})\r?")
 _FAILED_WRITE = re.compile(rb"e (\d{10})\r?")
 
@@ -109,7 +113,7 @@ class WitnessReport:
 
 
 class GuestKernelCrashError(LabError):
-    """The guest's own kernel crashed, which the emulator now and then does to a guest that is migrated.
+    """The guest's own kernel crashed or hangs, which the emulator now and then does to a guest that is migrated.
 
     Without KVM, QEMU before 9.0 misses pages that the guest has written between two passes, whoever asked for the
     migration (GuestSpec.domain_xml tells why, and what makes it rare). A test that this happens to is run once more;
@@ -185,7 +189,7 @@ class Witness:
         """Wait until `count` more ticks have come than there are now; returns the last one's number.
 
         Raises LabError, with the end of the guest's serial output, after `timeout` seconds; GuestKernelCrashError
-        if the guest's kernel has printed a trace.
+        if the guest's kernel has printed a trace, or goes round in a loop that lets no interrupt in.
         """
         deadline = time.monotonic() + timeout
         wanted = len(self.ticks()) + count
@@ -195,7 +199,8 @@ class Witness:
                 return seen[-1].number
             if time.monotonic() > deadline:
                 output = self._output()
-                error = GuestKernelCrashError if KERNEL_TRACE in output else LabError
+                crashed = KERNEL_TRACE in output or any(self._hangs_on(host) for host in self.lab.nodes)
+                error = GuestKernelCrashError if crashed else LabError
                 raise error(f"{self.name}: {len(seen)} ticks after {timeout:.0f} s, not {wanted}\n{output}")
             time.sleep(0.05)
 
@@ -205,6 +210,26 @@ class Witness:
             self.wait_for_ticks(1, seconds)
         except LabError:
             return False
+        return True
+
+    def _hangs_on(self, host: Host) -> bool:
+        """Whether the guest's processor works there without a pause, in the kernel, with its interrupts shut out.
+
+        A guest that waits for a disk, for memory or for anything else from outside halts or takes interrupts.
+        """
+        state = host.run(["virsh", "-q", "-c", "qemu:///system", "domstate", self.name], check=False)
+        if state.stdout.strip() != "running":
+            return False
+        for _look in range(_HANG_LOOKS):
+            told = host.run(["virsh", "-q", "-c", "qemu:///system", "qemu-monitor-command", self.name, "--hmp",
+                             "info registers"], check=False)
+            found = _REGISTERS.search(told.stdout)
+            if found is None:
+                return False
+            flags, ring, halted = int(found.group(1), 16), found.group(2), found.group(3)
+            if flags & _INTERRUPTS_LET_IN or ring != "0" or halted != "0":
+                return False
+            time.sleep(_HANG_SECONDS)
         return True
 
     def _output(self) -> str:

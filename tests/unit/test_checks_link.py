@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 import threading
@@ -208,6 +209,22 @@ def test_the_sender_stops_where_it_is_enough_whoever_goes_on_listening(monkeypat
             arrived += got
         sender.join()
     assert 4 << 20 <= arrived < (4 << 20) + (256 << 10)
+
+
+def test_a_link_that_brings_little_is_waited_for(tmp_path: Path) -> None:
+    found: list[int | None] = []
+    path = str(tmp_path / "probe")
+    with link_rate.listen_on(path) as server:
+        receiver = threading.Thread(target=lambda: found.append(link_rate.receive(server, 0.05)))
+        receiver.start()
+        with link_rate.meet(socket.AF_UNIX, path) as connection:
+            # Each piece comes when the time is over that would do for a faster link.
+            while receiver.is_alive():
+                with contextlib.suppress(OSError):
+                    connection.send(b"x" * 8192)
+                receiver.join(0.06)
+    assert found[0] is not None
+    assert 8192 < found[0] < 1 << 20
 
 
 def test_a_way_that_is_only_tried_carries_nothing(tmp_path: Path) -> None:
