@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from constant import DOWNTIME_OF_QEMU, GIVE_UP_SECONDS, Command, DomainState, Outcome
-from control.checks import Checked, check, measured
+from control.checks import Checked, check, link_is_free, measured
 from control.conversation import (
     Asked,
     ControllerSettings,
@@ -124,6 +124,8 @@ class Controller:
             if not known.done(destination, Command.PREPARE_DESTINATION):
                 self._talk.end(self._asked(Command.PREPARE_DESTINATION, destination, arguments, known),
                                StepReport, _summary)
+            if self._checked is not None:
+                link_is_free(self._talk, self._checked)
             if not known.done(source, Command.COPY_DISK_FILE):
                 self._copy_files(migration, arguments, known, both=bool(facts.files))
             moving = self._asked(Command.LIVE_MIGRATION, source, arguments, known)

@@ -20,9 +20,9 @@ from wire.records import LinkArguments, LinkReport, Migration, StepArguments
 
 _MIB = 1024 * 1024
 # What the probe sends for: with the login and libvirt's second of counting it stays under two seconds.
-_MEASURE_MILLISECONDS = 800
+_MEASURE_MILLISECONDS = 500
 # And how much: little of what is to be moved, but enough to tell a rate from.
-_MEASURE_SHARE = 1 / 96
+_MEASURE_SHARE = 1 / 192
 _MEASURE_LEAST = 12 * _MIB
 # From there on a guest's clock can be seen to jump, and Kerberos and TLS are only a little more patient.
 SKEW_SECONDS = 2.0
@@ -95,8 +95,8 @@ class Checked:
 def check(talk: Conversation, migration: Migration, *, whole: bool = True) -> Checked:
     """Look at everything. What cannot be asked any more is left out, what can be is asked all the same.
 
-    Unless `whole`, what the guest writes may still be counted when it returns: it stands in nobody's way, and takes
-    libvirt a second. measured() waits for it.
+    Unless `whole`, the link may still be measured when it returns, until link_is_free(), and what the guest writes
+    still be counted: that stands in nobody's way, and takes libvirt a second. measured() waits for it.
     """
     errors = talk.greet((migration.source, migration.destination))
     hosts = {host: contact.facts for host, contact in talk.contacts.items()}
@@ -114,9 +114,8 @@ def check(talk: Conversation, migration: Migration, *, whole: bool = True) -> Ch
     checked.findings = _causes(migration, skip(found, talk.skipped))
     if checked.may_start and checked.facts is not None:
         checked.measuring = Measuring.begin(talk, checked.migration, checked.facts)
-        # Nothing else is to go through the link while it is measured, and closed ports are found out about by this.
-        checked.measuring.end(talk, migration.destination, _counted)
         if whole or migration.transport is Transport.TCP:
+            # Closed ports are found out about by this.
             measured(talk, checked)
     return checked
 
@@ -228,6 +227,12 @@ def _clock(talk: Conversation, migration: Migration) -> Iterator[Finding]:
 
 
 # What takes time.
+
+
+def link_is_free(talk: Conversation, checked: Checked) -> None:
+    """Wait until nothing is sent any more to measure the link: nothing else is to go through it meanwhile."""
+    if checked.measuring is not None:
+        checked.measuring.end(talk, checked.migration.destination, _counted)
 
 
 def measured(talk: Conversation, checked: Checked) -> tuple[Finding, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import xml.etree.ElementTree as ElementTree  # the documents are libvirt's own, never out of a datagram
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -478,6 +478,17 @@ class Hypervisor:
         """Let a paused domain go on. Raises MigrationError LIBVIRT_ERROR or DOMAIN_MISSING."""
         with libvirt_errors(self._host):
             self._find(domain).resume()
+
+    def resumption(self, domain: str) -> Callable[[], None]:
+        """Look the domain up now; what is returned does as resume(), with a single question to libvirt."""
+        with libvirt_errors(self._host):
+            found = self._find(domain)
+
+        def resume() -> None:
+            with libvirt_errors(self._host):
+                found.resume()
+
+        return resume
 
     def drop(self, domain: str) -> None:
         """End a domain that never ran here, with its definition if that came with it.

@@ -67,7 +67,9 @@ class JobSockets:
     disks: str
     libvirt: str
     probe: str
-    """For MEASURE_LINK."""
+    """For MEASURE_LINK, at the source."""
+    probed: str
+    """And at the destination: in a directory of its own, as the job's is made there meanwhile."""
     files: str
     """For COPY_DISK_FILE."""
     staging: str
@@ -88,12 +90,13 @@ class JobSockets:
         ending = f"tunnelmigrate.dest.{domain}"
         return cls(
             directory, f"{directory}/m.{ending}", f"{directory}/d.{ending}", f"{directory}/libvirt",
-            f"{directory}/probe", f"{directory}/files", f"{directory}/{_STAGING}")
+            f"{directory}/probe", f"{directory}-probe/probe", f"{directory}/files", f"{directory}/{_STAGING}")
 
     def forwards(self, daemon: LibvirtDaemon, transport: Transport) -> dict[str, str]:
         """What the job's tunnel forwards: each local socket and the one over there."""
-        carried = (self.memory, self.disks, self.probe) if transport is Transport.SSH else ()
-        return {self.libvirt: LIBVIRT_SOCKETS[daemon], **{path: path for path in (*carried, self.files)}}
+        carried = (self.memory, self.disks) if transport is Transport.SSH else ()
+        measured = {self.probe: self.probed} if transport is Transport.SSH else {}
+        return {self.libvirt: LIBVIRT_SOCKETS[daemon], **{path: path for path in (*carried, self.files)}, **measured}
 
     def fit(self, domain: str) -> bool:
         """Whether the kernel and ssh take such paths."""

@@ -105,7 +105,7 @@ class KeptTunnels:
             users = qemu_users(hypervisor, describe(hypervisor.document(domain)).virtualization)
         else:
             # A name that does not fit is an obstacle of its own.
-            forwards = {path: forwards.get(path, path) for path in (sockets.libvirt, sockets.probe)}
+            forwards = {path: there for path, there in forwards.items() if path in (sockets.libvirt, sockets.probe)}
         login = Login(host, arguments.user, arguments.destination)
         with self.of(login, sockets, forwards, users, keep=keep) as opened:
             yield opened

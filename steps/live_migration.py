@@ -57,11 +57,11 @@ def run(context: StepContext, arguments: StepArguments) -> MigrationReport:
                     "host": context.host, "domain": migration.domain,
                     "problem": Phrase("VM {domain} is no longer {state}", {
                         "domain": migration.domain, "state": Phrase(facts.state.value)})})
-            watch = _watch(context, migration, facts, hypervisor, opened)
             thread = MigrationThread(context.host, migration.domain, target)
             thread.start()
             # While libvirt begins: it takes longer than that to come to the end for which the peer is needed.
             with Peer(target.connection, migration) as peer, _released_at_once(peer, migration, facts):
+                watch = _watch(context, migration, facts, hypervisor, opened, peer)
                 return follow(watch, thread, facts, peer)
 
 
@@ -77,7 +77,7 @@ def adopt(context: StepContext, arguments: StepArguments) -> MigrationReport:
     try:
         with Hypervisor.open(context.host) as hypervisor, \
                 Peer(_connection(sockets), migration) as peer, _released_at_once(peer, migration, facts):
-            watch = _watch(context, migration, facts, hypervisor, left)
+            watch = _watch(context, migration, facts, hypervisor, left, peer)
             log.info("VM %s: going on with the migration that was begun before", migration.domain)
             return follow(watch, AdoptedMigration(hypervisor, migration.domain, context.host), facts, peer)
     finally:
@@ -86,12 +86,12 @@ def adopt(context: StepContext, arguments: StepArguments) -> MigrationReport:
 
 
 def _watch(
-    context: StepContext, migration: Migration, facts: DomainFacts, hypervisor: Hypervisor, way: Way,
+    context: StepContext, migration: Migration, facts: DomainFacts, hypervisor: Hypervisor, way: Way, peer: Peer,
 ) -> Watch:
     return Watch(
         context, migration, hypervisor, way,
         lambda: cut_connections(migration.domain, migration.destination, context.host),
-        memory=facts.memory_to_move)
+        begun=peer.begun, memory=facts.memory_to_move)
 
 
 class AdoptedMigration:

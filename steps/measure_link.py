@@ -6,13 +6,14 @@ The source counts meanwhile what the guest writes to its memory and its disks. N
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from constant import DomainState, Transport
-from host import link_rate
+from host import link_rate, orphans
 from host.hypervisor import Hypervisor
 from host.job_files import JobSockets, socket_directory
 from steps.context import StepContext
@@ -46,9 +47,11 @@ def _receive(context: StepContext, arguments: LinkArguments) -> int | None:
     if arguments.transport is Transport.TCP:
         with link_rate.listen_at((arguments.destination, link_rate.port_of(arguments.job_id))) as server:
             return link_rate.receive(server, seconds, arguments.at_most)
-    sockets = JobSockets.named(arguments.job_id)
-    with socket_directory(sockets.directory, (0, 0), [arguments.user], context.host), \
-            link_rate.listen_on(sockets.probe) as server:
+    path = JobSockets.named(arguments.job_id).probed
+    # Of an agent that was ended in the middle of this.
+    orphans.clear(os.path.dirname(path))
+    with socket_directory(os.path.dirname(path), (0, 0), [arguments.user], context.host), \
+            link_rate.listen_on(path) as server:
         return link_rate.receive(server, seconds, arguments.at_most)
 
 

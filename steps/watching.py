@@ -79,6 +79,8 @@ class Watch:
     tunnel: Way
     cut_connections: Callable[[], object] = lambda: None
     """Cuts what QEMU itself has open to the destination: the last resort where no tunnel carries it."""
+    begun: Callable[[], object] = lambda: None
+    """Called once, when libvirt has begun to move something: both hosts have the domain then."""
     memory: int = 0
     """Bytes of memory that will follow the disks, as far as that is known: QEMU counts them only once they do."""
     control: ConvergenceControl = field(init=False)
@@ -166,6 +168,8 @@ class Watch:
             self._do(advice)
         if statistics is None:
             return
+        if self.last is None:
+            self.begun()
         self.last = statistics
         disks = self.hypervisor.mirrors(self.migration.domain, mirrored) if statistics.mirroring else ()
         if self.control.stage is not Stage.POST_COPY and self.hypervisor.is_split(self.migration.domain):

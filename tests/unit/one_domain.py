@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,18 @@ class OneDomain:
     def resume(self, domain: str) -> None:
         """Write it down."""
         self._do(f"resume {domain}")
+
+    def resumption(self, domain: str) -> Callable[[], None]:
+        """Found now, and resumed later; libvirt does that only to one that has arrived."""
+        if self.state(domain) is DomainState.ABSENT:
+            raise MigrationError(ErrorCode.DOMAIN_MISSING, {"host": "here", "domain": domain})
+
+        def resume() -> None:
+            if self.view(domain) != ARRIVED:
+                raise MigrationError(ErrorCode.LIBVIRT_ERROR, {"host": "here", "reason": "held by a migration"})
+            self.resume(domain)
+
+        return resume
 
     def drop(self, domain: str) -> None:
         """Write it down; it is gone."""

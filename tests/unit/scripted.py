@@ -145,17 +145,17 @@ LOOKED = [
     *GREETED, (Command.CHECK_SOURCE, SOURCE), (Command.CHECK_LINK, SOURCE), (Command.CHECK_DESTINATION, DESTINATION),
 ]
 CHECKED = [*LOOKED, (Command.MEASURE_LINK, DESTINATION), (Command.MEASURE_LINK, SOURCE)]
-# In the order in which they are waited for; what the guest writes is waited for once the move has begun.
+# In the order in which they are waited for. The link is measured while the destination is prepared, and what the guest
+# writes is waited for once the move has begun.
 CHECKED_IN_TURN = [
     *GREETED, (Command.CHECK_SOURCE, SOURCE), (Command.CHECK_DESTINATION, DESTINATION), (Command.CHECK_LINK, SOURCE),
-    (Command.MEASURE_LINK, DESTINATION),
 ]
-COUNTING = (Command.MEASURE_LINK, SOURCE)
+MEASURING, COUNTING = (Command.MEASURE_LINK, DESTINATION), (Command.MEASURE_LINK, SOURCE)
 LETTING_GO = [(Command.CANCEL, SOURCE)]
 MOVING = [
     (Command.PREPARE_DESTINATION, DESTINATION), (Command.COPY_DISK_FILE, SOURCE), (Command.LIVE_MIGRATION, SOURCE),
 ]
-MOVING_IN_TURN = [*MOVING[:2], COUNTING, MOVING[2]]
+MOVING_IN_TURN = [MOVING[0], MEASURING, MOVING[1], COUNTING, MOVING[2]]
 COMPLETING = [
     (Command.EXTRACT_CONFIGURE_FILE, DESTINATION), (Command.DEFINE_VIRTUAL_MACHINE, DESTINATION),
     (Command.FINISH, DESTINATION), (Command.FINISH, SOURCE),

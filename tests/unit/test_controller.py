@@ -108,9 +108,12 @@ def test_the_observer_hears_of_each_step_as_it_begins_and_ends() -> None:
             expected += [f"MEASURE_LINK {SOURCE} ended"]
             expected += [f"LIVE_MIGRATION {SOURCE} 1/4", f"LIVE_MIGRATION {SOURCE} 3/4"]
         expected.append(f"{command.value} {host} ended")
+        if command is Command.PREPARE_DESTINATION:
+            expected += [f"MEASURE_LINK {DESTINATION} ended"]
     assert notes.told[-len(expected):] == expected
     checks = notes.told[:-len(expected)]
-    assert sorted([*checks, f"MEASURE_LINK {SOURCE} ended"]) == sorted(
+    measured = [f"MEASURE_LINK {host} ended" for host in (SOURCE, DESTINATION)]
+    assert sorted([*checks, *measured]) == sorted(
         f"{command.value} {host} {word}" for command, host in CHECKED for word in ("began", "ended"))
     assert all(checks.index(line.replace("ended", "began")) < checks.index(line) for line in checks if "ended" in line)
 
@@ -131,7 +134,7 @@ def test_each_step_gets_the_whole_migration_and_what_the_check_of_the_source_fou
     _report, agents, _notes = run({})
     link = {Command.CHECK_LINK: link_arguments(MIGRATION, keep=True),
             Command.MEASURE_LINK: link_arguments(
-                MIGRATION, milliseconds=800, at_most=round(sum(planned_bytes(FACTS)) / 96), keep=True)}
+                MIGRATION, milliseconds=500, at_most=round(sum(planned_bytes(FACTS)) / 192), keep=True)}
     for asked in agents.asked_for_steps()[:-1]:
         if asked.request.cmd in link:
             assert asked.request.cmd_arguments == link[asked.request.cmd]

@@ -125,12 +125,25 @@ def test_when_the_qemu_here_has_ended_what_has_arrived_goes_on_at_once_and_only_
     assert (there.opened, there.closed) == ([URI], 1)
 
 
-@pytest.mark.parametrize("view", [HALF, BROKEN_OFF, RUNNING, SHUT_OFF])
+def test_a_vm_that_was_looked_up_beforehand_goes_on_without_another_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = OneDomain.of(HALF, ARRIVED)
+    with peer(monkeypatch, there) as opened:
+        opened.begun()
+        monkeypatch.setattr(there, "has_arrived", None)
+        opened.source_ended()
+        assert opened.release()
+    assert there.done == ["resume web"]
+
+
+@pytest.mark.parametrize("looked_up", [False, True])
+@pytest.mark.parametrize("view", [HALF, BROKEN_OFF, RUNNING, SHUT_OFF, ABSENT])
 def test_when_the_qemu_here_has_ended_for_another_reason_nothing_is_let_go_on(
-    monkeypatch: pytest.MonkeyPatch, view: DomainView,
+    monkeypatch: pytest.MonkeyPatch, view: DomainView, looked_up: bool,
 ) -> None:
     there = OneDomain.of(view)
     with peer(monkeypatch, there) as opened:
+        if looked_up:
+            opened.begun()
         opened.source_ended()
     assert there.done == []
 
@@ -140,6 +153,7 @@ def test_a_qemu_that_ends_after_libvirt_has_given_the_migration_up_has_not_left(
 ) -> None:
     there = OneDomain.of(ARRIVED)
     with peer(monkeypatch, there) as opened:
+        opened.begun()
         opened.failed()
         opened.source_ended()
     assert there.done == []

@@ -369,7 +369,7 @@ def test_what_the_admin_allows_for_a_guest_that_writes_is_part_of_the_target() -
 def test_only_what_the_transport_needs_is_forwarded() -> None:
     assert SOCKETS.forwards(LibvirtDaemon.LIBVIRTD, Transport.SSH) == {
         SOCKETS.libvirt: "/run/libvirt/libvirt-sock",
-        **{path: path for path in (SOCKETS.memory, SOCKETS.disks, SOCKETS.probe, SOCKETS.files)}}
+        **{path: path for path in (SOCKETS.memory, SOCKETS.disks, SOCKETS.files)}, SOCKETS.probe: SOCKETS.probed}
     assert SOCKETS.forwards(LibvirtDaemon.VIRTQEMUD, Transport.TCP) == {
         SOCKETS.libvirt: "/run/libvirt/virtqemud-sock", SOCKETS.files: SOCKETS.files}
 

@@ -70,6 +70,7 @@ class Site:
     began_post_copy: bool = False
     begins_post_copy: bool = True
     """Whether QEMU begins it when it is asked to."""
+    begun_at: list[float] = field(default_factory=list)
     tells_split: bool = True
     """Whether libvirt says where the memory is."""
     closing_ends: bool = True
@@ -159,6 +160,10 @@ class Site:
         """libvirt's figures."""
         return MOVED
 
+    def begin(self) -> None:
+        """Both hosts have the domain now."""
+        self.begun_at.append(self.clock.now)
+
     # The tunnel.
 
     def ended(self) -> bool:
@@ -199,7 +204,7 @@ def follow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Follow:
             host=SOURCE, epoch="", challenge="", destinations=AGENTS, state_directory=tmp_path,
             cancellation=site.cancellation, progress=site.told.append)
         migration = dataclasses.replace(MIGRATION, timeout=timeout, convergence=Convergence(**wanted))
-        watch = Watch(context, migration, cast(Hypervisor, site), site, site.cut)
+        watch = Watch(context, migration, cast(Hypervisor, site), site, site.cut, begun=site.begin)
         watch.follow(site, ("vda", "vdb"))
         return watch
     return run
@@ -250,10 +255,17 @@ def test_each_disk_is_told_only_while_disks_are_mirrored_and_the_pass_only_while
     assert site.told[-1].memory is not None
 
 
+def test_that_libvirt_has_begun_is_told_once_and_not_before(follow: Follow) -> None:
+    site = Site(lambda seconds: None if seconds < 2 else mirroring(seconds), ends_at=5.0)
+    follow(site)
+    (began,) = site.begun_at
+    assert 2.0 <= began < 2.7
+
+
 def test_a_job_that_tells_nothing_is_followed_to_its_end_without_a_word(follow: Follow) -> None:
     site = Site(lambda _seconds: None, ends_at=5.0)
     follow(site)
-    assert (site.told, site.asked) == ([], [])
+    assert (site.told, site.asked, site.begun_at) == ([], [], [])
 
 
 # What ends it.
