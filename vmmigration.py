@@ -29,13 +29,13 @@ from console.result import error_json, show_errors
 from console.terminal import LogHandler, write
 from constant import CONTROLLER_KEY_FILE, ExitCode, Outcome
 from control.conversation import ControllerSettings, Conversation
-from control.fleet import look_at_fleet
+from control.fleet import agents_without, look_at_fleet
 from controller import Controller
 from udpmodule import ControllerSocket
-from wire.access import begin_key_change, config_directory, finish_key_change, load_keys, write_new_key
+from wire.access import Key, begin_key_change, config_directory, finish_key_change, load_keys, write_new_key
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import Finding
-from wire.phrase import Phrase, template
+from wire.phrase import Phrase, joined, template
 
 
 def _migrate(options: argparse.Namespace) -> int:
@@ -87,9 +87,7 @@ def _check(options: argparse.Namespace) -> int:
         udp.close()
     result = json.dumps(fleet_json(report), indent=2) if options.json else fleet_text(report)
     write(sys.stdout, result + "\n")
-    errors = [host.error for host in report.hosts if host.error is not None]
-    errors += [error for pair in report.pairs for error in pair.errors]
-    show_errors([*report.warnings, *errors], sys.stderr)
+    show_errors([*report.warnings, *report.errors], sys.stderr)
     return int(report.exit_code)
 
 
@@ -128,6 +126,7 @@ def _change_key(options: argparse.Namespace) -> int:
             "AgentKey.txt and send its agent SIGHUP, then run `vmmigration.py change-key finish`.",
             {"path": str(path)}))
     elif options.words[1:] == ["finish"]:
+        _refuse_before_all_have(load_keys(path), config_directory(options.config_dir, __file__))
         finish_key_change(path)
         _say(Phrase(
             "{path} holds the new key alone. Now put the one line of `vmmigration.py agent-key IP` into each node's "
@@ -135,6 +134,21 @@ def _change_key(options: argparse.Namespace) -> int:
     else:
         raise arguments_invalid(Phrase("change-key takes one word, begin or finish"))
     return 0
+
+
+def _refuse_before_all_have(keys: Sequence[Key], directory: Path) -> None:
+    """Raise MigrationError KEY_NOT_TAKEN while an agent that answers to the old key does not know the new one."""
+    if len(keys) < 2:
+        return
+    agents = ControllerSettings.load(directory, insecure=True).agents
+    udp = ControllerSocket()
+    try:
+        lacking = agents_without(keys[1], lambda key: Conversation(
+            ControllerSettings(agents, (key,)), udp, Display("none", sys.stderr)), old=keys[0])
+    finally:
+        udp.close()
+    if lacking:
+        raise MigrationError(ErrorCode.KEY_NOT_TAKEN, {"hosts": joined(lacking)})
 
 
 class _Interrupt:

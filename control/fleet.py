@@ -12,10 +12,11 @@ from typing import Optional
 from constant import Command, ExitCode, LibvirtDaemon, Severity, Transport
 from control.checks import SKEW_SECONDS, summarise
 from control.conversation import Asked, Contact, Conversation, SilenceError, clock_skew
-from wire.access import AddressList
+from wire.access import AddressList, Key
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import HostFacts
 from wire.findings import CheckReport, Finding
+from wire.phrase import Phrase
 from wire.records import LinkArguments
 
 # As many agents as have been tried at once on loopback; a network of the list may be wider.
@@ -30,6 +31,13 @@ class HostLook:
     facts: Optional[HostFacts] = None
     clock: float = 0.0
     error: Optional[MigrationError] = None
+
+    @property
+    def libvirt_error(self) -> Optional[MigrationError]:
+        """What is wrong with its libvirt, as far as its agent could tell."""
+        if self.facts is None or self.facts.libvirt_version:
+            return None
+        return MigrationError(ErrorCode.LIBVIRT_UNREACHABLE, {"host": self.address, "reason": Phrase("no answer")})
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,20 @@ class FleetReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """0 if every agent answers and every way is open; else as of a run that nothing came of."""
+        """0 if every agent answers, with its libvirt, and every way is open; else as of a run that nothing came of."""
         if any(host.error is not None for host in self.hosts):
             return ExitCode.NO_CONTACT
-        return ExitCode.REFUSED if any(pair.errors for pair in self.pairs) else ExitCode.MOVED
+        return ExitCode.REFUSED if self.errors else ExitCode.MOVED
+
+    @property
+    def errors(self) -> tuple[MigrationError, ...]:
+        """What is wrong with the hosts and with the ways between them, each once."""
+        found = [host.error or host.libvirt_error for host in self.hosts]
+        told = [error for error in found if error is not None]
+        dead = {error.facts["host"] for error in told if error.code is ErrorCode.LIBVIRT_UNREACHABLE}
+        ways = [error for pair in self.pairs for error in pair.errors
+                if error.code is not ErrorCode.LIBVIRT_UNREACHABLE or error.facts.get("host") not in dead]
+        return (*told, *ways)
 
 
 def look_at_fleet(talk: Conversation, user: str, wall: Callable[[], float] = time.time) -> FleetReport:
@@ -74,6 +92,20 @@ def look_at_fleet(talk: Conversation, user: str, wall: Callable[[], float] = tim
         _host(address, talk, errors, wall() - talk.clock()) for address in addresses
         if address in talk.contacts or address in named or errors[address].code is not ErrorCode.AGENT_SILENT]
     return FleetReport(tuple(hosts), tuple(_pairs(talk, answered, user)), tuple(_skews(talk, answered)))
+
+
+def agents_without(key: Key, talk: Callable[[Key], Conversation], old: Key) -> list[str]:
+    """The agents of the list that take the old key and not this one. Those that do not answer are left out.
+
+    Raises MigrationError LIST_TOO_LONG.
+    """
+    asking = talk(key)
+    _named, addresses = addresses_of(asking.settings.agents)
+    asking.greet(addresses)
+    silent = [address for address in addresses if address not in asking.contacts]
+    asking = talk(old)
+    asking.greet(silent)
+    return [address for address in silent if address in asking.contacts]
 
 
 def addresses_of(agents: AddressList) -> tuple[set[str], list[str]]:

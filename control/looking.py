@@ -13,7 +13,7 @@ from control.fleet import addresses_of
 from wire.errors import ErrorCode, MigrationError
 from wire.history import JobArguments, JobDetails, JobList, JobsArguments, JobSummary, StepState
 from wire.message import RESULTS
-from wire.phrase import Phrase
+from wire.phrase import Phrase, joined
 
 # Between two steps nothing runs for a moment; so often nothing means that nobody drives the job.
 _IDLE_LOOKS = 3
@@ -93,6 +93,14 @@ def find_job(talk: Conversation, job_id: str) -> tuple[JobLook, JobsReport]:
     for error in report.errors:
         raise error
     raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": Phrase("Any agent"), "job": job_id})
+
+
+def job_runs(look: JobLook) -> MigrationError:
+    """The error where a job that does something now is in the way."""
+    doing = joined(Phrase("{command} on {host}", {"command": command.value, "host": host})
+                   for command, host in look.doing)
+    return MigrationError(
+        ErrorCode.JOB_RUNS, {"domain": look.told.domain, "job": look.told.job_id, "doing": doing})
 
 
 def unreached(talk: Conversation, report: JobsReport, hosts: Sequence[str]) -> dict[str, MigrationError]:

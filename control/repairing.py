@@ -10,10 +10,10 @@ from typing import Optional
 
 from constant import DomainState, ExitCode, Pause
 from control.conversation import Conversation
-from control.looking import JobLook, look_at_jobs
+from control.looking import JobLook, job_runs, look_at_jobs
 from control.report import RunReport
 from control.whereabouts import Whereabouts, whereabouts
-from wire.errors import ErrorCode, MigrationError
+from wire.errors import MigrationError
 from wire.phrase import Phrase, fill, joined, template
 from wire.situation import DomainView, Situation
 
@@ -115,14 +115,11 @@ def repair(
             if job.outcome is None and {job.told.source, job.told.destination} == {source, destination}]
     for job in left:
         if job.doing:
-            doing = joined(
-                Phrase("{command} on {host}", {"command": command.value, "host": host}) for command, host in job.doing)
-            raise MigrationError(
-                ErrorCode.JOB_RUNS, {"domain": domain, "job": job.told.job_id, "doing": doing})
+            raise job_runs(job)
     silent = [error for error in jobs.errors if error.facts.get("host") in (source, destination)]
-    if not {source, destination} <= talk.contacts.keys():
-        return _report(RepairReport(domain, source, destination, Whereabouts(), errors=tuple(silent)))
-    runs = tuple(resume(job.told.job_id) for job in reversed(left))
+    # With one host alone nothing is begun: what the other one has done since is not known.
+    both = {source, destination} <= talk.contacts.keys()
+    runs = tuple(resume(job.told.job_id) for job in reversed(left)) if both else ()
     name_there = _name_there(jobs.jobs, destination)
     found = whereabouts(talk, (source, domain), (destination, name_there or domain))
     return _report(RepairReport(
@@ -194,10 +191,13 @@ def _words_of_view(view: Optional[DomainView], other: Optional[DomainView]) -> I
             "On {host} it waits for memory that was on the other host, where it is no more: that memory is lost. End "
             "it, and start the VM where its image is the newest: where it moved to."), "virsh destroy {vm}")
         return
+    if other is None:
+        # The job may be ours, and the other host may have the VM.
+        return
     if view.busy:
         yield (template("On {host} it is locked by a job that is not ours."),
                "virsh domjobinfo {vm}; virsh domjobabort {vm}")
-    if view.pause is Pause.MIGRATION and not view.busy and other is not None and other.gone:
+    if view.pause is Pause.MIGRATION and not view.busy and other.gone:
         yield (template(
             "On {host} a migration has left it paused, and the other host has nothing of it: it may go on."),
             "virsh resume {vm}")

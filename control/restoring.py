@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from constant import Command
 from control.conversation import Conversation, SilenceError
-from control.looking import find_job, recall, unreached
+from control.looking import find_job, job_runs, recall, unreached
 from control.whereabouts import locate
 from wire.errors import ErrorCode, MigrationError
 from wire.phrase import Phrase
@@ -25,11 +25,13 @@ class Restored:
 def restore_source(talk: Conversation, job_id: str, *, without_destination: bool) -> Restored:
     """Have the source bring its copy back; nothing is started.
 
-    Raises MigrationError JOB_UNKNOWN, RUNS_ELSEWHERE, NO_STALE_COPY, or what keeps a host from being asked: the one
-    that the VM moved to has to say that it does not run there, unless the admin goes `without_destination`.
+    Raises MigrationError JOB_UNKNOWN, JOB_RUNS, RUNS_ELSEWHERE, NO_STALE_COPY, or what keeps a host from being asked:
+    the one that the VM moved to has to say that it does not run there, unless the admin goes `without_destination`.
     """
     look, report = find_job(talk, job_id)
     source, destination = look.told.source, look.told.destination
+    if look.outcome is None and look.doing:
+        raise job_runs(look)
     warnings = list(report.errors)
     for host, reason in unreached(talk, report, (source, destination)).items():
         if host == source or not without_destination:

@@ -27,12 +27,12 @@ class Whereabouts:
 
 
 def whereabouts(talk: Conversation, source: tuple[str, str], destination: tuple[str, str]) -> Whereabouts:
-    """Ask both hosts, each given as its address and the domain's name there. They have been greeted."""
+    """Ask both hosts, each given as its address and the domain's name there; one that did not greet is not asked."""
     views: list[Optional[DomainView]] = []
     errors = []
     for host, domain in (source, destination):
         try:
-            views.append(locate(talk, host, domain))
+            views.append(locate(talk, host, domain) if host in talk.contacts else None)
         except (MigrationError, SilenceError) as error:
             views.append(None)
             errors.append(reason_of(error))

@@ -49,6 +49,7 @@ class ErrorCode(str, Enum):
     KEY_EXISTS = "key-exists"
     KEY_CHANGE_BEGUN = "key-change-begun"
     KEY_CHANGE_NOT_BEGUN = "key-change-not-begun"
+    KEY_NOT_TAKEN = "key-not-taken"
     PATH_INVALID = "path-invalid"
     PATH_NOT_ALLOWED = "path-not-allowed"
     LISTEN_FAILED = "listen-failed"
@@ -211,6 +212,10 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.KEY_CHANGE_NOT_BEGUN: ErrorText(
         _INPUT, "{path} holds one key only: there is no old one to take away.",
         "A change of keys begins with `vmmigration.py change-key begin`."),
+    ErrorCode.KEY_NOT_TAKEN: ErrorText(
+        _INPUT, "These agents do not take the new key yet: {hosts}.",
+        "Put both lines of `vmmigration.py agent-key IP` into AgentKey.txt there, send the agent SIGHUP, then repeat "
+        "the command."),
     ErrorCode.PATH_INVALID: ErrorText(
         _INPUT, "{what} {path!r} is not a plain absolute path.",
         "Give it as /directory/file, without `..`, doubled slashes or control characters."),
@@ -300,7 +305,8 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _FAILED, "{tool} failed on {host}: {reason}.", "Mend what it says on {host}, then repeat the command."),
     ErrorCode.DOMAIN_MISSING: ErrorText(
         _REFUSED, "There is no VM {domain} on {host}.",
-        "See `virsh list --all` on {host}; the other host could not be asked what it says to it."),
+        "Is the name right, and are the two addresses the right way round? `virsh list --all` on {host} tells. What "
+        "the other host says to it was not checked."),
     ErrorCode.DOMAIN_NOT_RUNNING: ErrorText(
         _REFUSED, "VM {domain} on {host} is {state}.",
         "Wait until that has passed, or see to it: `virsh domstate {domain} --reason`, `virsh resume {domain}`, "
@@ -382,8 +388,8 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "help it: {helps}. A `--timeout` alone leaves it where it is."),
     ErrorCode.DOMAIN_EXISTS: ErrorText(
         _REFUSED, "{host} has a VM with the same {what} already: {domain} ({state}).",
-        "If nobody needs that one, remove it on {host}: `virsh undefine {domain}`; or give the VM another name there: "
-        "`--rename`."),
+        "If nobody needs that one, remove it on {host}: `virsh undefine {domain} --nvram`. Against the same name "
+        "`--rename` helps. A copy that a move left behind is replaced if the VM keeps its name."),
     ErrorCode.STALE_COPY: ErrorText(
         _REFUSED, "VM {domain} on {host} is only the copy that stayed behind when job {job} moved it to {destination} "
         "at {since}.", "Move it from where it is now; `vmmigration.py restore-source {job}` brings this copy back, "
@@ -581,7 +587,7 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "copy on {host}.", "Start the copy (`virsh start {domain}` on {host}) only if the one on {destination} never "
         "starts again; to take the newer data along, move the VM back instead."),
     ErrorCode.RUNS_ELSEWHERE: ErrorText(
-        _REFUSED, "VM {domain} is {state} on {host}: two of it would write.",
+        _REFUSED, "VM {domain} is {state} on {host}: then there would be two of it.",
         "Move it back with `vmmigration.py`, or end it there for good (`virsh shutdown {domain}`), then repeat the "
         "command."),
     ErrorCode.JOB_RUNS: ErrorText(

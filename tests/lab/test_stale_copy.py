@@ -85,7 +85,7 @@ def test_a_move_back_that_fails_leaves_the_kept_copy_as_it_was(admin: Admin, mak
     assert job_leftovers(node1) == job_leftovers(node2) == []
     restored = admin.command("restore-source", job_id)
     assert restored.code == 3, restored.text
-    assert f"VM stayed is running on {node2.address}: two of it would write" in restored.stderr
+    assert f"VM stayed is running on {node2.address}: then there would be two of it" in restored.stderr
 
 
 def test_restore_source_brings_the_copy_back_without_what_was_written_since(

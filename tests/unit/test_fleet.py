@@ -11,18 +11,19 @@ from pathlib import Path
 import pytest
 
 from console.hosts import fleet_json, fleet_text
-from constant import Command, ExitCode, LibvirtDaemon
+from constant import Command, ExitCode, LibvirtDaemon, Severity
 from control.conversation import ControllerSettings, Conversation
-from control.fleet import FleetReport, look_at_fleet
+from control.fleet import FleetReport, agents_without, look_at_fleet
 from tests.unit.samples import FINE, HOST_FACTS, MASTER, obstacle
 from tests.unit.scripted import HAPPY, Call, Notes, ScriptedAgents, Silence
-from wire.access import AddressList
+from wire.access import AddressList, Key
 from wire.errors import ErrorCode, MigrationError
-from wire.findings import Check, CheckReport
+from wire.findings import Check, CheckReport, Finding
 from wire.records import LinkArguments
 
 NODES = ("192.0.2.11", "192.0.2.12", "192.0.2.13")
 WALL = 1_790_000_000.0
+NEW = Key(bytes(range(1, 33)))
 NO_LOGIN = obstacle(
     ErrorCode.SSH_LOGIN_REFUSED, Check.SSH, host=NODES[0], destination=NODES[1], user="kvm", reason="no")
 
@@ -141,6 +142,37 @@ def test_a_clock_that_is_apart_is_told_once_whichever_way_it_is_off() -> None:
 def test_one_host_alone_has_no_ways_and_no_clock_to_compare() -> None:
     report, _agents = look(script_of(), NODES[0])
     assert (report.pairs, report.warnings, report.exit_code) == ((), (), ExitCode.MOVED)
+
+
+@pytest.mark.parametrize("lines", [(NODES[0],), NODES])
+def test_a_host_whose_libvirt_is_dead_is_told_once_also_if_it_is_the_only_one(lines: tuple[str, ...]) -> None:
+    dead = dataclasses.replace(HOST_FACTS, libvirt_version=0)
+    unreachable = MigrationError(ErrorCode.LIBVIRT_UNREACHABLE, {"host": NODES[0], "reason": "no such file"})
+    finding = Finding(check=Check.LIBVIRT, severity=Severity.STOPS, facts=unreachable.facts, code=unreachable.code)
+    report, _agents = look(script_of({
+        (Command.HELLO, NODES[0]): dead, (Command.CHECK_LINK, NODES[0]): CheckReport(findings=(finding,))}), *lines)
+    assert report.exit_code is ExitCode.REFUSED
+    assert [(error.code, error.facts["host"]) for error in report.errors] == [
+        (ErrorCode.LIBVIRT_UNREACHABLE, NODES[0])]
+
+
+def lacking(*answers: Mapping[Key, object]) -> list[str]:
+    """The agents that are said to lack the new key; each node answers to some keys, or to none."""
+    listed = AddressList(Path("AgentIPAddr.txt"), tuple(ipaddress.ip_network(line) for line in NODES))
+
+    def talk(key: Key) -> Conversation:
+        agents = ScriptedAgents(step_seconds=0.0)
+        agents.script = {(Command.HELLO, node): each.get(key, Silence()) for node, each in zip(NODES, answers)}
+        return Conversation(ControllerSettings(listed, (key,)), agents, Notes(), agents.clock)
+
+    return agents_without(NEW, talk, old=MASTER)
+
+
+def test_an_agent_that_answers_to_the_old_key_alone_lacks_the_new_one_and_a_silent_one_is_not_told_of() -> None:
+    both, old = {MASTER: HOST_FACTS, NEW: HOST_FACTS}, {MASTER: HOST_FACTS}
+    assert lacking(both, both, both) == []
+    assert lacking(both, old, {}) == [NODES[1]]
+    assert lacking({NEW: HOST_FACTS}, old, old) == [NODES[1], NODES[2]]
 
 
 # What the admin sees.

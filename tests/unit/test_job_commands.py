@@ -291,9 +291,10 @@ def test_what_went_wrong_while_a_job_was_brought_to_its_end_is_told_on_stderr(ru
 
 
 def test_a_host_that_cannot_be_asked_is_told_on_stderr(run: Run) -> None:
-    ran = run(f"repair VM1 {SOURCE} {DESTINATION}", listing(), SILENT)
+    ran = run(f"repair VM1 {SOURCE} {DESTINATION}", listing(), SILENT, {LOCATED[0]: RUNS})
     assert (ran.code, f"answered at {DESTINATION}" in ran.err) == (7, True)
-    assert ran.out.startswith("VM1: not known.\n")
+    assert ran.out.startswith(
+        f"VM1: not known.\n  {SOURCE:<16} running\n  {DESTINATION:<16} cannot be asked\n")
 
 
 # restore-source

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import vmmigration
-from constant import CONTROLLER_KEY_FILE
+from constant import AGENT_LIST_FILE, CONTROLLER_KEY_FILE
 from tests.unit.pair import Pair
-from tests.unit.samples import MASTER, SOURCE, write_key
+from tests.unit.samples import DESTINATION, MASTER, SOURCE, write_key
 from wire.access import Key, begin_key_change, finish_key_change, load_keys
 from wire.errors import ErrorCode, MigrationError
 from wire.message import Reply
@@ -101,6 +101,22 @@ def test_no_key_stands_in_what_the_commands_say_or_log(
         command(tmp_path, "-v", *words)
     said = "".join(capsys.readouterr()) + caplog.text
     assert not any(key.secret.hex() in said for key in load_keys(tmp_path / CONTROLLER_KEY_FILE))
+
+
+def test_a_change_is_not_finished_while_an_agent_knows_only_the_old_key(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    (path.parent / AGENT_LIST_FILE).write_text(f"{SOURCE}\n{DESTINATION}\n", encoding="utf-8")
+    command(path.parent, "change-key", "begin")
+    before = load_keys(path)
+    without = {before[1]: [DESTINATION]}
+    monkeypatch.setattr("vmmigration.agents_without", lambda key, _talk, old: without[key] if old == before[0] else [])
+    assert command(path.parent, "change-key", "finish") == 2
+    assert f"do not take the new key yet: {DESTINATION}." in capsys.readouterr().err
+    assert load_keys(path) == before
+    without[before[1]] = []
+    assert command(path.parent, "change-key", "finish") == 0
+    assert load_keys(path) == before[1:]
 
 
 @pytest.mark.parametrize("words", [

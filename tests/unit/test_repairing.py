@@ -106,8 +106,21 @@ def test_nothing_is_certain_while_a_host_cannot_be_asked(silent: Call) -> None:
     assert report.commands == ()
     assert f"  {silent[1]:<16} cannot be asked" in repair_text(report)
     assert "Nothing is left to do" not in repair_text(report)
+    # What the other one says is told all the same.
+    other, state = (DESTINATION, "absent") if silent[1] == SOURCE else (SOURCE, "running")
+    assert f"  {other:<16} {state}" in repair_text(report)
     if silent in GREETED:
-        assert not set(LOCATED) & set(agents.calls())
+        assert [call for call in agents.calls() if call in LOCATED] == [(Command.LOCATE, other)]
+
+
+@pytest.mark.parametrize("view", [
+    DomainView(state=DomainState.RUNNING, busy=True),
+    DomainView(state=DomainState.PAUSED, pause=Pause.OTHER, busy=True),
+    DomainView(state=DomainState.PAUSED, pause=Pause.MIGRATION), OFF, NONE])
+@pytest.mark.parametrize("silent", GREETED)
+def test_nothing_is_advised_of_a_vm_that_the_silent_host_may_have(silent: Call, view: DomainView) -> None:
+    report, _agents = repaired({**views(view, view), silent: Silence()})
+    assert (report.commands, report.exit_code) == ((), ExitCode.UNKNOWN)
 
 
 def test_a_job_is_not_touched_while_a_host_cannot_be_asked() -> None:

@@ -22,6 +22,7 @@ from tests.unit.scripted import (
     Silence,
     controller_of,
     error_of,
+    job,
     known,
     network_of,
 )
@@ -195,6 +196,13 @@ def test_an_admin_who_knows_better_goes_without_a_destination_whose_libvirt_is_d
 
 
 # What there is to bring back.
+
+
+def test_while_the_job_still_moves_the_vm_nothing_is_brought_back() -> None:
+    agents = agents_with({call: JobList(jobs=(job(1, None, Command.LIVE_MIGRATION),)) for call in LISTED})
+    error = refused(agents, job=job(1).job_id)
+    assert error.code is ErrorCode.JOB_RUNS
+    assert f"LIVE_MIGRATION on {SOURCE}" in error.message
 
 
 def test_a_job_that_nobody_knows_is_told() -> None:
