@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from constant import (
     AGENT_KEY_FILE,
@@ -72,6 +72,7 @@ _SWITCH_SECONDS = 0.0005
 # The niceness of the receive loop and the journal, which do little and are waited for, and that of the work.
 _PROMPT, _ORDINARY = -10, 0
 _NO_JOB = ("-", "-")
+_PROGRAM = "vmmigration-agent.py"
 # All of IPv4 and all of IPv6.
 _EVERYWHERE: Sequence[Address] = (("0.0.0.0", AGENT_PORT), ("::", AGENT_PORT))  # noqa: S104 - lists and key decide
 # How often it looks whether one of its jobs needs it, and how rarely at one that could not be settled.
@@ -458,19 +459,31 @@ def configure_logging(*, verbose: bool) -> None:
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
 
 
+def _arguments_invalid(problem: str) -> MigrationError:
+    """The error for what cannot be understood on the command line."""
+    return MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": _PROGRAM})
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its complaints as one of our errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _arguments_invalid(message.rstrip("."))
+
+
 def parse_listen(text: str) -> tuple[str, int]:
-    """ADDRESS, ADDRESS:PORT, or [ADDRESS]:PORT for IPv6. Raises MigrationError ADDRESS_INVALID."""
+    """ADDRESS, ADDRESS:PORT, or [ADDRESS]:PORT for IPv6. Raises MigrationError ADDRESS_INVALID or ARGUMENTS_INVALID."""
     address, colon, port = text.rpartition(":")
     if not colon or (text.count(":") > 1 and not address.endswith("]")):
         address, port = text, str(AGENT_PORT)
     address = address[1:-1] if address.startswith("[") and address.endswith("]") else address
     try:
-        number = int(port)
-        if not 0 <= number < 65536:
-            raise ValueError
-        return str(ipaddress.ip_address(address)), number
+        parsed = ipaddress.ip_address(address)
     except ValueError as error:
         raise MigrationError(ErrorCode.ADDRESS_INVALID, {"what": "--listen", "address": text}) from error
+    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise _arguments_invalid(f"--listen {text!r} does not end in a port, a whole number up to 65535")
+    return str(parsed), int(port)
 
 
 def _positive(text: str) -> int:
@@ -480,7 +493,8 @@ def _positive(text: str) -> int:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    """Raises MigrationError ARGUMENTS_INVALID."""
+    parser = _Parser(
         prog="vmmigration-agent", description="Moves this node's VMs when a controller on the list asks for it.",
         epilog="Started by hand without arguments, or by systemd. It runs in the foreground and logs to stderr. "
         "SIGHUP has it read its lists and its key again. SIGTERM ends it, and with it what it is working on; SIGUSR1 "
@@ -505,8 +519,7 @@ def listen_addresses(texts: Sequence[str]) -> list[Address]:
     """What several --listen come to. Raises MigrationError ADDRESS_INVALID or ARGUMENTS_INVALID."""
     addresses = [parse_listen(text) for text in texts]
     if len({":" in address for address, _ in addresses}) < len(addresses):
-        problem = "--listen takes one address of IPv4 and one of IPv6"
-        raise MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": "vmmigration-agent.py"})
+        raise _arguments_invalid("--listen takes one address of IPv4 and one of IPv6")
     return addresses
 
 
@@ -591,11 +604,11 @@ def _serve(options: argparse.Namespace, manager: ServiceManager) -> bool:
     from steps.table import ADOPT, CLEAR, HELLO, SETTLE, STEPS
 
     if os.geteuid() != 0:
-        raise MigrationError(
-            ErrorCode.ARGUMENTS_INVALID, {"problem": "The agent must run as root", "program": "vmmigration-agent.py"})
+        raise _arguments_invalid("The agent must run as root")
 
-    directory = config_directory(options.config_dir, __file__)
-    state_directory = Path(options.state_dir)
+    # Whatever becomes of the working directory.
+    directory = config_directory(options.config_dir, __file__).absolute()
+    state_directory = Path(options.state_dir).absolute()
 
     def load() -> AgentSettings:
         return AgentSettings.load(directory, insecure=options.insecure)
@@ -629,10 +642,10 @@ def _serve(options: argparse.Namespace, manager: ServiceManager) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `vmmigration-agent`. Returns its exit code."""
-    options = _arguments(sys.argv[1:] if argv is None else argv)
-    configure_logging(verbose=options.verbose)
-    manager = ServiceManager.of_environment(os.environ, os.getpid())
     try:
+        options = _arguments(sys.argv[1:] if argv is None else argv)
+        configure_logging(verbose=options.verbose)
+        manager = ServiceManager.of_environment(os.environ, os.getpid())
         with prompt_answers():
             leaves = _serve(options, manager)
     except MigrationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import secrets
 import signal
@@ -357,14 +358,24 @@ def test_where_to_listen_is_read_in_every_usual_form(text: str, address: str, po
 
 
 @pytest.mark.parametrize("text", [
-    "", ":", ":8002", "node1", "node1:8002", "192.0.2.11:", "192.0.2.11:x", "192.0.2.11:65536", "192.0.2.11:-1",
-    "[::1", "::1]", "[::1]:", "[]", "192.0.2.300",
+    "", ":", ":8002", "node1", "node1:8002", "node1:65536", "[::1", "::1]", "[]", "192.0.2.300",
 ])
 def test_what_is_no_address_is_no_place_to_listen(text: str) -> None:
     with pytest.raises(MigrationError) as caught:
         parse_listen(text)
     assert caught.value.code is ErrorCode.ADDRESS_INVALID
     assert caught.value.facts["address"] == text
+
+
+@pytest.mark.parametrize("text", [
+    "192.0.2.11:", "192.0.2.11:x", "192.0.2.11:65536", "192.0.2.11:-1", "192.0.2.11:+1", "192.0.2.11:²", "[::1]:",
+    "[::1]:99999",
+])
+def test_a_port_that_is_none_is_told_as_a_port_and_not_as_an_address(text: str) -> None:
+    with pytest.raises(MigrationError) as caught:
+        parse_listen(text)
+    assert caught.value.code is ErrorCode.ARGUMENTS_INVALID
+    assert caught.value.message == f"--listen {text!r} does not end in a port, a whole number up to 65535."
 
 
 def test_an_agent_reads_both_lists_and_its_key(tmp_path: Path) -> None:
@@ -407,10 +418,22 @@ def test_an_error_at_the_start_is_told_on_stderr_with_its_exit_code(
 
 @pytest.mark.parametrize("number", ["0", "-1", "33", "x", "", "1.5", "²"])
 def test_a_number_of_jobs_that_is_none_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([f"--jobs={number}"])
-    assert caught.value.code == 2
-    assert "--jobs" in capsys.readouterr().err
+    assert main([f"--jobs={number}"]) == 2
+    assert capsys.readouterr().err == (
+        f"vmmigration-agent: argument --jobs: {number!r} is not a whole number from 1 to 32.\n"
+        "  See `vmmigration-agent.py --help`.\n")
+
+
+@pytest.mark.parametrize(("arguments", "problem"), [
+    (["foo"], "unrecognized arguments: foo"), (["--state-dir"], "argument --state-dir: expected one argument"),
+])
+def test_what_an_agent_does_not_understand_is_told_in_one_sentence_with_a_remedy(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"vmmigration-agent: {problem}.\n  See `vmmigration-agent.py --help`.\n"
 
 
 Outside = Callable[[Client], None]
@@ -518,6 +541,24 @@ def test_the_journal_is_where_the_command_line_says(command: Callable[..., int],
     assert epochs[0] == epochs[1]
     assert epochs[0] in (tmp_path / "state" / "journal").read_text()
     assert agent_module._arguments([]).state_dir == STATE_DIRECTORY
+
+
+def test_directories_that_are_given_by_a_relative_path_are_those_below_the_directory_of_the_start(
+    command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "agent")
+    monkeypatch.chdir(tmp_path)
+
+    def outside(_client: Client) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        os.chdir(tmp_path / "elsewhere")
+        signal.pthread_kill(main_thread, signal.SIGHUP)
+
+    main_thread = threading.get_ident()
+    assert command(outside, "--config-dir", "config", "--state-dir", "relative") == 0
+    assert f"configured in {tmp_path / 'config'}, journal in {tmp_path / 'relative'}" in caplog.text
+    assert "lists and keys were read again" in caplog.text
+    assert (tmp_path / "relative" / "journal").exists()
 
 
 def test_an_agent_that_is_not_root_does_not_start(
