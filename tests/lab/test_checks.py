@@ -52,9 +52,9 @@ OBSTACLES = [
         f"/etc/libvirt/qemu/{NAME}.xml exists already on {{target}}",)),
     # Its neighbours there.
     Obstacle("name taken", place.domain_there(SHUT_OFF, NAME), ("vm-name",), sentences=(
-        f"{{target}} has a VM with the same name already: {NAME} (shut off)", f"`virsh undefine {NAME}`")),
+        f"{{target}} has a VM with the same name already: {NAME} (shut off)", f"`virsh undefine {NAME} --nvram`")),
     Obstacle("UUID taken", place.domain_there(SAME_UUID, "same"), ("vm-uuid",), sentences=(
-        "{target} has a VM with the same UUID already: same (shut off)", "`virsh undefine same`")),
+        "{target} has a VM with the same UUID already: same (shut off)", "`virsh undefine same --nvram`")),
     Obstacle("MAC address taken", place.running_neighbour, ("mac-addresses",), sentences=(
         f"VM other (paused) on {{target}} has the MAC address {MAC} of VM {NAME}", "Give one of them another")),
     Obstacle("MAC address of one shut off", place.domain_there(SAME_MAC, "idle"), warns=("mac-addresses",), sentences=(

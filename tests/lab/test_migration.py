@@ -56,8 +56,8 @@ def test_the_originals_six_arguments_move_a_running_vm_through_a_closed_firewall
     assert "downtime" in run.stdout
     steps = [line.split()[0] for line in run.stderr.splitlines() if " ok " in line]
     assert steps == [
-        "HELLO", "HELLO", "CHECK_SOURCE", "CHECK_DESTINATION", "CHECK_LINK", "MEASURE_LINK",
-        "PREPARE_DESTINATION", "COPY_DISK_FILE", "COPY_DISK_FILE", "MEASURE_LINK", "LIVE_MIGRATION",
+        "HELLO", "HELLO", "CHECK_SOURCE", "CHECK_DESTINATION", "CHECK_LINK", "PREPARE_DESTINATION",
+        "MEASURE_LINK", "COPY_DISK_FILE", "COPY_DISK_FILE", "MEASURE_LINK", "LIVE_MIGRATION",
         "EXTRACT_CONFIGURE_FILE", "DEFINE_VIRTUAL_MACHINE", "FINISH", "FINISH"]
 
 
