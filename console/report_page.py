@@ -231,13 +231,13 @@ def _error(error: MigrationError) -> Markup:
 def _finding(finding: Finding) -> Markup:
     kind = translate("Skipped") if finding.skipped else translate("Obstacle") if (
         finding.severity is Severity.STOPS) else translate("Warning")
-    hint = translate(finding.hint)
+    remedies = [translate(finding.hint)]
     if finding.severity is Severity.STOPS and CHECKS[finding.check].skippable:
-        skip = translate("To go on all the same: {option}").format(option=f"`--skip-check {finding.check.value}`")
-        hint = f"{hint} {skip}"
+        remedies.append(
+            translate("To go on all the same: {option}").format(option=f"`--skip-check {finding.check.value}`"))
     look = "bad" if finding.severity is Severity.STOPS else "warn"
     names = (finding.check.value, *([finding.code.value] if finding.code is not None else []))
-    return _notice(look, kind, names, translate(finding.message), hint)
+    return _notice(look, kind, names, translate(finding.message), " ".join(remedies))
 
 
 def _notice(state: str, kind: str, names: Iterable[str], message: str, hint: str) -> Markup:

@@ -147,7 +147,8 @@ def _steps(migration: Migration, facts: DomainFacts, memory_bytes: int) -> list[
     conf = migration.conf_path()
     own = conf == libvirt_conf_path(migration.name_there)
     receiving = [
-        PlannedStep(Command.COPY_DISK_FILE, destination, (Phrase("receive and verify them"),))] if facts.files else []
+        PlannedStep(Command.COPY_DISK_FILE, destination, (
+            Phrase("receive and verify the files that {source} sends", {"source": source}),))] if facts.files else []
     return [
         PlannedStep(Command.PREPARE_DESTINATION, destination, (
             *words.made(), *([Phrase("make a directory for the tunnel's sockets")] if sockets else []))),

@@ -276,11 +276,19 @@ class _Receiving:
         return count
 
 
-def _received(receiver: Receiver, paths: Sequence[str], renamed: int) -> Phrase:
-    facts = {"count": str(len(receiver.received())), "all": str(len(paths)), "renamed": str(renamed)}
-    return Phrase(
-        "{count} of {all} files received and verified, {renamed} told the new name of the layer below" if renamed else
-        "{count} of {all} files received and verified", facts)
+def _received(receiver: Receiver, paths: Sequence[str], renamed: int) -> str:
+    count, every = len(receiver.received()), len(paths)
+    facts = {"count": str(count), "all": str(every), "kept": str(every - count), "renamed": str(renamed)}
+    if not count:
+        return Phrase(
+            "nothing to receive, the file is there already" if every == 1 else
+            "nothing to receive, {all} files are there already", facts)
+    parts = [Phrase("{count} of {all} files received and verified", facts)]
+    if renamed:
+        parts.append(Phrase("{renamed} told the new name of the layer below", facts))
+    if every > count:
+        parts.append(Phrase("there already: {kept}", facts))
+    return joined(parts)
 
 
 def _links(disk: DiskFacts) -> Iterator[tuple[str, str, str, ImageFormat]]:

@@ -26,6 +26,9 @@ def test_what_is_to_be_typed_names_the_command_that_there_is() -> None:
     hint = "Run `vmmigration.py new-key` once, then `vmmigration.py agent-key IP`."
     assert with_program_name(hint, "vmmigration") == "Run `vmmigration new-key` once, then `vmmigration agent-key IP`."
     assert with_program_name(hint, "vmmigration.py") == hint
+    agent = "Check: vmmigration-agent.py runs."
+    assert with_program_name(agent, "vmmigration") == "Check: vmmigration-agent runs."
+    assert with_program_name(agent, "vmmigration.py") == agent
 
 
 @pytest.mark.parametrize("name", ["vmmigration", "vmmigration.py"])
