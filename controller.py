@@ -466,7 +466,7 @@ def _state_unknown(migration: Migration, reason: str) -> MigrationError:
 def _left_behind(migration: Migration, facts: DomainFacts) -> MigrationError:
     return MigrationError(ErrorCode.LEFT_BEHIND, {
         "host": migration.destination, "domain": migration.domain, "job": migration.job_id,
-        "paths": ", ".join(migration.placement(facts).paths.values())})
+        "paths": joined(migration.placement(facts).paths.values())})
 
 
 def _may_run_there(migration: Migration, error: MigrationError) -> bool:
@@ -510,5 +510,5 @@ def _moved(report: MigrationReport) -> str:
 
 
 def _rolled_back(report: RollBackReport) -> str:
-    facts = {"state": Phrase(report.state.value), "paths": ", ".join(report.removed)}
+    facts = {"state": Phrase(report.state.value), "paths": joined(report.removed)}
     return Phrase("VM {state} here, removed {paths}" if report.removed else "VM {state} here", facts)

@@ -106,8 +106,8 @@ exit codes:
     _EXAMPLE,
 )
 # What argparse itself puts into its help, Python 3.9 in one other word.
+_HEADINGS = (template("positional arguments:"), template("options:"), template("optional arguments:"))
 _HELP = (
-    template("positional arguments"), template("options"), template("optional arguments"),
     template("show this help message and exit"), template("show program's version number and exit"))
 # What argparse says of what it cannot read, in the English of Python 3.9 to 3.14. Anything else stays as it is.
 _COMPLAINTS = tuple((re.compile(pattern, re.DOTALL), words) for pattern, words in (
@@ -143,7 +143,14 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().add_usage(usage, actions, groups, pad(translate("usage:"), len("usage: ")))
 
     def start_section(self, heading: str | None) -> None:
-        super().start_section(translate(heading or ""))
+        super().start_section(translate(f"{heading}:"))
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        for heading in map(translate, _HEADINGS):
+            # argparse puts a colon of its own behind it.
+            text = text.replace(f"{heading}:", heading)
+        return text
 
     def _get_help_string(self, action: argparse.Action) -> str:
         return translate(action.help or "")

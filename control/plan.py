@@ -11,7 +11,7 @@ from typing import Optional
 
 from constant import DOWNTIME_CAP, Command, DomainState, OnTimeout, Transport, Verdict
 from wire.facts import DomainFacts
-from wire.phrase import Phrase
+from wire.phrase import Phrase, joined
 from wire.placement import Placement, is_device
 from wire.records import Convergence, LinkReport, Migration, libvirt_conf_path
 
@@ -225,4 +225,4 @@ class _Words:
     def kept(self) -> Phrase:
         """Of FINISH on the source."""
         return Phrase("see that it does not run; keep it shut off, with {paths}", {
-            "paths": ", ".join(disk.path for disk in self.facts.disks)})
+            "paths": joined(disk.path for disk in self.facts.disks)})
