@@ -44,7 +44,8 @@ def _unreadable(path: Path, error: OSError | UnicodeDecodeError, what: str = "")
         facts["hint"] = Phrase("Repeat the command as root or as the owner of that file.")
     elif what:
         facts["hint"] = Phrase(
-            "Create it if it is missing. It has one address a line, for each {what}.", {"what": Phrase(what)})
+            "Create it, with one address a line: that of each {what}." if isinstance(error, FileNotFoundError) else
+            "It has one address a line: that of each {what}.", {"what": Phrase(what)})
     return MigrationError(ErrorCode.FILE_UNREADABLE, facts)
 
 

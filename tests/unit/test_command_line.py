@@ -202,7 +202,7 @@ def test_what_goes_on_with_a_job_names_every_agent_that_is_silent(run: Run, monk
 
 @pytest.mark.parametrize(("name", "content", "said"), [
     ("AgentIPAddr.txt", None, "cannot be read: No such file"),
-    ("AgentIPAddr.txt", None, "one address a line, for each node that this controller may talk to."),
+    ("AgentIPAddr.txt", None, "Create it, with one address a line: that of each node that"),
     ("AgentIPAddr.txt", b"\xff\xfe", "cannot be read: it is not UTF-8"),
     ("AgentIPAddr.txt", b"# nothing\n", "names no address"),
     ("AgentIPAddr.txt", b"192.0.2.11\nnode2\n", "line 2: 'node2'"),

@@ -46,3 +46,7 @@ def test_help_and_hints_of_an_installed_command_name_it(tmp_path: Path, name: st
     assert refused.returncode == 2
     assert f"`{name} new-key`" in refused.stderr
     assert ("vmmigration.py" in refused.stderr) is (name == "vmmigration.py")
+    wrong = subprocess.run(
+        [sys.executable, command, "--disk-map", "vda", "192.0.2.1", "192.0.2.2", "kvm", "VM1"], env=environment,
+        capture_output=True, text=True)
+    assert f"See `{name} --help`." in wrong.stderr
