@@ -25,11 +25,11 @@ from control.conversation import (
     cancelled_by_admin,
     reason_of,
 )
-from control.looking import JobLook, Recalled, find_job, recall, unreached
+from control.looking import JobLook, Recalled, find_job, job_unknown, recall, unreached
 from control.report import RunReport
 from control.whereabouts import locate
 from udpmodule import ControllerSocket
-from wire.errors import ErrorCode, MigrationError
+from wire.errors import ErrorCode, MigrationError, first_of
 from wire.facts import DomainFacts
 from wire.findings import Check, Finding
 from wire.phrase import Phrase, joined
@@ -174,7 +174,7 @@ class Controller:
                 reason = Phrase("it has ended, {outcome}", {"outcome": Phrase(look.outcome.value)})
             raise MigrationError(ErrorCode.TOO_LATE, {"job": job_id, "reason": reason})
         self._talk.cancelled = True
-        self.observer.cancelling(possible=True)
+        self.observer.cancelling(possible=True, pressed=False)
         self._talk.cancel()
         return self._followed(migration, lambda: self._cancelled(migration, facts, known))
 
@@ -182,9 +182,10 @@ class Controller:
         """What all agents together know of a job."""
         look, report = find_job(self._talk, job_id)
         hosts = (look.told.source, look.told.destination)
-        for error in unreached(self._talk, report, hosts).values():
+        silent = unreached(self._talk, report, hosts)
+        if silent:
             # What a host did that cannot be asked is not known, and nothing is begun on suspicion.
-            raise error
+            raise first_of(tuple(silent.values()))
         known = recall(self._talk, job_id, hosts)
         for error in known.errors:
             if error.code is not ErrorCode.JOB_UNKNOWN:
@@ -193,7 +194,7 @@ class Controller:
             migration = self._talk.migration = details.record.arguments.migration
             facts = self._recalled_facts = details.record.arguments.known_facts()
             return migration, facts, known, look
-        raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": Phrase("Any agent"), "job": job_id})
+        raise job_unknown(job_id)
 
     def _ended(self, migration: Migration, facts: DomainFacts, outcome: Outcome) -> RunReport:
         """Of a job that has ended: what became of the VM since is told, but is no error of the job's."""
@@ -465,7 +466,7 @@ def _state_unknown(migration: Migration, reason: str) -> MigrationError:
 def _left_behind(migration: Migration, facts: DomainFacts) -> MigrationError:
     return MigrationError(ErrorCode.LEFT_BEHIND, {
         "host": migration.destination, "domain": migration.domain, "job": migration.job_id,
-        "paths": ", ".join(migration.placement(facts).paths.values())})
+        "paths": joined(migration.placement(facts).paths.values())})
 
 
 def _may_run_there(migration: Migration, error: MigrationError) -> bool:
@@ -509,5 +510,5 @@ def _moved(report: MigrationReport) -> str:
 
 
 def _rolled_back(report: RollBackReport) -> str:
-    facts = {"state": Phrase(report.state.value), "paths": ", ".join(report.removed)}
+    facts = {"state": Phrase(report.state.value), "paths": joined(report.removed)}
     return Phrase("VM {state} here, removed {paths}" if report.removed else "VM {state} here", facts)

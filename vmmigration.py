@@ -63,13 +63,14 @@ def _migrate(options: argparse.Namespace) -> int:
 
 def _about_jobs(options: argparse.Namespace) -> int:
     """status, list, resume, cancel, repair and restore-source."""
+    command = JOB_COMMANDS[options.words[0]](options)
     written = WrittenRun(options)
     settings = ControllerSettings.load(config_directory(options.config_dir, __file__), insecure=options.insecure)
     display = Display(display_mode(options, sys.stderr), sys.stderr)
     udp = ControllerSocket()
     try:
         controller = Controller(settings, udp, Observers(display, written.recorder), on_ended=written.ended)
-        exit_code = JOB_COMMANDS[options.words[0]](options, controller)
+        exit_code = command(controller)
     finally:
         display.clear()
         udp.close()
@@ -151,6 +152,11 @@ def _refuse_before_all_have(keys: Sequence[Key], directory: Path) -> None:
         raise MigrationError(ErrorCode.KEY_NOT_TAKEN, {"hosts": joined(lacking)})
 
 
+_COMMANDS = {
+    **dict.fromkeys(JOB_COMMANDS, _about_jobs), "check": _check, "new-key": _new_key, "agent-key": _agent_key,
+    "change-key": _change_key}
+
+
 class _Interrupt:
     """The end of a terminal or of a service is taken like Ctrl-C: the job is left to itself, not broken off.
 
@@ -176,10 +182,7 @@ def _run(argv: Sequence[str]) -> int:
         # nohup keeps its meaning, and Windows has no SIGHUP.
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
             signal.signal(getattr(signal, name), interrupt)
-    commands = {
-        **dict.fromkeys(JOB_COMMANDS, _about_jobs), "check": _check, "new-key": _new_key, "agent-key": _agent_key,
-        "change-key": _change_key}
-    return commands.get(options.words[0] if options.words else "", _migrate)(options)
+    return _COMMANDS.get(options.words[0] if options.words else "", _migrate)(options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -192,10 +195,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except MigrationError as error:
-        show_errors([error], sys.stderr)
+        errors = [error, *error.others]
+        show_errors(errors, sys.stderr)
         if "--json" in words:
             result = {"outcome": Outcome.NOTHING_CHANGED.value, "exit_code": int(error.exit_code),
-                      "errors": [error_json(error)]}
+                      "errors": [error_json(each) for each in errors]}
             write(sys.stdout, json.dumps(result, indent=2) + "\n")
         return int(error.exit_code)
     except KeyboardInterrupt:

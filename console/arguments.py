@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import getpass
 import ipaddress
 import re
@@ -25,14 +26,17 @@ from constant import (
 )
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import parse_skipped, skippable
-from wire.forms import DOMAIN_PATTERN, JOB_ID_PATTERN, USER_PATTERN
-from wire.phrase import Phrase, fill, template
+from wire.forms import DOMAIN_PATTERN, JOB_ID_PATTERN, NAME_FORM, USER_FORM, USER_PATTERN
+from wire.phrase import Phrase, fill, joined, template
 from wire.placement import parse_disk_map, parse_network_map
 from wire.records import Convergence, Migration
 
-# Commands that have no run of their own which a page could tell of.
-_WITHOUT_RUN = frozenset({
-    "check", "list", "status", "cancel", "repair", "restore-source", "new-key", "agent-key", "change-key"})
+COMMANDS = (
+    "check", "list", "status", "resume", "cancel", "repair", "restore-source", "new-key", "agent-key", "change-key")
+# Those that have no run of their own which a page could tell of.
+_WITHOUT_RUN = frozenset(COMMANDS) - {"resume"}
+# How much a word has in common with a command that was probably meant: no address and no host's name comes near that.
+_CLOSE = 0.7
 _LARGEST_NUMBER = 1_000_000
 _WHOLE_NUMBER = template("{text} is not a whole number from 1 to {largest}")
 # The user of README.md's walk-through.
@@ -102,8 +106,8 @@ exit codes:
     _EXAMPLE,
 )
 # What argparse itself puts into its help, Python 3.9 in one other word.
+_HEADINGS = (template("positional arguments:"), template("options:"), template("optional arguments:"))
 _HELP = (
-    template("positional arguments"), template("options"), template("optional arguments"),
     template("show this help message and exit"), template("show program's version number and exit"))
 # What argparse says of what it cannot read, in the English of Python 3.9 to 3.14. Anything else stays as it is.
 _COMPLAINTS = tuple((re.compile(pattern, re.DOTALL), words) for pattern, words in (
@@ -117,9 +121,10 @@ _COMPLAINTS = tuple((re.compile(pattern, re.DOTALL), words) for pattern, words i
 ))
 
 
-def arguments_invalid(problem: str) -> MigrationError:
-    """The error for what cannot be understood on the command line."""
-    return MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": PROGRAM})
+def arguments_invalid(problem: str, hint: Phrase | None = None) -> MigrationError:
+    """The error for what cannot be understood on the command line, with a better hint than --help if there is one."""
+    facts = {"problem": problem, "program": PROGRAM}
+    return MigrationError(ErrorCode.ARGUMENTS_INVALID, facts if hint is None else {**facts, "hint": hint})
 
 
 class _Parser(argparse.ArgumentParser):
@@ -138,7 +143,14 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().add_usage(usage, actions, groups, pad(translate("usage:"), len("usage: ")))
 
     def start_section(self, heading: str | None) -> None:
-        super().start_section(translate(heading or ""))
+        super().start_section(translate(f"{heading}:"))
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        for heading in map(translate, _HEADINGS):
+            # argparse puts a colon of its own behind it.
+            text = text.replace(f"{heading}:", heading)
+        return text
 
     def _get_help_string(self, action: argparse.Action) -> str:
         return translate(action.help or "")
@@ -194,10 +206,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("-n", "--dry-run", action="store_true", help="check everything, print the plan, change nothing")
     add("--skip-check", metavar="NAME", action="append", default=[], type=parse_skipped,
         help=Phrase("go on although that check finds something in the way; one of {checks}", {
-            "checks": ", ".join(skippable())}))
+            "checks": joined(skippable())}))
     add("--json", action="store_true", help="the result as JSON on stdout")
     add("--report", metavar="FILE", help="with a move, -n or resume: a page about the run, for any browser, goes into "
-        "this .html file, whatever comes of it")
+        "this file (such as run.html), whatever comes of it")
     add("--progress", choices=["auto", "plain", "json", "none"], default="auto",
         help="how steps and progress are shown on stderr (default: auto, bars on a terminal, plain lines elsewhere)")
     add("-v", "--verbose", action="store_true", help="log on stderr what is sent and received")
@@ -205,8 +217,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--insecure", action="store_true", help="no key: rely on the IP lists alone; agents need --insecure too")
     add("--version", action="version", version=f"vmmigration {VERSION}")
     options = parser.parse_intermixed_args(argv)
-    if options.report is not None and options.words[:1] and options.words[0] in _WITHOUT_RUN:
-        parser.error(f"--report goes with a move or with resume, not with {options.words[0]}")
+    for word in options.words[:1]:
+        if options.report is not None and word in _WITHOUT_RUN:
+            raise arguments_invalid(Phrase(
+                "--report goes with a move or with resume, not with {command}", {"command": word}))
+        if options.dry_run and word in COMMANDS:
+            raise arguments_invalid(Phrase("-n (--dry-run) goes with a move, not with {command}", {"command": word}))
     options.typed = tuple(argv)
     return options
 
@@ -272,7 +288,7 @@ def checking_user(options: argparse.Namespace) -> str:
         raise arguments_invalid(Phrase("check takes one user name at most"))
     user = words[1] if len(words) == 2 else _CHECKING_USER
     if not USER_PATTERN.fullmatch(user):
-        raise arguments_invalid(Phrase("{name!r} is not a user name", {"name": user}))
+        raise arguments_invalid(Phrase("{name!r} is not a user name", {"name": user}), USER_FORM)
     return user
 
 
@@ -291,7 +307,7 @@ def wanted_of(options: argparse.Namespace) -> str:
     if len(words) > 2 or (words[0] == "list" and len(words) > 1):
         raise arguments_invalid(Phrase("list takes no argument, status one job or VM at most"))
     if len(words) == 2 and not DOMAIN_PATTERN.fullmatch(words[1]):
-        raise arguments_invalid(Phrase("{name!r} is neither a job nor a VM", {"name": words[1]}))
+        raise arguments_invalid(Phrase("{name!r} is neither a job nor a VM", {"name": words[1]}), NAME_FORM)
     return words[1] if len(words) == 2 else ""
 
 
@@ -310,10 +326,15 @@ def repair_of(options: argparse.Namespace) -> tuple[str, str, str]:
 def migration_of(options: argparse.Namespace, job_id: str) -> Migration:
     """What the admin asks for. Raises MigrationError."""
     words: list[str] = options.words
+    meant = difflib.get_close_matches(words[0], COMMANDS, n=1, cutoff=_CLOSE) if words else []
+    if meant:
+        raise arguments_invalid(Phrase("There is no command {word!r}", {"word": words[0]}), Phrase(
+            "Perhaps {command} is meant. See `{program} --help`.", {"command": meant[0], "program": PROGRAM}))
     if not 4 <= len(words) <= 6:
+        facts = {"count": str(len(words)), "commands": joined(COMMANDS)}
         raise arguments_invalid(Phrase(
-            "Expected SRC DST USER VM [DISK [CONF]], got 1 argument" if len(words) == 1 else
-            "Expected SRC DST USER VM [DISK [CONF]], got {count} arguments", {"count": str(len(words))}))
+            "Expected SRC DST USER VM [DISK [CONF]] or one of {commands}; got 1 argument" if len(words) == 1 else
+            "Expected SRC DST USER VM [DISK [CONF]] or one of {commands}; got {count} arguments", facts))
     source, destination = address_of(template("Source"), words[0]), address_of(template("Destination"), words[1])
     if source == destination:
         raise MigrationError(ErrorCode.SAME_HOST, {"address": source})

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 _NO_COLUMN = ("Mn", "Me", "Cf")
 # Stops, commas and what closes: no line begins with them.
 _NEVER_FIRST = ("Po", "Pe", "Pf")
+# What opens: no line ends with them.
+_NEVER_LAST = ("Ps", "Pi")
 
 
 def columns(text: str) -> int:
@@ -65,7 +67,8 @@ def _break(head: str, tail: str) -> int:
 
 def _may_break(two: str) -> bool:
     """Whether a line may end between these two signs."""
-    return " " in two or (2 in map(_columns_of, two) and unicodedata.category(two[-1]) not in _NEVER_FIRST)
+    before, after = unicodedata.category(two[0]), unicodedata.category(two[-1])
+    return " " in two or (2 in map(_columns_of, two) and before not in _NEVER_LAST and after not in _NEVER_FIRST)
 
 
 def _split(text: str, width: int) -> tuple[str, str]:

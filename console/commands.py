@@ -7,6 +7,8 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 
 from console.arguments import job_of, repair_of, wanted_of
 from console.jobs import jobs_json, jobs_text, repair_json, repair_text, restored_json, restored_text
@@ -34,61 +36,90 @@ def _print(options: argparse.Namespace, text: str, content: Mapping[str, object]
     write(sys.stdout, (json.dumps(content, indent=2) if options.json else text) + "\n")
 
 
-def _list(options: argparse.Namespace, controller: Controller) -> int:
+Action = Callable[[Controller], int]
+"""What is left to do once the arguments have been understood: with a controller, to an exit code."""
+
+
+def _list(options: argparse.Namespace) -> Action:
     wanted_of(options)
-    return _show_jobs(options, look_at_jobs(controller.conversation))
+    return lambda controller: _show_jobs(options, look_at_jobs(controller.conversation))
 
 
-def _status(options: argparse.Namespace, controller: Controller) -> int:
+def _status(options: argparse.Namespace) -> Action:
     wanted = wanted_of(options)
+    return partial(_status_of, options, wanted) if wanted else partial(_under_way, options)
+
+
+def _under_way(options: argparse.Namespace, controller: Controller) -> int:
+    report = look_at_jobs(controller.conversation)
+    unfinished = tuple(job for job in report.jobs if job.outcome is None)
+    return _show_jobs(options, replace(report, jobs=unfinished), translate("Nothing is under way."))
+
+
+def _status_of(options: argparse.Namespace, wanted: str, controller: Controller) -> int:
     report = look_at_jobs(controller.conversation, wanted)
-    if not wanted:
-        unfinished = tuple(job for job in report.jobs if job.outcome is None)
-        return _show_jobs(options, JobsReport(unfinished, report.errors), translate("Nothing is under way."))
+    if not report.answered:
+        return _show_jobs(options, report)
     job = newest(report, wanted)
     if job is None:
         show_errors(report.errors, sys.stderr)
-        raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": Phrase("Any agent"), "job": wanted})
+        raise MigrationError(ErrorCode.JOB_UNKNOWN, {"job": wanted, "problem": Phrase(
+            "No agent that answers knows of a job {wanted} or of a job for a VM {wanted}", {"wanted": wanted})})
     if not options.json:
         # Ctrl-C ends the looking; the job is somebody else's.
         with contextlib.suppress(KeyboardInterrupt):
             job = follow(controller.conversation, job)
-    return _show_jobs(options, JobsReport((job,), report.errors))
+    return _show_jobs(options, replace(report, jobs=(job,)))
 
 
 def _show_jobs(options: argparse.Namespace, report: JobsReport, nothing: str = "") -> int:
     show_errors(report.errors, sys.stderr)
-    if not report.jobs and report.errors:
+    if not report.answered:
+        nothing = translate("No agent answers.")
+    elif report.errors:
         nothing = translate("The agents that answer know of nothing.")
     _print(options, nothing if nothing and not report.jobs else jobs_text(report), jobs_json(report))
     return int(ExitCode.NO_CONTACT if report.errors and not report.jobs else ExitCode.MOVED)
 
 
-def _resume(options: argparse.Namespace, controller: Controller) -> int:
-    return show_run(options, controller.resume(job_of(options)))
+def _resume(options: argparse.Namespace) -> Action:
+    job = job_of(options)
+    return lambda controller: show_run(options, controller.resume(job))
 
 
-def _cancel(options: argparse.Namespace, controller: Controller) -> int:
-    report = controller.cancel(job_of(options))
+def _cancel(options: argparse.Namespace) -> Action:
+    return partial(_cancel_job, options, job_of(options))
+
+
+def _cancel_job(options: argparse.Namespace, job: str, controller: Controller) -> int:
+    report = controller.cancel(job)
     show_run(options, report)
     return int(ExitCode.MOVED if report.outcome is Outcome.ROLLED_BACK else report.exit_code)
 
 
-def _restore_source(options: argparse.Namespace, controller: Controller) -> int:
-    restored = restore_source(
-        controller.conversation, job_of(options), without_destination=options.without_destination)
+def _restore_source(options: argparse.Namespace) -> Action:
+    return partial(_restore_copy, options, job_of(options))
+
+
+def _restore_copy(options: argparse.Namespace, job: str, controller: Controller) -> int:
+    restored = restore_source(controller.conversation, job, without_destination=options.without_destination)
     show_errors(restored.warnings, sys.stderr)
     _print(options, restored_text(restored), restored_json(restored))
     return int(ExitCode.MOVED)
 
 
-def _repair(options: argparse.Namespace, controller: Controller) -> int:
-    report = repair(controller.conversation, controller.resume, *repair_of(options))
+def _repair(options: argparse.Namespace) -> Action:
+    return partial(_repair_vm, options, repair_of(options))
+
+
+def _repair_vm(options: argparse.Namespace, wanted: tuple[str, str, str], controller: Controller) -> int:
+    report = repair(controller.conversation, controller.resume, *wanted)
     show_errors([*report.errors, *(error for run in report.runs for error in run.errors)], sys.stderr)
     _print(options, repair_text(report), repair_json(report))
     return int(report.exit_code)
 
 
-JOB_COMMANDS: Mapping[str, Callable[[argparse.Namespace, Controller], int]] = {
+JOB_COMMANDS: Mapping[str, Callable[[argparse.Namespace], Action]] = {
     "list": _list, "status": _status, "resume": _resume, "cancel": _cancel, "repair": _repair,
     "restore-source": _restore_source}
+"""Each command. Raises MigrationError for arguments that it does not understand, before it needs a controller."""

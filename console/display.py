@@ -247,11 +247,13 @@ class Display:
         words = translate("Leaving: the job goes on. Ctrl-C once more within {seconds} s cancels it.")
         self._say("leaving", words.format(seconds=f"{seconds:.0f}"))
 
-    def cancelling(self, *, possible: bool) -> None:
-        """Say that Ctrl-C was understood."""
+    def cancelling(self, *, possible: bool, pressed: bool = True) -> None:
+        """Say that Ctrl-C, or `cancel`, was understood."""
         if possible:
             self._say("cancelling", translate(
-                "Cancelling: the VM stays where it is. A second Ctrl-C leaves at once, with the state unknown."))
+                "Cancelling: the VM stays where it is. A second Ctrl-C leaves at once, with the state unknown."
+                if pressed else
+                "Cancelling: the VM stays where it is. Ctrl-C leaves at once, with the state unknown."))
         else:
             self._say("too-late-to-cancel", translate(
                 "Too late to cancel: this clears up. A second Ctrl-C leaves at once, with the state unknown."))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
-from console.language import readable, translate
+from console.language import listed, readable, translate
 from constant import Command
 from wire.records import DiskProgress, Progress
 
@@ -134,7 +134,7 @@ def disk_percent(disk: DiskProgress) -> int:
 
 def disks_text(running: Running, disks: Sequence[DiskProgress]) -> str:
     """Each disk with percent and rate, such as `vda 45 % 120 MiB/s`."""
-    return ", ".join(
+    return listed(
         f"{disk.target} {disk_percent(disk)} %" + (f" {size(rate)}/s" if (rate := running.disk_rate(disk)) else "")
         for disk in disks)
 
@@ -166,4 +166,4 @@ def progress_text(running: Running) -> str:
         parts.append(translate("nothing is moving"))
     if len(progress.disks) > 1:
         parts.append(disks_text(running, progress.disks))
-    return ", ".join(parts)
+    return listed(parts)

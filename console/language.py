@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from console.program import with_program_name
-from wire.phrase import Phrase, Text
+from wire.phrase import COMMA, Phrase, Text, joined
 
 _DOMAIN = "vmmigration"
 # Beside the packages, in a checkout as in an installed package.
@@ -84,6 +84,11 @@ def _can_show(stream: TextIO, text: str) -> bool:
 def readable(text: Text) -> str:
     """What a host has told: a Phrase in the reader's language; anything else stays as it is."""
     return translate(text) if isinstance(text, Phrase) else text
+
+
+def listed(parts: Iterable[Text], separator: str = COMMA) -> str:
+    """Several texts as one, with the separator of the reader's language between them."""
+    return readable(joined(parts, separator))
 
 
 def translate(text: str) -> str:

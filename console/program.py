@@ -7,6 +7,7 @@ import sys
 
 NAME = "vmmigration"
 SCRIPT = f"{NAME}.py"
+_AGENT = f"{NAME}-agent"
 _INSTALLED = (NAME, f"{NAME}.exe")
 
 
@@ -19,5 +20,5 @@ PROGRAM = program_name(sys.argv[0] if sys.argv else "")
 
 
 def with_program_name(text: str, program: str = PROGRAM) -> str:
-    """A sentence that tells what to type, with the name by which the command was called."""
-    return text if program == SCRIPT else text.replace(SCRIPT, program)
+    """A sentence that tells what to type, with the name by which the command was called, and the agent's likewise."""
+    return text if program == SCRIPT else text.replace(SCRIPT, program).replace(f"{_AGENT}.py", _AGENT)

@@ -110,10 +110,10 @@ class Observers:
         for observer in self._observers:
             observer.leaving(seconds)
 
-    def cancelling(self, *, possible: bool) -> None:
+    def cancelling(self, *, possible: bool, pressed: bool = True) -> None:
         """Passed on."""
         for observer in self._observers:
-            observer.cancelling(possible=possible)
+            observer.cancelling(possible=possible, pressed=pressed)
 
 
 @dataclass
@@ -180,8 +180,10 @@ class Recorder:
         """A first Ctrl-C."""
         self._presses.append(Press(self._now(), Wish.LEAVE))
 
-    def cancelling(self, *, possible: bool) -> None:
+    def cancelling(self, *, possible: bool, pressed: bool = True) -> None:
         """A second one: then the first was not what was wanted."""
+        if not pressed:
+            return
         if self._presses and self._presses[-1].wish is Wish.LEAVE:
             self._presses.pop()
         self._presses.append(Press(self._now(), Wish.CANCEL if possible else Wish.CANCEL_TOO_LATE))

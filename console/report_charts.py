@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from console.figures import size
-from console.language import translate
+from console.language import listed, translate
 from console.markup import NOTHING, Attributes, Markup, element, joined
 from console.recorder import Press, Span
 from console.report_rates import Band, Kind, Series, band, edges_of, fewer
+from wire.phrase import COLON
 
 # How finely the rates are drawn: a bucket is 4 to 5 pixels wide on a usual screen, and as many can be pointed at.
 _BUCKETS = 160
@@ -287,9 +288,10 @@ def _pointed(chart: RateChart) -> Iterator[Markup]:
     """What a pointer is told over each bucket."""
     every = [*chart.bands, *([chart.dirty] if chart.dirty is not None else [])]
     for place, (began, ended) in enumerate(zip(chart.edges, chart.edges[1:])):
-        told = [f"{name_of(each.series)}: {size(each.rates[place])}/s" for each in every if each.rates[place] > 0]
+        told = [listed((name_of(each.series), f"{size(each.rates[place])}/s"), COLON)
+                for each in every if each.rates[place] > 0]
         if told:
-            words = f"{stretch(began, ended)}: {', '.join(told)}"
+            words = listed((stretch(began, ended), listed(told)), COLON)
             yield element("rect", {
                 "class": "pointed", "x": chart.axis.place(began), "y": 0, "height": _PLOT,
                 "width": f"{chart.axis.percent(ended) - chart.axis.percent(began):.3f}%"}, element("title", {}, words))

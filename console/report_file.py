@@ -27,6 +27,7 @@ from control.conversation import Contact
 from control.report import RunReport
 from controller import Controller
 from wire.errors import ErrorCode, MigrationError
+from wire.phrase import Phrase
 
 if TYPE_CHECKING:
     from console.report_page import RunPage
@@ -73,21 +74,26 @@ class ReportFile:
         """The error for that."""
         return MigrationError(ErrorCode.FILE_NOT_WRITTEN, {"path": self.path, "reason": reason})
 
+    def _unfit(self, reason: Phrase) -> MigrationError:
+        """The error for a name under which no page can be."""
+        return MigrationError(ErrorCode.FILE_NOT_WRITTEN, {
+            "path": self.path, "reason": reason, "hint": Phrase("Give another file name.")})
+
     def _refuse_what_is_there(self) -> None:
         """Raises MigrationError for anything but a page of ours, OSError where it cannot be looked at."""
         if self.path in ("", "-") or self.path.endswith(("/", os.sep)):
-            raise self.not_written("it names no file")
+            raise self._unfit(Phrase("it names no file"))
         try:
             mode = self._target.stat().st_mode
         except FileNotFoundError:
             return
         if stat.S_ISDIR(mode):
-            raise self.not_written("it is a directory")
+            raise self._unfit(Phrase("it is a directory"))
         if not stat.S_ISREG(mode):
-            raise self.not_written("it is no ordinary file")
+            raise self._unfit(Phrase("it is no ordinary file"))
         with open(self._target, "rb") as file:
             if _MARK not in file.read(_MARKED_WITHIN):
-                raise self.not_written("it is there already, and no report of this program")
+                raise self._unfit(Phrase("it is there already, and no report of this program"))
 
     def _write_beside(self, text: str) -> Path:
         """A new file next to it that only its owner can read; gone again if it could not be written."""

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Optional
 
 from console.figures import size
-from console.language import translate
+from console.language import listed, translate
 from console.markup import NOTHING, Markup, element, joined
 from console.program import NAME
 from console.recorder import Press, Recording, Span, Wish, in_step
@@ -44,6 +44,7 @@ from control.report import RunReport
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts, HostFacts
 from wire.findings import CHECKS, Finding
+from wire.phrase import COLON, SEMICOLON
 
 # Nothing is fetched, sent or run; the styles are the page's own, the icon is in it.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -181,7 +182,7 @@ def _real_figures(run: RunPage) -> Iterator[tuple[str, str, str]]:
         return
     amounts = ((translate("files"), report.sent), (translate("disk"), moved.disk_bytes),
                (translate("memory"), moved.memory_bytes))
-    yield translate("moved"), size(sum(amount for _what, amount in amounts)), ", ".join(
+    yield translate("data moved"), size(sum(amount for _what, amount in amounts)), listed(
         f"{what} {size(amount)}" for what, amount in amounts if amount)
     if report.state is not DomainState.SHUT_OFF:
         limit = translate("{limit} ms were allowed in the end").format(limit=moved.downtime_limit)
@@ -231,13 +232,13 @@ def _error(error: MigrationError) -> Markup:
 def _finding(finding: Finding) -> Markup:
     kind = translate("Skipped") if finding.skipped else translate("Obstacle") if (
         finding.severity is Severity.STOPS) else translate("Warning")
-    hint = translate(finding.hint)
+    remedies = [translate(finding.hint)]
     if finding.severity is Severity.STOPS and CHECKS[finding.check].skippable:
-        skip = translate("To go on all the same: {option}").format(option=f"`--skip-check {finding.check.value}`")
-        hint = f"{hint} {skip}"
+        remedies.append(
+            translate("To go on all the same: {option}").format(option=f"`--skip-check {finding.check.value}`"))
     look = "bad" if finding.severity is Severity.STOPS else "warn"
     names = (finding.check.value, *([finding.code.value] if finding.code is not None else []))
-    return _notice(look, kind, names, translate(finding.message), hint)
+    return _notice(look, kind, names, translate(finding.message), " ".join(remedies))
 
 
 def _notice(state: str, kind: str, names: Iterable[str], message: str, hint: str) -> Markup:
@@ -275,7 +276,7 @@ def _hosts_key(run: RunPage) -> Markup:
         element("span", {}, element(
             "svg", {"width": 22, "height": 12, "aria-hidden": "true"},
             element("rect", {"class": f"bar {where}", "width": 22, "height": 12, "rx": 3})),
-            f"{role}: {_named(run, address)}")
+            listed((role, _named(run, address)), COLON))
         for where, role, address in (
             ("source", translate("source"), migration.source),
             ("destination", translate("destination"), migration.destination))))
@@ -327,9 +328,9 @@ def _rates(chart: RateChart, series: tuple[Series, ...], report: RunReport) -> M
             "link, measured beforehand"), element("br", {}), element("span", {"class": "quiet"}, rate_text(
                 plan.link_rate) + limited))))
     title = translate("What crossed the link, over time")
-    description = "; ".join(
-        f"{name_of(each)}: {_of_series(each)}" for each in (
-            *(each.series for each in chart.bands), *([dirty] if dirty is not None else [])))
+    description = listed((
+        listed((name_of(each), _of_series(each)), COLON) for each in (
+            *(each.series for each in chart.bands), *([dirty] if dirty is not None else []))), SEMICOLON)
     return element(
         "figure", {"class": "chart"},
         element("figcaption", {}, element("ul", {"class": "legend"}, *entries)), draw_rates(
@@ -357,7 +358,7 @@ def _came(run: RunPage) -> Markup:
         average=_average(run), peak=together(crossing, "").peak if crossing else None,
         dirty_peak=next((each.peak for each in series if each.kind is Kind.DIRTY), None))
     roles = {report.migration.source: translate("source"), report.migration.destination: translate("destination")}
-    names = {address: f"{role}, {run.hosts[address].hostname if address in run.hosts else address}"
+    names = {address: listed((role, run.hosts[address].hostname if address in run.hosts else address))
              for address, role in roles.items()}
     parts = [*([plan_table(report, report.plan, came)] if report.plan is not None else []),
              *([step_table(report, names)] if report.steps or report.plan is not None else [])]

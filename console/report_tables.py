@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from console.figures import duration, size
-from console.language import readable, translate
+from console.language import listed, readable, translate
 from console.markup import NOTHING, Markup, element, joined
 from console.report_charts import stretch
 from console.report_rates import Pass
@@ -142,7 +142,7 @@ def _rates(came: Came) -> str:
     parts = [
         words.format(rate=rate_text(rate)) for words, rate in (
             (translate("{rate} on average"), came.average), (translate("{rate} at most"), came.peak)) if rate]
-    return ", ".join(parts)
+    return listed(parts)
 
 
 def step_table(report: RunReport, names: Mapping[str, str]) -> Markup:
@@ -203,7 +203,7 @@ def facts_list(facts: DomainFacts, migration: Migration) -> Markup:
         (translate("memory"), translate("{all}, of which {resident} were in use").format(
             all=size(facts.memory), resident=in_use) if facts.resident else size(facts.memory)),
         (translate("virtual CPUs"), str(facts.vcpus)),
-        (translate("machine"), f"{facts.machine}, {facts.architecture}, {facts.virtualization}"),
+        (translate("machine"), listed((facts.machine, facts.architecture, facts.virtualization))),
         (translate("firmware"), code(facts.firmware) if facts.firmware else "BIOS"),
         (translate("NVRAM"), _placed(facts.nvram.path, placement) if facts.nvram is not None else translate("none")),
         (translate("TPM"), translate("yes") if facts.has_tpm else translate("none")),
@@ -223,9 +223,16 @@ def named(entries: Iterable[tuple[str, str]]) -> Markup:
 
 def _interfaces(facts: DomainFacts, migration: Migration) -> Iterator[str]:
     for each in facts.interfaces:
-        there = next((f" → {mapped.there.kind} {mapped.there.name}" for mapped in migration.network_maps
+        there = next((f" → {_connected(mapped.there.kind)} {mapped.there.name}" for mapped in migration.network_maps
                       if (mapped.here.kind, mapped.here.name) == (each.kind, each.source)), "")
-        yield f"{each.kind} {each.source}{there} ({each.mac or translate('no MAC address')})"
+        yield f"{_connected(each.kind)} {each.source}{there} ({each.mac or translate('no MAC address')})"
+
+
+def _connected(kind: str) -> str:
+    """What an interface of that kind is connected to; libvirt has more kinds than can be moved."""
+    kinds: Mapping[str, str] = {
+        "bridge": translate("bridge"), "network": translate("libvirt network"), "direct": translate("network device")}
+    return kinds.get(kind, kind)
 
 
 def disk_table(facts: DomainFacts, migration: Migration) -> Markup:
@@ -235,7 +242,7 @@ def disk_table(facts: DomainFacts, migration: Migration) -> Markup:
     for disk in facts.disks:
         kind = f"{disk.format.value} {disk.compat}".strip()
         how = translate("sent as a file") if disk.sent else translate("mirrored by QEMU")
-        rows.append((code(disk.target), f"{kind}, {how}", size(disk.virtual_size), size(disk.allocated),
+        rows.append((code(disk.target), listed((kind, how)), size(disk.virtual_size), size(disk.allocated),
                      lines(_placed(path, placement) for path in (
                          disk.path, *(layer.path for layer in disk.layers)))))
     known = {disk.path for disk in facts.disks} | {layer.path for disk in facts.disks for layer in disk.layers}

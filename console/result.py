@@ -108,4 +108,6 @@ def error_json(error: MigrationError) -> dict[str, object]:
 def show_errors(errors: Sequence[MigrationError], stream: TextIO) -> None:
     """Each error and its remedy."""
     for error in errors:
-        write(stream, f"{PROGRAM}: {printable(translate(error.message))}\n  {printable(translate(error.hint))}\n")
+        # What is not the console's own words may name the command as well.
+        hint = with_program_name(translate(error.hint))
+        write(stream, f"{PROGRAM}: {printable(translate(error.message))}\n  {printable(hint)}\n")

@@ -101,8 +101,11 @@ class Observer(Protocol):
     def leaving(self, seconds: float) -> None:
         """The admin pressed Ctrl-C; once more within so many seconds cancels, otherwise the job is left to itself."""
 
-    def cancelling(self, *, possible: bool) -> None:
-        """The admin asked to stop; the running step is being ended, unless it is too late for that."""
+    def cancelling(self, *, possible: bool, pressed: bool = True) -> None:
+        """The admin asked to stop; the running step is being ended, unless it is too late for that.
+
+        `pressed` says whether that was asked by Ctrl-C.
+        """
 
 
 class Nobody:
@@ -120,7 +123,7 @@ class Nobody:
     def leaving(self, seconds: float) -> None:
         """Not shown."""
 
-    def cancelling(self, *, possible: bool) -> None:
+    def cancelling(self, *, possible: bool, pressed: bool = True) -> None:
         """Not shown."""
 
 

@@ -10,7 +10,7 @@ from typing import Optional
 from constant import Command, Outcome
 from control.conversation import Conversation, SilenceError, reason_of
 from control.fleet import addresses_of
-from wire.errors import ErrorCode, MigrationError
+from wire.errors import ErrorCode, MigrationError, first_of
 from wire.history import JobArguments, JobDetails, JobList, JobsArguments, JobSummary, StepState
 from wire.message import RESULTS
 from wire.phrase import Phrase, joined
@@ -57,6 +57,8 @@ class JobsReport:
 
     jobs: tuple[JobLook, ...]
     errors: tuple[MigrationError, ...] = ()
+    answered: bool = True
+    """Whether any agent has told of its own."""
 
 
 def look_at_jobs(talk: Conversation, wanted: str = "") -> JobsReport:
@@ -71,28 +73,39 @@ def _look_at_jobs(talk: Conversation, wanted: str) -> JobsReport:
     # A network of the list need not have an agent at each of its addresses.
     errors = [error for error in greeted
               if error.facts.get("host") in named or error.code is not ErrorCode.AGENT_SILENT]
+    if not talk.contacts and not errors:
+        # Where there is none at all, one of them says what to look at.
+        errors = greeted[:1]
     accounts: dict[str, dict[str, JobSummary]] = {}
+    answered = False
     for host in addresses:
         if host not in talk.contacts:
             continue
         try:
             for summary in _jobs_of(talk, host, wanted):
                 accounts.setdefault(summary.job_id, {})[host] = summary
+            answered = True
         except (MigrationError, SilenceError) as error:
             errors.append(reason_of(error))
     jobs = sorted((JobLook(each) for each in accounts.values()), key=lambda job: job.told.since, reverse=True)
-    return JobsReport(tuple(jobs), tuple(errors))
+    return JobsReport(tuple(jobs), tuple(errors), answered)
 
 
 def find_job(talk: Conversation, job_id: str) -> tuple[JobLook, JobsReport]:
-    """The job of that id. Raises MigrationError: what kept an agent from telling of it, or else JOB_UNKNOWN."""
+    """The job of that id. Raises MigrationError: what kept agents from telling of it, or else JOB_UNKNOWN."""
     report = look_at_jobs(talk, job_id)
     look = next((job for job in report.jobs if job.told.job_id == job_id), None)
     if look is not None:
         return look, report
-    for error in report.errors:
-        raise error
-    raise MigrationError(ErrorCode.JOB_UNKNOWN, {"host": Phrase("Any agent"), "job": job_id})
+    if report.errors:
+        raise first_of(report.errors)
+    raise job_unknown(job_id)
+
+
+def job_unknown(job_id: str) -> MigrationError:
+    """The error of a job that none of the agents tells of."""
+    return MigrationError(ErrorCode.JOB_UNKNOWN, {
+        "job": job_id, "problem": Phrase("No agent knows of a job {job}", {"job": job_id})})
 
 
 def job_runs(look: JobLook) -> MigrationError:

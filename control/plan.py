@@ -11,7 +11,7 @@ from typing import Optional
 
 from constant import DOWNTIME_CAP, Command, DomainState, OnTimeout, Transport, Verdict
 from wire.facts import DomainFacts
-from wire.phrase import Phrase
+from wire.phrase import Phrase, joined
 from wire.placement import Placement, is_device
 from wire.records import Convergence, LinkReport, Migration, libvirt_conf_path
 
@@ -147,7 +147,8 @@ def _steps(migration: Migration, facts: DomainFacts, memory_bytes: int) -> list[
     conf = migration.conf_path()
     own = conf == libvirt_conf_path(migration.name_there)
     receiving = [
-        PlannedStep(Command.COPY_DISK_FILE, destination, (Phrase("receive and verify them"),))] if facts.files else []
+        PlannedStep(Command.COPY_DISK_FILE, destination, (
+            Phrase("receive and verify the files that {source} sends", {"source": source}),))] if facts.files else []
     return [
         PlannedStep(Command.PREPARE_DESTINATION, destination, (
             *words.made(), *([Phrase("make a directory for the tunnel's sockets")] if sockets else []))),
@@ -224,4 +225,4 @@ class _Words:
     def kept(self) -> Phrase:
         """Of FINISH on the source."""
         return Phrase("see that it does not run; keep it shut off, with {paths}", {
-            "paths": ", ".join(disk.path for disk in self.facts.disks)})
+            "paths": joined(disk.path for disk in self.facts.disks)})

@@ -8,7 +8,7 @@ from typing import Optional
 from constant import Command, DomainState, Pause
 from control.conversation import Conversation, SilenceError, reason_of
 from wire.errors import MigrationError
-from wire.phrase import Phrase, joined
+from wire.phrase import Phrase
 from wire.situation import DomainArguments, DomainView, Situation, situation
 
 
@@ -47,11 +47,11 @@ def locate(talk: Conversation, host: str, domain: str) -> DomainView:
 
 def describe(view: DomainView) -> str:
     """A view in a few words."""
-    words = [Phrase(view.state.value)]
+    words = Phrase(view.state.value)
     if view.state is DomainState.PAUSED and view.pause is not Pause.NONE:
-        words = [Phrase("paused by {pause}", {"pause": Phrase(view.pause.value)})]
+        words = Phrase("paused by {pause}", {"pause": Phrase(view.pause.value)})
     if view.busy:
-        words.append(Phrase("with a job"))
+        words = Phrase("{state} with a job", {"state": words})
     if view.migrated:
-        words.append(Phrase("(migrated away)"))
-    return joined(words, " ")
+        words = Phrase("{state} (migrated away)", {"state": words})
+    return words

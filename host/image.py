@@ -14,7 +14,7 @@ from host.file_identity import FileIdentity, remove_if_same
 from host.process import run_tool
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, LayerFacts
-from wire.phrase import Phrase, template
+from wire.phrase import Phrase, joined, template
 from wire.placement import here_relative
 
 _TABLE_CLUSTERS = 16
@@ -267,7 +267,7 @@ def _signature(path: str, host: str) -> str | None:
         return error.facts.get("reason", Phrase("it cannot be looked at"))
     if found:
         return Phrase("it holds {content}; `wipefs --all {path}` there says that this may go", {
-            "content": ", ".join(dict.fromkeys(found)), "path": path})
+            "content": joined(dict.fromkeys(found)), "path": path})
     with open(path, "rb") as device:
         blank = not device.read(1024 * 1024).strip(b"\0")
     if blank:

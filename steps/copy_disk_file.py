@@ -55,7 +55,7 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
     migration, facts = arguments.migration, arguments.known_facts()
     files = files_to_send(migration.placement(facts), facts)
     if not files:
-        names = ", ".join(disk.path.rpartition("/")[2] for disk in facts.mirrored)
+        names = joined(disk.path.rpartition("/")[2] for disk in facts.mirrored)
         return StepReport(summary=Phrase(
             "nothing to send beforehand, {names} crosses in the live migration", {"names": names}))
     if context.host == migration.destination:
@@ -135,7 +135,7 @@ def _refuse_strange(context: StepContext, migration: Migration, files: Sequence[
     strange = [file.path for file in files if file.path not in own]
     if strange:
         problem = Phrase("{paths} does not belong to VM {domain}", {
-            "paths": ", ".join(strange), "domain": migration.domain})
+            "paths": joined(strange), "domain": migration.domain})
         raise MigrationError(ErrorCode.MESSAGE_INVALID, {"host": context.host, "problem": problem})
 
 
@@ -174,11 +174,11 @@ def summarise(sent: Sequence[Sent], files: Sequence[FileFacts]) -> str:
     went = [(file, each) for file, each in zip(files, sent) if not each.kept]
     if went:
         amount = sum(each.data for _file, each in went) / _MIB
-        names = ", ".join(file.path.rpartition("/")[2] for file, _each in went)
+        names = joined(file.path.rpartition("/")[2] for file, _each in went)
         parts.append(Phrase("sent {names}: {size} MiB of data", {"names": names, "size": f"{amount:.0f}"}))
     kept = [file.path.rpartition("/")[2] for file, each in zip(files, sent) if each.kept]
     if kept:
-        parts.append(Phrase("there already: {names}", {"names": ", ".join(kept)}))
+        parts.append(Phrase("there already: {names}", {"names": joined(kept)}))
     return joined(parts, SEMICOLON)
 
 
@@ -276,11 +276,19 @@ class _Receiving:
         return count
 
 
-def _received(receiver: Receiver, paths: Sequence[str], renamed: int) -> Phrase:
-    facts = {"count": str(len(receiver.received())), "all": str(len(paths)), "renamed": str(renamed)}
-    return Phrase(
-        "{count} of {all} files received and verified, {renamed} told the new name of the layer below" if renamed else
-        "{count} of {all} files received and verified", facts)
+def _received(receiver: Receiver, paths: Sequence[str], renamed: int) -> str:
+    count, every = len(receiver.received()), len(paths)
+    facts = {"count": str(count), "all": str(every), "kept": str(every - count), "renamed": str(renamed)}
+    if not count:
+        return Phrase(
+            "nothing to receive, the file is there already" if every == 1 else
+            "nothing to receive, {all} files are there already", facts)
+    parts = [Phrase("{count} of {all} files received and verified", facts)]
+    if renamed:
+        parts.append(Phrase("{renamed} told the new name of the layer below", facts))
+    if every > count:
+        parts.append(Phrase("there already: {kept}", facts))
+    return joined(parts)
 
 
 def _links(disk: DiskFacts) -> Iterator[tuple[str, str, str, ImageFormat]]:

@@ -12,7 +12,7 @@ from host.stale_copy import take_note_off
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
-from wire.phrase import Phrase
+from wire.phrase import Phrase, joined
 from wire.records import Migration, StepArguments, StepReport
 
 
@@ -43,7 +43,7 @@ def _problems(hypervisor: Hypervisor, migration: Migration, facts: DomainFacts) 
         missing = [path for disk in facts.mirrored if (path := placement.path(disk.path)) not in named]
         if missing:
             yield Phrase("the active XML of VM {domain} does not name {paths}", {
-                "domain": domain, "paths": ", ".join(missing)})
+                "domain": domain, "paths": joined(missing)})
     if facts.persistent:
         # It may lack a disk that the running one has, or have one more; all that it names has to be here.
         lasting = describe(hypervisor.document(domain, inactive=True))
@@ -51,4 +51,4 @@ def _problems(hypervisor: Hypervisor, migration: Migration, facts: DomainFacts) 
         strange = [disk.path for disk in lasting.disks if disk.path is not None and disk.path not in here]
         if strange:
             yield Phrase("the inactive XML of VM {domain} names {paths}, which was not moved", {
-                "domain": domain, "paths": ", ".join(strange)})
+                "domain": domain, "paths": joined(strange)})

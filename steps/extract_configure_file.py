@@ -38,11 +38,20 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
             os.fsync(file.fileno())
     except FileExistsError as error:
         if not _holds(path, document):
-            raise MigrationError(ErrorCode.PATH_TAKEN, {"path": path, "host": context.host}) from error
+            facts = {"path": path, "host": context.host, "hint": _by_hand(context.host, domain)}
+            raise MigrationError(ErrorCode.PATH_TAKEN, facts) from error
     except OSError as error:
-        facts = {"path": os.path.dirname(path), "host": context.host, "reason": error.strerror or str(error)}
+        facts = {"path": os.path.dirname(path), "host": context.host, "reason": error.strerror or str(error),
+                 "hint": _by_hand(context.host, domain)}
         raise MigrationError(ErrorCode.DIRECTORY_MISSING, facts) from error
     return StepReport(summary=path)
+
+
+def _by_hand(host: str, domain: str) -> Phrase:
+    """What is left to do where the file could not be written: the VM has moved, and nothing else is missing."""
+    return Phrase(
+        "Write it by hand on {host}: `virsh dumpxml --inactive --security-info {domain} > FILE`.",
+        {"host": host, "domain": domain})
 
 
 def _holds(path: str, document: str) -> bool:

@@ -78,7 +78,7 @@ def _leave_copy(context: StepContext, hypervisor: Hypervisor, arguments: StepArg
             "host": context.host, "problem": joined(problems, SEMICOLON), "domain": domain})
     if copy.shared:
         said = joined((said, Phrase("{paths} left alone, another VM names it as well", {
-            "paths": ", ".join(copy.shared)})), SEMICOLON)
+            "paths": joined(copy.shared)})), SEMICOLON)
     return said
 
 

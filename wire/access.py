@@ -29,12 +29,24 @@ def config_directory(given: str | None, script: str) -> Path:
     return system if system.is_dir() or folder.name in _INSTALLED else folder
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, what: str = "") -> str:
+    """The text of a list of `what`, a template, or of a file of keys. Raises MigrationError FILE_UNREADABLE."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror or str(error) if isinstance(error, OSError) else Phrase("it is not UTF-8 text")
-        raise MigrationError(ErrorCode.FILE_UNREADABLE, {"path": str(path), "reason": reason}) from error
+        raise _unreadable(path, error, what) from error
+
+
+def _unreadable(path: Path, error: OSError | UnicodeDecodeError, what: str = "") -> MigrationError:
+    reason = error.strerror or str(error) if isinstance(error, OSError) else Phrase("it is not UTF-8 text")
+    facts = {"path": str(path), "reason": reason}
+    if isinstance(error, PermissionError):
+        facts["hint"] = Phrase("Repeat the command as root or as the owner of that file.")
+    elif what:
+        facts["hint"] = Phrase(
+            "Create it, with one address a line: that of each {what}." if isinstance(error, FileNotFoundError) else
+            "It has one address a line: that of each {what}.", {"what": Phrase(what)})
+    return MigrationError(ErrorCode.FILE_UNREADABLE, facts)
 
 
 def _entries(text: str) -> list[tuple[int, str]]:
@@ -65,7 +77,7 @@ class AddressList:
         Raises MigrationError FILE_UNREADABLE, LIST_LINE_INVALID (with the line's number) or LIST_EMPTY.
         """
         networks = []
-        for number, entry in _entries(_read(path)):
+        for number, entry in _entries(_read(path, what)):
             try:
                 networks.append(_unmapped(ipaddress.ip_network(entry)))
             except ValueError as error:
@@ -108,8 +120,7 @@ def load_keys(path: Path) -> tuple[Key, ...]:
     except FileNotFoundError as error:
         raise MigrationError(ErrorCode.KEY_MISSING, {"path": str(path)}) from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise MigrationError(ErrorCode.FILE_UNREADABLE, {"path": str(path), "reason": reason}) from error
+        raise _unreadable(path, error) from error
     # Windows has no such bits: there the directory's own access list protects the file.
     if os.name == "posix" and mode & 0o077:
         raise MigrationError(ErrorCode.FILE_NOT_PRIVATE, {"path": str(path)})
@@ -184,4 +195,12 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _not_written(path: Path, error: OSError) -> MigrationError:
-    return MigrationError(ErrorCode.FILE_NOT_WRITTEN, {"path": str(path), "reason": error.strerror or str(error)})
+    """The error of a file of keys, which need not be where they are by default."""
+    hint = Phrase("Make room there, or choose another directory with `--config-dir`.")
+    if isinstance(error, PermissionError):
+        hint = Phrase("Repeat the command as root, or choose another directory with `--config-dir`.")
+    elif isinstance(error, FileNotFoundError):
+        hint = Phrase("Make the directory first: `install -d -m 755 {directory}`; `--config-dir` chooses another.", {
+            "directory": str(path.parent)})
+    return MigrationError(ErrorCode.FILE_NOT_WRITTEN, {
+        "path": str(path), "reason": error.strerror or str(error), "hint": hint})

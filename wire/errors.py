@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -182,10 +182,10 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.AGENT_NOT_LISTED: ErrorText(
         _INPUT, "{address} is not in {path}.", "Add the line `{address}` to that file if it is one of your nodes."),
     ErrorCode.FILE_UNREADABLE: ErrorText(
-        _INPUT, "{path} cannot be read: {reason}.", "Create it or mend its permissions; README.md says what it holds."),
+        _INPUT, "{path} cannot be read: {reason}.", "Mend what is said of it, then repeat the command."),
     ErrorCode.FILE_NOT_WRITTEN: ErrorText(
         _INPUT, "{path} cannot be written: {reason}.",
-        "Make room or the directory there, or mend its permissions; for keys `--config-dir` chooses another."),
+        "Make room or the directory there, or mend its permissions."),
     ErrorCode.FILE_NOT_PRIVATE: ErrorText(
         _INPUT, "{path} holds a key and others on this host can read it.", "Run `chmod 600 {path}`."),
     ErrorCode.LIST_LINE_INVALID: ErrorText(
@@ -279,7 +279,7 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _REFUSED, "{host} cannot write {path}, so it did not begin {command}: {reason}.",
         "Make room on that file system of {host} or mend it, then run the command again."),
     ErrorCode.JOB_UNKNOWN: ErrorText(
-        _REFUSED, "{host} knows of no job {job}.", "See `vmmigration.py list`; a job is known for 30 days."),
+        _REFUSED, "{problem}.", "See `vmmigration.py list`; a job is known for 30 days."),
     ErrorCode.AGENT_STOPPING: ErrorText(
         _REFUSED, "The agent on {host} is being stopped.", "Start it again, then repeat the command."),
     ErrorCode.AGENT_BUSY: ErrorText(
@@ -532,7 +532,7 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _FAILED, "The agent on {host} was ended while VM {domain} was being moved, and the migration ended without it.",
         "See its log on {host} for why it was ended, then repeat the command."),
     ErrorCode.MIGRATION_CANCELLED: ErrorText(
-        _FAILED, "The migration of VM {domain} was cancelled: {reason}.", "Repeat the command when you want it moved."),
+        _FAILED, "The migration of VM {domain} was cancelled: {reason}.", "Start the move again when you want it."),
     ErrorCode.POST_COPY_FAILED: ErrorText(
         ErrorKind.UNKNOWN, "The post-copy migration of VM {domain} from {host} broke off: {reason}. Each host had a "
         "part of its memory, so neither can run it alone.",
@@ -603,13 +603,15 @@ class MigrationError(Exception):
     """An error that the admin can do something about: a code, and the facts of the case.
 
     Both cross the wire as they are. The words come from ERRORS, on the host where somebody reads them. A fact that is
-    prose of ours is a Phrase.
+    prose of ours is a Phrase; one that is called `hint` takes the place of the code's own, which does not fit the case.
     """
 
     def __init__(self, code: ErrorCode, facts: Mapping[str, str]) -> None:
         super().__init__(code.value)
         self.code = code
         self.facts: Mapping[str, str] = MappingProxyType(dict(facts))
+        self.others: tuple[MigrationError, ...] = ()
+        """What else went wrong of the same kind, such as other agents that are silent too."""
 
     @property
     def message(self) -> Phrase:
@@ -619,7 +621,8 @@ class MigrationError(Exception):
     @property
     def hint(self) -> Phrase:
         """What to do about it."""
-        return Phrase(ERRORS[self.code].hint, self.facts)
+        own = self.facts.get("hint")
+        return own if isinstance(own, Phrase) else Phrase(ERRORS[self.code].hint, self.facts)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -628,3 +631,10 @@ class MigrationError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}"
+
+
+def first_of(errors: Sequence[MigrationError]) -> MigrationError:
+    """Several errors as one that can be raised: the first, which the exit code is of, with the others."""
+    error = errors[0]
+    error.others = tuple(errors[1:])
+    return error

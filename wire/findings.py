@@ -12,7 +12,7 @@ from constant import Severity
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
 from wire.forms import check_directory
-from wire.phrase import Phrase, Text, template
+from wire.phrase import Phrase, Text, joined, template
 from wire.records import Obstacle
 from wire.schema import record
 
@@ -106,7 +106,7 @@ CHECKS: Mapping[Check, CheckText] = MappingProxyType({
     Check.SNAPSHOTS: CheckText("it has no snapshots"),
     Check.CHECKPOINTS: CheckText("it has no checkpoints", skippable=True),
     Check.DISK_ARGUMENT: CheckText("its disks are {disks}"),
-    Check.MAPS: CheckText("every map fits: {maps}"),
+    Check.MAPS: CheckText("maps of disks and networks: {maps}"),
     Check.DISKS: CheckText("{disks} can be moved"),
     Check.BACKING_CHAIN: CheckText("every layer of its disks can be read ({layers} below the top)"),
     Check.DISK_CACHE: CheckText("its disks are cached as {modes}"),
@@ -228,7 +228,7 @@ def skippable() -> list[str]:
 def parse_skipped(name: str) -> Check:
     """The check of that name. Raises MigrationError CHECK_UNKNOWN or CHECK_NOT_SKIPPABLE."""
     known = {check.value: check for check in Check}
-    facts = {"name": name, "names": ", ".join(skippable())}
+    facts = {"name": name, "names": joined(skippable())}
     if name not in known:
         raise MigrationError(ErrorCode.CHECK_UNKNOWN, facts)
     if not CHECKS[known[name]].skippable:

@@ -22,7 +22,7 @@ from constant import (
 from wire.errors import ErrorCode, MigrationError
 from wire.history import outcome_of
 from wire.memory import Begun, Ended, Entry
-from wire.phrase import Phrase
+from wire.phrase import Phrase, joined
 from wire.records import Migration
 
 log = logging.getLogger(__name__)
@@ -167,6 +167,6 @@ class Jobs:
                     "since": job.since, "seconds": f"{GIVE_UP_SECONDS:.0f}"})
         holding = self._holding()
         if (own is None or own.given_up) and len(holding) >= self._limit:
-            domains = ", ".join(job.domain for job in holding)
+            domains = joined(job.domain for job in holding)
             raise MigrationError(ErrorCode.JOBS_LIMIT_REACHED, {
                 "host": host, "count": str(len(holding)), "domains": domains, "limit": str(self._limit)})

@@ -78,11 +78,12 @@ def template(words: str) -> str:
     return words
 
 
-_COMMA = template(", ")
+COMMA = template(", ")
 SEMICOLON = template("; ")
+COLON = template(": ")
 
 
-def joined(parts: Iterable[str], separator: str = _COMMA) -> str:
+def joined(parts: Iterable[str], separator: str = COMMA) -> str:
     """Several texts as one, each in the reader's language, and the separator as well."""
     named = {str(number): part for number, part in enumerate(parts)}
     if len(named) < 2:

@@ -52,6 +52,11 @@ class Connection:
         if self.kind not in _NETWORK_KINDS or not _NETWORK_PATTERN.fullmatch(self.name):
             raise ValueError("no network or bridge")
 
+    @property
+    def text(self) -> str:
+        """The shortest form in which it may be typed."""
+        return self.name if self.kind == "bridge" and ":" not in self.name else f"{self.kind}:{self.name}"
+
 
 @record
 class NetworkMap:
@@ -63,7 +68,7 @@ class NetworkMap:
     @property
     def text(self) -> str:
         """As it may be typed."""
-        return f"{self.here.kind}:{self.here.name}={self.there.kind}:{self.there.name}"
+        return f"{self.here.text}={self.there.text}"
 
 
 def _two_sides(option: str, text: str, example: str) -> tuple[str, str]:

@@ -25,7 +25,10 @@ from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
 from wire.forms import (
     DOMAIN_PATTERN,
+    JOB_ID_FORM,
     JOB_ID_PATTERN,
+    NAME_FORM,
+    USER_FORM,
     USER_PATTERN,
     check_address,
     check_directory,
@@ -101,17 +104,17 @@ class Migration:
     """Who typed the command, on which host; for whoever meets the job, not for any decision."""
 
     def __post_init__(self) -> None:
-        for words, pattern, value in (
-            (template("{name!r} is not a job id"), JOB_ID_PATTERN, self.job_id),
-            (template("{name!r} is not a user name"), USER_PATTERN, self.user),
-            (template("{name!r} is not a VM name"), DOMAIN_PATTERN, self.domain),
-            (template("{name!r} is not a VM name"), DOMAIN_PATTERN,
+        for words, pattern, form, value in (
+            (template("{name!r} is not a job id"), JOB_ID_PATTERN, JOB_ID_FORM, self.job_id),
+            (template("{name!r} is not a user name"), USER_PATTERN, USER_FORM, self.user),
+            (template("{name!r} is not a VM name"), DOMAIN_PATTERN, NAME_FORM, self.domain),
+            (template("{name!r} is not a VM name"), DOMAIN_PATTERN, NAME_FORM,
              self.domain if self.new_name is None else self.new_name),
-            (template("{name!r} is not a pool name"), DOMAIN_PATTERN, self.pool or "none"),
+            (template("{name!r} is not a pool name"), DOMAIN_PATTERN, NAME_FORM, self.pool or "none"),
         ):
             if not pattern.fullmatch(value):
-                problem = Phrase(words, {"name": value})
-                raise MigrationError(ErrorCode.ARGUMENTS_INVALID, {"problem": problem, "program": "vmmigration.py"})
+                raise MigrationError(ErrorCode.ARGUMENTS_INVALID, {
+                    "problem": Phrase(words, {"name": value}), "program": "vmmigration.py", "hint": form})
         for address in (self.source, self.destination):
             check_address(address)
         for what, path in (

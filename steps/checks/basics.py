@@ -11,6 +11,7 @@ from steps.checks.look import Looks, Saw, fine, look, stops
 from wire.errors import MigrationError
 from wire.facts import version_text
 from wire.findings import Check, Finding, not_fine
+from wire.phrase import joined
 
 
 def _tools(*names: str) -> Callable[[str], Iterator[Saw]]:
@@ -20,7 +21,7 @@ def _tools(*names: str) -> Callable[[str], Iterator[Saw]]:
                 tool_path(name, host)
             except MigrationError as error:
                 yield stops(error.code, **error.facts)
-        yield fine(tools=", ".join(names))
+        yield fine(tools=joined(names))
 
     return tools
 

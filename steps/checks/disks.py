@@ -12,7 +12,7 @@ from steps.checks.look import Looks, Saw, fine, stops, warns
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts
 from wire.findings import Check
-from wire.phrase import Phrase
+from wire.phrase import Phrase, joined
 
 _FORMATS = frozenset(each.value for each in ImageFormat)
 _KINDS = ("file", "block")
@@ -23,7 +23,7 @@ _DEVICES = ("disk", "floppy")
 def disk_argument(view: SourceView) -> Iterator[Saw]:
     """The disk that the admin named is one of the domain's, and so is what the maps name."""
     paths = [disk.path for disk in view.disks if disk.path]
-    named = ", ".join(paths) or Phrase("none")
+    named = joined(paths) or Phrase("none")
     if view.migration.disk is not None and view.migration.disk not in paths:
         yield stops(ErrorCode.DISK_NOT_OF_DOMAIN, path=view.migration.disk, disks=named)
     yield fine(disks=named)
@@ -33,18 +33,18 @@ def maps(view: SourceView) -> Iterator[Saw]:
     """Each map of the admin's fits something of the domain: one that does not was meant otherwise."""
     migration = view.migration
     placement = migration.placement(view.facts())
-    has = ", ".join(placement.paths)
+    has = joined(placement.paths)
     for each in placement.idle_maps():
         yield stops(ErrorCode.MAP_UNUSED, option="--disk-map", map=each.text, has=has)
     described = [each for each in (view.description, view.lasting) if each is not None]
     connected = {(each.kind, each.source) for description in described for each in description.interfaces}
     for known in migration.network_maps:
         if (known.here.kind, known.here.name) not in connected:
-            named = ", ".join(f"{kind}:{name}" for kind, name in sorted(connected)) or Phrase(
+            named = joined(f"{kind}:{name}" for kind, name in sorted(connected)) or Phrase(
                 "no network")
             yield stops(ErrorCode.MAP_UNUSED, option="--network-map", map=known.text, has=named)
     given = [*(each.text for each in migration.disk_maps), *(each.text for each in migration.network_maps)]
-    yield fine(maps=", ".join(given) or Phrase("none is given"))
+    yield fine(maps=joined(given) or Phrase("none"))
 
 
 def why_not(disk: DiskElement) -> Phrase | None:
@@ -74,7 +74,7 @@ def disks(view: SourceView) -> Iterator[Saw]:
             yield stops(ErrorCode.DISK_UNSUPPORTED, target=disk.target, reason=reason)
         elif isinstance(examined, MigrationError) and examined.code is not ErrorCode.BACKING_UNREADABLE:
             yield stops(examined.code, **examined.facts)
-    yield fine(disks=", ".join(disk.target for disk in view.disks))
+    yield fine(disks=joined(disk.target for disk in view.disks))
 
 
 def key(disk: DiskElement) -> tuple[str, str]:
@@ -141,7 +141,7 @@ def cache(view: SourceView) -> Iterator[Saw]:
     for target, mode in modes.items():
         if mode == "unsafe":
             yield warns(ErrorCode.DISK_CACHE_UNSAFE, target=target)
-    yield fine(modes=", ".join(dict.fromkeys(modes.values())) or Phrase("none"))
+    yield fine(modes=joined(dict.fromkeys(modes.values())) or Phrase("none"))
 
 
 LOOKS: Looks[SourceView] = {

@@ -16,7 +16,7 @@ from steps.checks.look import Looks, Saw, fine, stops, warns
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, DomainFacts, FileFacts, NvramFacts
 from wire.findings import Check
-from wire.phrase import Phrase
+from wire.phrase import Phrase, joined
 from wire.records import Migration
 
 _NESTED_FEATURES = ("vmx", "svm")
@@ -169,7 +169,7 @@ def nested_virtualization(view: SourceView) -> Iterator[Saw]:
     """
     given = [feature for feature in (view.lasting or view.description).cpu_features if feature in _NESTED_FEATURES]
     if given:
-        yield warns(ErrorCode.NESTED_GUESTS, feature=", ".join(given))
+        yield warns(ErrorCode.NESTED_GUESTS, feature=joined(given))
 
 
 def guest_agent(view: SourceView) -> Iterator[Saw]:

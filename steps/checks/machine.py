@@ -15,7 +15,7 @@ from steps.checks.look import Looks, Saw, fine, stops, warns
 from wire.errors import ErrorCode
 from wire.facts import DomainFacts, version_text
 from wire.findings import Check
-from wire.phrase import Phrase
+from wire.phrase import Phrase, joined
 from wire.records import Migration
 
 _MIB = 1024 * 1024
@@ -72,7 +72,7 @@ def virtualization(view: DestinationView) -> Iterator[Saw]:
     if not types:
         reason = Phrase("it has no emulator for that architecture")
     elif kind not in types:
-        reason = Phrase("libvirt there offers {types}", {"types": ", ".join(types)})
+        reason = Phrase("libvirt there offers {types}", {"types": joined(types)})
     elif kind == "kvm" and not os.path.exists(_KVM):
         reason = Phrase("it has no {path}", {"path": _KVM})
     seen = {"type": kind, "architecture": architecture}
@@ -153,7 +153,7 @@ def cpus(view: DestinationView) -> Iterator[Saw]:
 def security_model(view: DestinationView) -> Iterator[Saw]:
     """What confines the domain on the source is at work here, or libvirt would not take it."""
     here = capabilities.security_models(view.host_capabilities)
-    models = ", ".join(here) or Phrase("none")
+    models = joined(here) or Phrase("none")
     for model in view.facts.security_models:
         if model not in here:
             yield stops(ErrorCode.SECURITY_MODEL_MISSING, model=model, models=models)

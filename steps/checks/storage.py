@@ -18,7 +18,7 @@ from steps.checks.look import Looks, Saw, fine, stops, warns
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, DomainFacts, FileFacts
 from wire.findings import Check
-from wire.phrase import Phrase, template
+from wire.phrase import Phrase, joined, template
 from wire.placement import Placement, is_device
 from wire.records import Migration, libvirt_conf_path
 
@@ -139,7 +139,7 @@ def _directory(host: str, what: str, path: str) -> Iterator[Saw]:
 
 
 def _named(paths: list[str]) -> str:
-    return ", ".join(paths) or Phrase("no path")
+    return joined(paths) or Phrase("no path")
 
 
 def _shares(view: FilesView) -> Iterator[tuple[str, int, int]]:

@@ -63,7 +63,7 @@ class Nobody(Observer):
     def leaving(self, seconds: float) -> None:
         """Nobody."""
 
-    def cancelling(self, *, possible: bool) -> None:
+    def cancelling(self, *, possible: bool, pressed: bool = True) -> None:
         pass
 
 

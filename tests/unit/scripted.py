@@ -375,9 +375,10 @@ class Notes:
         """Write it down."""
         self.told.append(f"leaving in {seconds:.0f} s")
 
-    def cancelling(self, *, possible: bool) -> None:
+    def cancelling(self, *, possible: bool, pressed: bool = True) -> None:
         """Write it down."""
-        self.told.append("cancelling" if possible else "too late to cancel")
+        told = "cancelling" if possible else "too late to cancel"
+        self.told.append(told if pressed else f"{told}, not by Ctrl-C")
 
 
 def run(script: Mapping[Call, object], agents: ScriptedAgents | None = None) -> tuple[RunReport, ScriptedAgents, Notes]:

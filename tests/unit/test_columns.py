@@ -49,6 +49,12 @@ def test_chinese_breaks_between_any_two_signs_but_not_before_a_comma() -> None:
     assert wrap("剩余 40 MiB\uff0c很长", 9, 9) == ["剩余 40", "MiB\uff0c很长"]
 
 
+def test_no_line_ends_with_what_opens() -> None:
+    assert wrap("正在复制\uff08磁盘\uff09", 10, 10) == ["正在复制", "\uff08磁盘\uff09"]
+    assert wrap("正在复制“磁盘”", 10, 10) == ["正在复制", "“磁盘”"]
+    assert wrap("正在复制(磁盘)", 9, 9) == ["正在复制", "(磁盘)"]
+
+
 @given(TEXTS, st.integers(0, 30), st.integers(2, 30))
 def test_wrapping_loses_nothing_but_blanks_and_no_line_is_too_wide(text: str, first: int, others: int) -> None:
     lines = wrap(text, first, others)

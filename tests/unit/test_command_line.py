@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import vmmigration
+from console.arguments import COMMANDS
 from console.display import Display
 from console.result import result_json, result_text
 from console.terminal import printable, write
@@ -50,7 +51,7 @@ from tests.unit.scripted import (
     sleeping_with,
     states,
 )
-from vmmigration import _Interrupt, main
+from vmmigration import _COMMANDS, _Interrupt, main
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import CheckReport
 from wire.records import Convergence, Migration, Progress, StepArguments, StepReport
@@ -130,6 +131,12 @@ def scripted(monkeypatch: pytest.MonkeyPatch, script: Mapping[Call, object]) -> 
     (["--max-downtime", "600001", *WORDS], "'600001' is not a whole number from 1 to 600000"),
     (["--progress", "dance", *WORDS], "dance"),
     (["--bandwidth", "9" * 5000, *WORDS], "--bandwidth"),
+    (["statsu"], "There is no command 'statsu'"),
+    (["resmue", "1a2b3c4d"], "There is no command 'resmue'"),
+    (["repiar", "VM1", SOURCE, DESTINATION], "There is no command 'repiar'"),
+    (["frobnicate"], "or one of check, list, status, resume,"),
+    (["-n", "list"], "-n (--dry-run) goes with a move, not with list"),
+    (["-n", "resume", "1a2b3c4d"], "-n (--dry-run) goes with a move, not with resume"),
     (["--js", *WORDS], "--js"),
     (["--trans", "tcp", *WORDS], "--trans"),
     (["--insec", *WORDS], "--insec"),
@@ -152,8 +159,50 @@ def test_bad_input_is_told_in_one_sentence_with_a_hint(run: Run, words: Sequence
     assert second.endswith(".")
 
 
+def test_the_commands_that_are_named_are_those_that_there_are() -> None:
+    assert sorted(COMMANDS) == sorted(_COMMANDS)
+
+
+@pytest.mark.parametrize(("words", "hint"), [
+    ([*WORDS[:2], "k vm", "VM1"], "A user name is a letter or _,"),
+    (["check", "k vm"], "A user name is a letter or _,"),
+    ([*WORDS[:3], "a/b"], "A name has 1 to 255 signs, no `/`"),
+    (["--pool", "a/b", *WORDS[:4]], "A name has 1 to 255 signs, no `/`"),
+    (["status", "a/b"], "A name has 1 to 255 signs, no `/`"),
+    (["statsu"], "Perhaps status is meant."),
+    (["--report", "-", *WORDS], "Give another file name."),
+    (["frobnicate"], "See `vmmigration.py --help`."),
+])
+def test_the_hint_says_what_would_be_right(run: Run, words: Sequence[str], hint: str) -> None:
+    code, _out, err = run(*words)
+    assert code == 2
+    assert err.splitlines()[1].strip().startswith(hint)
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["list", "x"], "list takes no argument"), (["resume"], "resume takes one job"),
+    (["resume", "zz"], "resume takes one job"), (["cancel"], "cancel takes one job"),
+    (["repair", "VM1"], "repair takes VM SRC DST"),
+    (["status", "a/b"], "'a/b' is neither a job nor a VM"), (["restore-source"], "restore-source takes one job")])
+def test_wrong_arguments_are_told_before_a_list_that_is_empty(
+    run: Run, directory: Path, words: Sequence[str], said: str,
+) -> None:
+    (directory / "AgentIPAddr.txt").write_text("")
+    assert said in run(*words)[2]
+
+
+def test_what_goes_on_with_a_job_names_every_agent_that_is_silent(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, {(Command.HELLO, host): Silence() for host in (SOURCE, DESTINATION)})
+    for command in ("resume", "cancel"):
+        code, out, err = run("--json", command, "1a2b3c4d")
+        assert code == json.loads(out)["exit_code"] == ExitCode.NO_CONTACT
+        assert [error["facts"]["host"] for error in json.loads(out)["errors"]] == [SOURCE, DESTINATION]
+        assert len(re.findall("No agent answered", err)) == 2
+
+
 @pytest.mark.parametrize(("name", "content", "said"), [
     ("AgentIPAddr.txt", None, "cannot be read: No such file"),
+    ("AgentIPAddr.txt", None, "Create it, with one address a line: that of each node that"),
     ("AgentIPAddr.txt", b"\xff\xfe", "cannot be read: it is not UTF-8"),
     ("AgentIPAddr.txt", b"# nothing\n", "names no address"),
     ("AgentIPAddr.txt", b"192.0.2.11\nnode2\n", "line 2: 'node2'"),
@@ -209,6 +258,13 @@ def test_new_key_with_a_word_too_many_makes_no_key(run: Run, directory: Path) ->
     code, out, _err = run("new-key", SOURCE)
     assert (code, out) == (2, "")
     assert not (directory / "ControllerKey.txt").exists()
+
+
+def test_new_key_without_its_directory_says_how_that_is_made(run: Run, directory: Path) -> None:
+    missing = directory / "none"
+    code, _out, err = run("--config-dir", str(missing), "new-key")
+    assert code == 2
+    assert f"Make the directory first: `install -d -m 755 {missing}`" in err
 
 
 def test_new_key_refuses_to_replace_a_key(run: Run, directory: Path) -> None:

@@ -153,13 +153,24 @@ def test_files_arrive_with_their_modes_and_are_written_down(hosts: Hosts) -> Non
     assert hosts.ledger() == ["a.iso", "disk.img"]
 
 
+def test_what_is_there_of_several_files_is_told_beside_what_is_received(hosts: Hosts) -> None:
+    for directory, names in ((hosts.here, ("a.iso", "b.iso", "c.iso")), (hosts.there, ("a.iso", "b.iso"))):
+        for name in names:
+            (directory / name).write_bytes(name.encode() * 1000)
+    every = tuple(file_at(hosts.here / name, FilePurpose.MEDIUM) for name in ("a.iso", "b.iso", "c.iso"))
+    for files, told in ((every, "1 of 3 files received and verified, there already: 2"),
+                        (every[:2], "nothing to receive, 2 files are there already")):
+        _sent, received = hosts.copy(hosts.migration(), dataclasses.replace(FACTS, disks=(), files=files))
+        assert received == StepReport(summary=told)
+
+
 def test_a_file_that_is_there_and_the_same_stays_and_is_not_the_jobs(hosts: Hosts) -> None:
     for directory in (hosts.here, hosts.there):
         (directory / "a.iso").write_bytes(b"iso" * 1000)
     facts = dataclasses.replace(FACTS, disks=(), files=(file_at(hosts.here / "a.iso", FilePurpose.MEDIUM),))
     sent, received = hosts.copy(hosts.migration(), facts)
     assert sent == StepReport(summary="there already: a.iso", bytes=0)
-    assert received == StepReport(summary="0 of 1 files received and verified")
+    assert received == StepReport(summary="nothing to receive, the file is there already")
     assert hosts.ledger() == []
 
 

@@ -102,6 +102,13 @@ def test_what_ctrl_c_does_is_said_above_what_runs_in_as_many_lines_as_it_takes()
     assert screen.pass_time(0.5)[2] == "Too late to cancel: this clears up. A"
 
 
+def test_a_cancel_that_was_typed_is_told_without_a_second_ctrl_c() -> None:
+    for pressed, said in ((True, "A second Ctrl-C leaves"), (False, "it is. Ctrl-C leaves")):
+        screen = Screen(200)
+        screen.display.cancelling(possible=True, pressed=pressed)
+        assert said in screen.pass_time(0.5)[0]
+
+
 def test_after_it_was_cleared_a_screen_shows_nothing_of_what_had_not_ended() -> None:
     screen = Screen()
     screen.display.step_began(Command.LIVE_MIGRATION, SOURCE)

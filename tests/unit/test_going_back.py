@@ -397,6 +397,18 @@ def test_nor_does_the_configure_file_that_was_asked_for(libvirtd: Libvirtd, tmp_
     assert "moved" not in file.read_text()
 
 
+@pytest.mark.parametrize("name", ["taken.xml", "none/VM1.xml"])
+def test_a_configure_file_that_cannot_be_written_is_left_to_be_written_by_hand(
+    name: str, libvirtd: Libvirtd, tmp_path: Path,
+) -> None:
+    libvirtd.add(document(QCOW2.path), RUNS)
+    (tmp_path / "taken.xml").touch()
+    arguments = dataclasses.replace(STEP, migration=dataclasses.replace(MIGRATION, conf_file=str(tmp_path / name)))
+    with pytest.raises(MigrationError) as caught:
+        extract_configure_file.run(context_on(DESTINATION, tmp_path), arguments)
+    assert "`virsh dumpxml --inactive --security-info VM1 > FILE`" in caught.value.hint
+
+
 def test_the_images_are_the_vms_own_once_it_is_defined_and_the_definition_that_was_set_aside_is_still_the_jobs(
     libvirtd: Libvirtd, tmp_path: Path,
 ) -> None:

@@ -20,8 +20,10 @@ import pytest
 import vmmigration
 from console.arguments import complaint, parse
 from console.columns import columns, table
-from console.language import choose_language, languages_of, translate
+from console.figures import Running, progress_text
+from console.language import choose_language, languages_of, listed, translate
 from constant import Command, DomainState, Outcome, Severity
+from control.whereabouts import describe
 from controller import Controller
 from tests.unit.catalogue import LANGUAGES, texts
 from tests.unit.samples import DESTINATION, MASTER, MOVED, ROOT, SOURCE, obstacle, write_key
@@ -39,8 +41,8 @@ from tests.unit.scripted import (
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import Check, CheckReport, Finding, not_fine
 from wire.history import JobList
-from wire.phrase import Phrase
-from wire.records import Progress, StepReport
+from wire.phrase import COLON, Phrase
+from wire.records import DiskProgress, Progress, StepReport
 from wire.situation import DomainView
 
 CHINESE = {"LC_ALL": "zh_CN.UTF-8"}
@@ -158,6 +160,9 @@ def test_the_help_text_is_chinese_with_every_option_and_command_in_it(environmen
     assert max(map(columns, out.splitlines())) <= 120
     indents = [len(line) - len(line.lstrip()) for line in out.splitlines() if HAN.match(line.lstrip())]
     assert set(indents) <= {0, 2, 18, 24}
+    # Nor a colon of argparse's own.
+    assert [line for line in out.splitlines() if line.endswith(":")] == []
+    assert "\noptions:\n" in english
 
 
 def test_an_error_is_chinese_and_names_what_it_is_about() -> None:
@@ -183,6 +188,17 @@ def test_where_chinese_cannot_be_written_it_is_english() -> None:
     for environment in ({**CHINESE, "PYTHONIOENCODING": "ascii"}, {**CHINESE, "PYTHONIOENCODING": "latin-1"}):
         _code, _out, err = types(environment, "node1", DESTINATION, "kvm", "VM1")
         assert err == types({}, "node1", DESTINATION, "kvm", "VM1")[2]
+
+
+def test_what_stands_side_by_side_has_chinese_signs_between() -> None:
+    choose_language(CHINESE)
+    running = Running(Command.LIVE_MIGRATION, SOURCE, 9.0, Progress(
+        phase=Phrase("copying memory"), done=1 << 20, total=2 << 20, disks=tuple(
+            DiskProgress(target, 1 << 20, 2 << 20) for target in ("vda", "vdb"))), percent=50)
+    assert not re.search(r"[,;:] ", progress_text(running))
+    assert listed(["vda", "1 s"], COLON) == "vda\uff1a1 s"
+    moved_away = DomainView(state=DomainState.SHUT_OFF, migrated=True)
+    assert translate(describe(moved_away)) == "已关机\uff08已迁出\uff09"
 
 
 # The words of argparse.
@@ -234,7 +250,9 @@ Admin = Callable[..., "tuple[int, str, str]"]
 def strict(monkeypatch: pytest.MonkeyPatch) -> Strict:
     """A catalogue that misses nothing quietly, for the command that is run next."""
     catalogue = Strict()
-    monkeypatch.setattr(gettext, "translation", lambda *_what, **_how: catalogue)
+    # argparse asks for a translation of its own.
+    monkeypatch.setattr(gettext, "translation", lambda domain, *_what, **_how: (
+        catalogue if domain == "vmmigration" else gettext.NullTranslations()))
     return catalogue
 
 

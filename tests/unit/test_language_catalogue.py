@@ -32,7 +32,7 @@ from wire.phrase import fill
 SAID = sentences()
 EACH = pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.name)
 # The names under which prose of ours is among the facts of an error or a check, and in the records that tell of a step.
-PROSE = frozenset({"problem", "reason", "what", "why", "remedy", "state", "device", "verdict", "helps"})
+PROSE = frozenset({"problem", "reason", "what", "why", "remedy", "state", "device", "verdict", "helps", "hint"})
 TOLD = frozenset({"summary", "phase"})
 # What stands under these names all the same: JSON, the agent's own log and stderr, names of commands, classes of the
 # page's markup, and what only another version of ours could bring about.

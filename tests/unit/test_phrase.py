@@ -151,6 +151,15 @@ def test_an_error_keeps_the_phrases_among_its_facts() -> None:
     assert told.message.text(german) == f"On {SOURCE}: in Betrieb ist VM VM1."
 
 
+def test_a_hint_among_the_facts_takes_the_place_of_the_codes_own() -> None:
+    facts = {"path": "/srv/x", "host": SOURCE, "hint": Phrase("Look at {host}.", {"host": SOURCE})}
+    error = MigrationError(ErrorCode.PATH_TAKEN, facts)
+    assert error.hint == f"Look at {SOURCE}."
+    assert from_wire(Obstacle, to_wire(Obstacle.of(error))).error().hint == error.hint
+    # Words that are not a Phrase are somebody else's.
+    assert MigrationError(ErrorCode.PATH_TAKEN, {**facts, "hint": "x"}).hint.startswith("Nothing is overwritten")
+
+
 def test_a_fact_that_is_too_long_crosses_cut_and_in_english() -> None:
     long = Phrase("It failed: {reason}.", {"reason": "x" * LONGEST_TEXT})
     cut = Obstacle.of(MigrationError(ErrorCode.INTERNAL, {"reason": long})).facts["reason"]

@@ -122,6 +122,14 @@ def test_a_network_map_names_a_bridge_or_one_of_libvirts_networks(
 ) -> None:
     found = parse_network_map(text)
     assert ((found.here.kind, found.here.name), (found.there.kind, found.there.name)) == (here, there)
+    assert parse_network_map(found.text) == found
+
+
+@pytest.mark.parametrize(("typed", "told"), [
+    ("br0=br1", "br0=br1"), ("bridge:br0=bridge:br1", "br0=br1"), ("network:default=br1", "network:default=br1"),
+    ("bridge:a:b=network:lan", "bridge:a:b=network:lan")])
+def test_a_network_map_is_told_in_its_shortest_form(typed: str, told: str) -> None:
+    assert parse_network_map(typed).text == told
 
 
 @pytest.mark.parametrize("text", ["", "br0", "br0=", "=br1", "direct:eth0=br0", "br0=a/b", "br0=network:"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from constant import CLEARING, Command, OnTimeout, Transport, Verdict
 from control.plan import make_plan, predict, verdict
-from tests.unit.samples import DESTINATION, FACTS, MIGRATION, QCOW2, SOURCE
+from tests.unit.samples import DESTINATION, FACTS, ISO, MIGRATION, QCOW2, SOURCE
 from wire.records import Convergence, LinkReport, libvirt_conf_path
 
 MIB = 1 << 20
@@ -146,6 +146,12 @@ def test_the_plan_names_every_step_that_changes_a_host_with_its_host() -> None:
     assert "8192 MiB" in steps[0].does[0]
     assert "2048 MiB allocated of 8192 MiB, through SSH" in steps[2].does[0]
     assert QCOW2.path in steps[6].does[0]
+
+
+def test_the_plan_says_of_what_is_received_who_sends_it() -> None:
+    receives, sends = make_plan(MIGRATION, dataclasses.replace(FACTS, files=(ISO,)), LinkReport()).steps[1:3]
+    assert (receives.host, sends.host) == (DESTINATION, SOURCE)
+    assert receives.does == (f"receive and verify the files that {SOURCE} sends",)
 
 
 def test_the_plan_says_where_the_xml_goes_and_how_the_bytes_cross() -> None:

@@ -26,6 +26,9 @@ def test_what_is_to_be_typed_names_the_command_that_there_is() -> None:
     hint = "Run `vmmigration.py new-key` once, then `vmmigration.py agent-key IP`."
     assert with_program_name(hint, "vmmigration") == "Run `vmmigration new-key` once, then `vmmigration agent-key IP`."
     assert with_program_name(hint, "vmmigration.py") == hint
+    agent = "Check: vmmigration-agent.py runs."
+    assert with_program_name(agent, "vmmigration") == "Check: vmmigration-agent runs."
+    assert with_program_name(agent, "vmmigration.py") == agent
 
 
 @pytest.mark.parametrize("name", ["vmmigration", "vmmigration.py"])
@@ -43,3 +46,7 @@ def test_help_and_hints_of_an_installed_command_name_it(tmp_path: Path, name: st
     assert refused.returncode == 2
     assert f"`{name} new-key`" in refused.stderr
     assert ("vmmigration.py" in refused.stderr) is (name == "vmmigration.py")
+    wrong = subprocess.run(
+        [sys.executable, command, "--disk-map", "vda", "192.0.2.1", "192.0.2.2", "kvm", "VM1"], env=environment,
+        capture_output=True, text=True)
+    assert f"See `{name} --help`." in wrong.stderr

@@ -131,6 +131,12 @@ def test_a_second_ctrl_c_takes_the_place_of_the_first(possible: bool, wish: Wish
     assert recorder.recording().presses == (Press(6.0, wish),)
 
 
+def test_a_cancel_that_was_typed_is_no_ctrl_c() -> None:
+    recorder = Recorder(FakeClock())
+    recorder.cancelling(possible=True, pressed=False)
+    assert recorder.recording().presses == ()
+
+
 @pytest.mark.parametrize("count", [SAMPLES_LIMIT, SAMPLES_LIMIT + 1, 86_400, 250_001])
 def test_however_long_a_run_is_the_samples_are_few_and_spread_over_all_of_it(count: int) -> None:
     clock = FakeClock(0.0)

@@ -141,6 +141,18 @@ def test_a_missing_list_and_one_that_is_no_text_are_unreadable_with_a_reason(tmp
         assert reason in caught.value.message
 
 
+def test_what_only_others_may_read_is_not_to_be_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_given: object, **_named: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    path = write_key(tmp_path / "key", MASTER)
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    for read in (lambda: load_keys(path), lambda: AddressList.load(path, "node")):
+        with pytest.raises(MigrationError) as caught:
+            read()
+        assert caught.value.hint == "Repeat the command as root or as the owner of that file."
+
+
 def test_what_is_no_address_is_in_no_list(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not appear"):
         assert "node1" not in address_list(tmp_path, "0.0.0.0/0")
