@@ -46,12 +46,10 @@ class Move:
 
 
 def _move(lab: Lab, source: Host, destination: Host, limit: str) -> Move:
-    """Move the guest, and clear the copy away that is left behind."""
-    words = ["/usr/bin/python3", str(CHECKOUT / "vmmigration.py"), "--json", "--progress", "none", source.address,
-             destination.address, "kvm", _GUEST]
+    """Move the guest, and leave no copy of it behind."""
+    words = ["/usr/bin/python3", str(CHECKOUT / "vmmigration.py"), "--json", "--progress", "none", "--source-after",
+             "delete", source.address, destination.address, "kvm", _GUEST]
     result = json.loads(lab.host("boss").run(words, timeout=_RUN_SECONDS).stdout)
-    source.run(["virsh", "-q", "-c", "qemu:///system", "undefine", _GUEST])
-    source.path(f"/var/lib/libvirt/images/{_GUEST}.qcow2").unlink()
     return Move(limit, result["plan"], result["seconds"])
 
 
