@@ -19,7 +19,8 @@ from wire.phrase import Phrase, joined
 from wire.records import LinkArguments, LinkReport, Migration, StepArguments
 
 _MIB = 1024 * 1024
-# What the probe sends for: with the login and libvirt's second of counting it stays under two seconds.
+# What the probe sends for: with the login and libvirt's second of counting it stays under two seconds, but on a link
+# that carries so little that it takes longer to tell (host/link_rate.py).
 _MEASURE_MILLISECONDS = 500
 # And how much: little of what is to be moved, but enough to tell a rate from.
 _MEASURE_SHARE = 1 / 192

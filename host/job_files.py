@@ -94,9 +94,9 @@ class JobSockets:
 
     def forwards(self, daemon: LibvirtDaemon, transport: Transport) -> dict[str, str]:
         """What the job's tunnel forwards: each local socket and the one over there."""
-        carried = (self.memory, self.disks) if transport is Transport.SSH else ()
-        measured = {self.probe: self.probed} if transport is Transport.SSH else {}
-        return {self.libvirt: LIBVIRT_SOCKETS[daemon], **{path: path for path in (*carried, self.files)}, **measured}
+        over_ssh = {self.memory: self.memory, self.disks: self.disks, self.probe: self.probed}
+        return {self.libvirt: LIBVIRT_SOCKETS[daemon], self.files: self.files,
+                **(over_ssh if transport is Transport.SSH else {})}
 
     def fit(self, domain: str) -> bool:
         """Whether the kernel and ssh take such paths."""

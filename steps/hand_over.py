@@ -54,8 +54,8 @@ class Peer:
     """libvirt at the destination, as the source reaches it through the job's tunnel.
 
     The connection is opened, and the VM looked up, beforehand: each moment between the end of the copy here and the
-    release over there is one for which the guest stands still. An answer takes 5 ms, and 40 more while sshd waits for
-    the acknowledgement of what closes the other channels (measured); so none is waited for.
+    release over there is one for which the guest stands still. An answer may come 40 ms late, while sshd waits for the
+    acknowledgement of what closes the other channels; so the first question is the one that lets the VM go on.
     """
 
     def __init__(self, connection: str, migration: Migration) -> None:

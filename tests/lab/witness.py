@@ -217,13 +217,11 @@ class Witness:
 
         A guest that waits for a disk, for memory or for anything else from outside halts or takes interrupts.
         """
-        state = host.run(["virsh", "-q", "-c", "qemu:///system", "domstate", self.name], check=False)
-        if state.stdout.strip() != "running":
+        if self._virsh(host, "domstate", self.name, check=False).strip() != "running":
             return False
         for _look in range(_HANG_LOOKS):
-            told = host.run(["virsh", "-q", "-c", "qemu:///system", "qemu-monitor-command", self.name, "--hmp",
-                             "info registers"], check=False)
-            found = _REGISTERS.search(told.stdout)
+            found = _REGISTERS.search(
+                self._virsh(host, "qemu-monitor-command", self.name, "--hmp", "info registers", check=False))
             if found is None:
                 return False
             flags, ring, halted = int(found.group(1), 16), found.group(2), found.group(3)
@@ -231,6 +229,10 @@ class Witness:
                 return False
             time.sleep(_HANG_SECONDS)
         return True
+
+    @staticmethod
+    def _virsh(host: Host, *words: str, check: bool = True) -> str:
+        return host.run(["virsh", "-q", "-c", "qemu:///system", *words], check=check).stdout
 
     def _output(self) -> str:
         """Return the end of what the guest has printed on each node."""
@@ -290,8 +292,7 @@ class Witness:
 
     def _disk_of_domain(self, host: Host) -> str:
         """Return the source of the domain's disk vda as a host knows it."""
-        listing = host.run(["virsh", "-q", "-c", "qemu:///system", "domblklist", self.name]).stdout
-        for line in listing.splitlines():
+        for line in self._virsh(host, "domblklist", self.name).splitlines():
             target, _, source = line.strip().partition(" ")
             if target == "vda":
                 return source.strip()
