@@ -155,6 +155,22 @@ def test_repair_of_a_vm_that_runs_twice_names_the_commands_and_does_nothing(
     guest.on(node2, "destroy")
 
 
+def test_a_second_admin_is_told_who_moves_the_vm_from_where_and_since_when(
+    admin: Admin, make_guest: MakeGuest,
+) -> None:
+    guest = make_guest("wanted")
+    process = begin(admin, guest)
+    job_id = jobs(admin, "status")[0]["job_id"]
+    refused = admin.migrate(guest.name)
+    assert refused.code == 3, refused.text
+    boss = admin.lab.host("boss")
+    told = f"job {job_id}, asked for by root@{boss.full_name} ({boss.address}) since 20"
+    assert told in refused.stderr, refused.text
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stdout + stderr
+    assert_arrived(guest)
+
+
 def test_moves_in_opposite_directions_go_on_side_by_side(
     admin: Admin, make_guest: MakeGuest, agents: dict[str, Agent],
 ) -> None:
