@@ -47,7 +47,7 @@ from wire.findings import CheckReport
 from wire.history import JobArguments
 from wire.jobs import Job, Jobs, who_asked
 from wire.journal import Journal, JournalWriter
-from wire.memory import Address, Begun, Ended, Entry, Memory
+from wire.memory import Address, Begun, Ended, Entry
 from wire.message import Request
 from wire.phrase import Phrase, template
 from wire.records import (
@@ -72,7 +72,9 @@ _SWITCH_SECONDS = 0.0005
 # The niceness of the receive loop and the journal, which do little and are waited for, and that of the work.
 _PROMPT, _ORDINARY = -10, 0
 _NO_JOB = ("-", "-")
-_PROGRAM = "vmmigration-agent.py"
+# As it was called: by a package's name, or by that of a checkout's script.
+_INSTALLED = "vmmigration-agent"
+_PROGRAM = _INSTALLED if os.path.basename(sys.argv[0]) == _INSTALLED else f"{_INSTALLED}.py"
 # All of IPv4 and all of IPv6.
 _EVERYWHERE: Sequence[Address] = (("0.0.0.0", AGENT_PORT), ("::", AGENT_PORT))  # noqa: S104 - lists and key decide
 # How often it looks whether one of its jobs needs it, and how rarely at one that could not be settled.
@@ -189,7 +191,7 @@ class Agent:
             self._stop_by = now + _STOP_SECONDS
             self._linger_until = now
             for work in self._working.values():
-                work.cancellation.reason = f"the agent on {work.request.agent_ip} was stopped"
+                work.cancellation.reason = Phrase("the agent on {host} was stopped", {"host": work.request.agent_ip})
 
     def leave(self) -> None:
         """End, and leave what runs to the next life of this agent, as if this one had been killed."""
@@ -550,30 +552,14 @@ def adoptable(entries: Sequence[Entry], state_directory: Path) -> dict[str, Requ
     return found
 
 
-def open_memory(journal: Journal, adopted: frozenset[str] = frozenset()) -> Memory:
-    """What the agent remembers of its earlier lives, and the journal without what is past its time.
-
-    What was interrupted is written down as that, unless it is `adopted`.
-    """
-    memory = Memory(time.monotonic(), time.time())
-    memory.restore(journal.entries, adopted)
-    kept = memory.entries()
-    if {(type(entry), entry.request_id) for entry in kept} != {
-            (type(entry), entry.request_id) for entry in journal.entries}:
-        try:
-            journal.replace(kept)
-        except OSError as error:
-            log.warning("%s cannot be written anew, it goes on as it is: %s", journal.path, error.strerror)
-    return memory
-
-
 def open_responder(
     settings: AgentSettings, journal: Journal, adopted: frozenset[str] = frozenset(),
 ) -> Responder:
     """The protocol of an agent that starts now, and goes on where its journal ends."""
+    now = time.monotonic()
     return Responder(
-        Gate(settings.controllers), settings.keys, open_memory(journal, adopted), journal.epoch,
-        secrets.token_bytes(32), time.monotonic(), str(journal.path))
+        Gate(settings.controllers), settings.keys, journal.memory(now, time.time(), adopted), journal.epoch,
+        secrets.token_bytes(32), now, str(journal.path))
 
 
 def _set_niceness(niceness: int) -> int:

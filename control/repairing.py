@@ -13,7 +13,7 @@ from control.conversation import Conversation
 from control.looking import JobLook, job_runs, look_at_jobs
 from control.report import RunReport
 from control.whereabouts import Whereabouts, whereabouts
-from wire.errors import MigrationError
+from wire.errors import ErrorCode, MigrationError
 from wire.phrase import Phrase, fill, joined, template
 from wire.situation import DomainView, Situation
 
@@ -107,7 +107,10 @@ _IN_POST_COPY = _Advice(template(
 def repair(
     talk: Conversation, resume: Callable[[str], RunReport], domain: str, source: str, destination: str,
 ) -> RepairReport:
-    """Do what is safe. Raises MigrationError for what is wrong on this host, or JOB_RUNS."""
+    """Do what is safe. Raises MigrationError for what is wrong on this host, JOB_RUNS, or JOB_UNKNOWN.
+
+    The last for a name that nobody has heard of: it is mistyped rather than lost.
+    """
     for address in (source, destination):
         talk.settings.agent_keys(address)
     jobs = look_at_jobs(talk, domain)
@@ -122,6 +125,10 @@ def repair(
     runs = tuple(resume(job.told.job_id) for job in reversed(left)) if both else ()
     name_there = _name_there(jobs.jobs, destination)
     found = whereabouts(talk, (source, domain), (destination, name_there or domain))
+    if found.situation is Situation.NOWHERE and not jobs.jobs and not jobs.errors:
+        raise MigrationError(ErrorCode.JOB_UNKNOWN, {"problem": Phrase(
+            "Neither {source} nor {destination} has a VM {domain}, and no agent knows of a job that moved one",
+            {"source": source, "destination": destination, "domain": domain})})
     return _report(RepairReport(
         domain, source, destination, found, runs, errors=(*silent, *found.errors), name_there=name_there))
 

@@ -8,7 +8,7 @@ from constant import Command
 from control.conversation import Conversation, SilenceError
 from control.looking import find_job, job_runs, recall, unreached
 from control.whereabouts import locate
-from wire.errors import ErrorCode, MigrationError
+from wire.errors import ErrorCode, MigrationError, first_of
 from wire.phrase import Phrase
 from wire.records import Migration, StepArguments, StepReport
 
@@ -33,9 +33,11 @@ def restore_source(talk: Conversation, job_id: str, *, without_destination: bool
     if look.outcome is None and look.doing:
         raise job_runs(look)
     warnings = list(report.errors)
-    for host, reason in unreached(talk, report, (source, destination)).items():
-        if host == source or not without_destination:
-            raise reason
+    silent = unreached(talk, report, (source, destination))
+    if without_destination:
+        silent.pop(destination, None)
+    if silent:
+        raise first_of(tuple(silent.values()))
     # It may have moved on since, and have its old name again.
     for host in sorted(talk.contacts.keys() - {source}):
         try:

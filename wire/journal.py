@@ -22,7 +22,7 @@ from pathlib import Path
 
 from constant import Command
 from wire.errors import ErrorCode, MigrationError
-from wire.memory import Begun, Ended, Entry, Seen
+from wire.memory import Begun, Ended, Entry, Memory, Seen
 from wire.message import can_hold, read_json, result_from_wire, result_to_wire, write_json
 from wire.phrase import Phrase
 from wire.records import Obstacle
@@ -253,6 +253,22 @@ class Journal:
             os.close(self._file)
         self._file, self._size, self._named = file, len(lines), False
         self._name()
+
+    def memory(self, now: float, wall: float, adopted: frozenset[str] = frozenset()) -> Memory:
+        """What an agent that starts at these times remembers of its earlier lives; the file keeps no more than that.
+
+        What was interrupted is written down as that, unless it is `adopted`.
+        """
+        memory = Memory(now, wall)
+        memory.restore(self.entries, adopted)
+        kept = memory.entries()
+        if {(type(entry), entry.request_id) for entry in kept} != {
+                (type(entry), entry.request_id) for entry in self.entries}:
+            try:
+                self.replace(kept)
+            except OSError as error:
+                log.warning("%s cannot be written anew, it goes on as it is: %s", self.path, error.strerror)
+        return memory
 
     def _name(self) -> None:
         if not self._named:

@@ -19,7 +19,7 @@ from steps.checks.machine import DestinationView
 from wire.errors import ErrorCode
 from wire.facts import InterfaceFacts
 from wire.findings import Check
-from wire.phrase import Phrase
+from wire.phrase import Phrase, joined
 from wire.records import libvirt_conf_path
 
 _NETWORK_DEVICES = Path("/sys/class/net")
@@ -41,7 +41,7 @@ def networks(view: DestinationView) -> Iterator[Saw]:
             what = Phrase("bridge" if interface.kind == "bridge" else "network device")
             yield from _network_device(what, interface.source)
     named = dict.fromkeys(f"{each.kind} {each.source}".rstrip() for each in connected)
-    yield fine(networks=", ".join(named) or Phrase("none"))
+    yield fine(networks=joined(named) or Phrase("none"))
 
 
 def _there(view: DestinationView, interface: InterfaceFacts) -> InterfaceFacts:
@@ -90,7 +90,7 @@ def vm_name(view: DestinationView) -> Iterator[Saw]:
         placement = view.migration.placement(view.facts)
         kept = leftovers(placement.path(disk.path) for disk in view.facts.disks)
         yield warns(ErrorCode.STALE_COPY_REPLACED, domain=domain, job=found.moved.job_id,
-                    paths=", ".join(kept) or Phrase("none"))
+                    paths=joined(kept) or Phrase("none"))
     elif found.state is not DomainState.ABSENT:
         yield stops(ErrorCode.DOMAIN_EXISTS, what=Phrase("name"), domain=domain, state=Phrase(found.state.value))
     elif os.path.lexists(own):
@@ -174,7 +174,7 @@ def storage_pool(view: DestinationView) -> Iterator[Saw]:
             found.append(pool)
             if not active:
                 yield warns(ErrorCode.POOL_NOT_ACTIVE, pool=pool, path=directory)
-    yield fine(pools=", ".join(found) or Phrase("none, and none is needed"))
+    yield fine(pools=joined(found) or Phrase("none, and none is needed"))
 
 
 def ssh_user(view: DestinationView) -> Iterator[Saw]:

@@ -82,7 +82,8 @@ def test_there_is_advice_for_every_situation() -> None:
 @pytest.mark.parametrize("named", sorted(ADVICE))
 def test_each_situation_is_told_with_what_is_left_to_do_and_why(named: Situation) -> None:
     source, destination, commands = ADVICE[named]
-    report, agents = repaired(views(source, destination))
+    ended = (job(7, Outcome.MOVED),) if named is Situation.NOWHERE else ()
+    report, agents = repaired(views(source, destination, *ended))
     assert agents.calls() == GREETED + LISTED + LOCATED
     assert (report.found.situation, list(report.commands)) == (named, commands)
     assert report.exit_code is (ExitCode.UNKNOWN if commands else ExitCode.MOVED)
@@ -96,6 +97,14 @@ def test_each_situation_is_told_with_what_is_left_to_do_and_why(named: Situation
     found = repair_json(report)
     assert (found["situation"], found["exit_code"]) == (named.value, int(report.exit_code))
     assert found["commands"] == [{"host": host, "command": command} for host, command in commands]
+
+
+def test_a_name_that_nobody_has_heard_of_is_refused() -> None:
+    with pytest.raises(MigrationError) as caught:
+        repaired(views(NONE, NONE))
+    assert (caught.value.code, caught.value.exit_code) == (ErrorCode.JOB_UNKNOWN, ExitCode.REFUSED)
+    assert all(word in caught.value.message for word in ("VM1", SOURCE, DESTINATION))
+    assert "list" in caught.value.hint
 
 
 @pytest.mark.parametrize("silent", [*GREETED, *LOCATED])

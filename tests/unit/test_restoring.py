@@ -168,6 +168,15 @@ def test_a_source_that_says_nothing_cannot_be_asked(call: Call, without_destinat
     assert (error.code, error.facts["host"]) == (ErrorCode.AGENT_SILENT, SOURCE)
 
 
+def test_all_silent_hosts_that_have_a_say_are_named() -> None:
+    agents, listed = three(ABSENT)
+    agents.script = {
+        **agents.script, (Command.LIST, THIRD): JobList(jobs=(job(1, Outcome.MOVED),)),
+        **{(Command.HELLO, host): Silence() for host in (SOURCE, DESTINATION)}}
+    error = refused(agents, listed=listed, job=job(1).job_id)
+    assert [each.facts["host"] for each in (error, *error.others)] == [SOURCE, DESTINATION]
+
+
 def test_a_source_that_falls_silent_over_it_is_told_as_silent() -> None:
     with pytest.raises(MigrationError) as caught:
         restored(agents_with({RESTORING: Silence()}))
