@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.root import node_root
+from tests.packaging.root import node_root, own_release
 from tests.unit.samples import ROOT
 
 
@@ -27,4 +27,4 @@ def root(packages: Path) -> Path:
     """What a node boots from before the packages are installed. Needs root."""
     if os.geteuid() != 0 and os.environ.get("CI") != "true":
         pytest.skip("a machine of its own needs root")
-    return node_root(packages)
+    return node_root(packages, own_release())
