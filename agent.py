@@ -388,7 +388,8 @@ class Agent:
                 # The journal has the address alone.
                 job.asked_by = who_asked(kept.arguments.migration, kept.asked_by)
         if self._alone is not None:
-            self._alone.clear([job.job_id for job in self.jobs.open()])
+            self._alone.clear(
+                {job.job_id for job in self.jobs.open()} | set(recording.open_jobs(self._state_directory)))
         for request in adopted.values():
             work = _Work(request, self._udp.responder.asked_by(request.request_id), Cancellation(), adopted=True)
             arguments = work.arguments

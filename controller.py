@@ -263,13 +263,18 @@ class Controller:
             self._talk.end(receiving, StepReport, _summary)
 
     def _prefer_cause(self, receiving: Asked, error: MigrationError | SilenceError) -> None:
-        """Wait for the receiving end too; raises its error where the sending end only saw nobody there."""
+        """Wait for the receiving end too; raises its error where the sending end only saw nobody there.
+
+        If it has not ended by itself, it is told to: on a link that is half dead it would wait for hours.
+        """
+        self._talk.cancel(receiving.host)
         try:
             self._talk.end(receiving, StepReport, _summary)
         except SilenceError:
             return
         except MigrationError as cause:
-            if isinstance(error, MigrationError) and error.code is ErrorCode.TUNNEL_LOST:
+            lost = isinstance(error, MigrationError) and error.code is ErrorCode.TUNNEL_LOST
+            if lost and cause.code is not ErrorCode.MIGRATION_CANCELLED:
                 raise cause from error
 
     # How it ends.

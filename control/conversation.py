@@ -439,10 +439,10 @@ class Conversation:
             request_id=secrets.token_hex(16), agent_ip=host, cmd=command, cmd_arguments=arguments, epoch=facts.epoch,
             challenge=facts.challenge)
 
-    def cancel(self) -> None:
-        """Ask both agents to end what they do for this job; the running step then ends with an error."""
+    def cancel(self, *hosts: str) -> None:
+        """Ask both agents, or those of these hosts, to end what they do for this job: their step fails then."""
         if self.migration is not None:
-            self._cancel(self.migration.job_id, (self.migration.source, self.migration.destination))
+            self._cancel(self.migration.job_id, hosts or (self.migration.source, self.migration.destination))
 
     def let_go(self) -> None:
         """Tell the source, whose tunnel waits for the move, that there will be none."""

@@ -269,15 +269,22 @@ class Hypervisor:
         except libvirt.libvirtError as error:
             return _is_busy(error)
 
-    def end_block_jobs(self, domain: str) -> None:
-        """Ask QEMU to end the domain's mirrors and other block jobs, which a libvirtd that died may have left."""
+    def end_mirrors(self, domain: str) -> bool:
+        """Ask QEMU to end the domain's mirrors, which a libvirtd that died may have left; whether there was any.
+
+        No other block job: a backup or a commit that somebody began is none of ours.
+        """
+        ended = False
         try:
             found = self._find(domain)
             for disk in describe(found.XMLDesc(0)).disks:
-                if disk.path and found.blockJobInfo(disk.target, 0):
+                job = found.blockJobInfo(disk.target, 0) if disk.path else None
+                if job and job["type"] == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COPY:
+                    ended = True
                     found.blockJobAbort(disk.target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC)
         except (libvirt.libvirtError, MigrationError):
-            return
+            return True
+        return ended
 
     def machine_problem(self, virtualization: str, architecture: str, machine: str) -> str | None:
         """Why this host cannot run such a machine; None if it can."""
@@ -421,7 +428,8 @@ class Hypervisor:
             values = self._find(domain).jobStats()
         except (libvirt.libvirtError, MigrationError):
             return None
-        return JobStatistics.of(values)
+        # libvirt says "no job" too, not only nothing.
+        return JobStatistics.of(values) if values.get("type") != libvirt.VIR_DOMAIN_JOB_NONE else None
 
     def mirrors(self, domain: str, targets: tuple[str, ...]) -> tuple[DiskProgress, ...]:
         """How far the mirror of each of these disks is; without those that have none now."""
@@ -527,6 +535,16 @@ class Hypervisor:
             return _is_busy(error)
         except MigrationError:
             return False
+
+    def has_foreign_job(self, domain: str) -> bool:
+        """Whether libvirt's job on the domain is certainly no migration: a backup, say, that somebody has begun."""
+        try:
+            values = self._find(domain).jobStats()
+        except (libvirt.libvirtError, MigrationError):
+            return False
+        migrations = (libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT, libvirt.VIR_DOMAIN_JOB_OPERATION_UNKNOWN)
+        return (values.get("type") != libvirt.VIR_DOMAIN_JOB_NONE
+                and values.get("operation", libvirt.VIR_DOMAIN_JOB_OPERATION_UNKNOWN) not in migrations)
 
     def abort_job(self, domain: str) -> None:
         """Ask libvirt to end the domain's job; after switchover, or without a job, nothing happens."""

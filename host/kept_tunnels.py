@@ -128,11 +128,15 @@ class KeptTunnels:
 
     def close(self, directory: str) -> None:
         """End the tunnel that waits there, if one does."""
-        kept = self._taken(directory)
-        if kept is not None:
-            log.debug("the tunnel in %s is not needed any more", directory)
-            with contextlib.suppress(OSError):
-                kept.closing.close()
+        with self._lock:
+            in_use = self._in_use.setdefault(directory, threading.Lock())
+        # Whoever comes for the directory next waits until it is removed.
+        with in_use:
+            kept = self._taken(directory)
+            if kept is not None:
+                log.debug("the tunnel in %s is not needed any more", directory)
+                with contextlib.suppress(OSError):
+                    kept.closing.close()
 
     def close_soon(self, job_id: str) -> None:
         """End the tunnel of that job that waits, by a thread of its own: its caller may not wait."""

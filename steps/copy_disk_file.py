@@ -114,7 +114,7 @@ def _send(
     patience = _Patience(context, migration, files)
     outgoing = [Outgoing(path=file.path) for file in files]
     limit = migration.bandwidth * _MIB
-    alone = [disk.path for disk in facts.disks if disk.sent and not is_device(disk.path)]
+    alone = [disk.path for disk in facts.disks if disk.sent]
     with image_locks(alone, context.host):
         while True:
             try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 from host.hypervisor import RESTART_SECONDS, Hypervisor
+from host.job_files import refuse_system_directory
 from host.stale_copy import take_note_off
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
-from wire.phrase import Phrase
+from wire.phrase import Phrase, template
 from wire.records import StepArguments, StepReport, libvirt_conf_path
 
 
@@ -25,6 +26,8 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
             raise MigrationError(
                 ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": domain})
         return StepReport(summary=Phrase("{path} (libvirt's own)", {"path": path}))
+    # Whoever asks: root writes it.
+    refuse_system_directory(template("Conf file path"), path, context.host)
     with Hypervisor.open(context.host, patience=RESTART_SECONDS) as hypervisor:
         if arguments.known_facts().persistent:
             take_note_off(hypervisor, domain)

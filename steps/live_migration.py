@@ -14,7 +14,7 @@ from host import orphans
 from host.connections import cut_connections
 from host.domain_edit import Changes, edit
 from host.domain_xml import describe, inserted_media
-from host.hypervisor import Hypervisor, MigrationThread
+from host.hypervisor import Hypervisor, MigrationThread, libvirt_errors
 from host.job_files import JobSockets, remove_socket_directory
 from host.job_statistics import JobStatistics
 from host.kept_tunnels import qemu_users
@@ -100,15 +100,24 @@ class AdoptedMigration:
     def __init__(self, hypervisor: Hypervisor, domain: str, host: str) -> None:
         self._hypervisor = hypervisor
         self._domain = domain
+        self._host = host
         # How it ended nobody has been told: it is looked at.
         self.error: Exception | None = MigrationError(
             ErrorCode.MIGRATION_INTERRUPTED, {"domain": domain, "host": host})
 
     def is_alive(self) -> bool:
-        """Whether libvirt's job still runs, and is not only kept for the recovery of a post-copy that broke off."""
-        if not self._hypervisor.has_job(self._domain):
+        """Whether libvirt's job still runs, and is not only kept for the recovery of a post-copy that broke off.
+
+        Nothing can be said for it if libvirtd itself has died; then it is looked at anew, as after any other end.
+        """
+        try:
+            with libvirt_errors(self._host):
+                if not self._hypervisor.has_job(self._domain):
+                    return False
+                return self._hypervisor.view(self._domain).pause is not Pause.POST_COPY_FAILED
+        except MigrationError as error:
+            log.warning("VM %s: its migration cannot be followed any more: %s", self._domain, error.message)
             return False
-        return self._hypervisor.view(self._domain).pause is not Pause.POST_COPY_FAILED
 
     def join(self, timeout: float) -> None:
         """Let time pass."""
@@ -229,9 +238,9 @@ def _target(
 
 def _copy_storage(migration: Migration, facts: DomainFacts) -> CopyStorage:
     """What the mirror writes. Into what the job made itself, empty, it need not write zeros first."""
-    if migration.copy_storage is not CopyStorage.AUTO:
-        return migration.copy_storage
     placement = migration.placement(facts)
-    # A block device holds whatever was on it; a chain that becomes one image has to be read as a whole.
-    whole = migration.flatten or any(is_device(placement.path(disk.path)) for disk in facts.mirrored)
-    return CopyStorage.ALL if whole else CopyStorage.INC
+    # A block device holds whatever was on it; a chain that becomes one image has to be read as a whole: without that
+    # the copy would lack data, whatever the admin has asked for.
+    if migration.flatten or any(is_device(placement.path(disk.path)) for disk in facts.mirrored):
+        return CopyStorage.ALL
+    return CopyStorage.INC if migration.copy_storage is CopyStorage.AUTO else migration.copy_storage

@@ -22,6 +22,11 @@ def recall(state_directory: Path, job_id: str) -> JobRecord | None:
     return JobHistory(state_directory).get(job_id)
 
 
+def open_jobs(state_directory: Path) -> list[str]:
+    """The jobs that have not ended here, as far as that is written down: also those that a journal has forgotten."""
+    return [kept.job_id for kept in JobHistory(state_directory).all() if kept.outcome is None]
+
+
 def begin(context: StepContext, command: Command, arguments: StepArguments, asked_by: str, at: int) -> None:
     """Write the job down if this is its first step here. `at` is the time since 1970.
 

@@ -62,17 +62,21 @@ def bring_to_rest(
 
 
 def at_rest(hypervisor: Hypervisor, migration: Migration, facts: DomainFacts) -> DomainView | None:
-    """How it is, or None while something is done with it: that is ended, and one that is stuck half way goes on."""
+    """How it is, or None while something is done with it: that is ended, and one that is stuck half way goes on.
+
+    What somebody else has begun meanwhile, such as a backup, is no migration's and goes on.
+    """
     domain = migration.domain
     view = hypervisor.view(domain)
     if view.split:
         # libvirt keeps its job, which only its own end or a recovery may end.
         return view
+    if hypervisor.has_foreign_job(domain):
+        return view
     if hypervisor.has_job(domain):
         hypervisor.abort_job(domain)
         return None
-    if view.busy:
-        hypervisor.end_block_jobs(domain)
+    if view.busy and hypervisor.end_mirrors(domain):
         return None
     if view.pause is Pause.MIGRATION and is_held(migration, facts):
         # A libvirtd that dies between the end of the copying and the switchover leaves it so.

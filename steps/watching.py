@@ -168,8 +168,6 @@ class Watch:
             self._do(advice)
         if statistics is None:
             return
-        if self.last is None:
-            self.begun()
         self.last = statistics
         disks = self.hypervisor.mirrors(self.migration.domain, mirrored) if statistics.mirroring else ()
         if self.control.stage is not Stage.POST_COPY and self.hypervisor.is_split(self.migration.domain):
@@ -177,7 +175,10 @@ class Watch:
             self.control.stage = Stage.POST_COPY
             self.tunnel.keep()
         counted = (statistics.disk_done, statistics.memory_done, statistics.passes, *(each.done for each in disks))
-        if counted != self._counted:
+        if any(counted) and counted != self._counted:
+            if not self._counted:
+                self.begun()
+            # Before the first byte libvirt tells of a job too, with nothing counted.
             self._counted, self._moved_at = counted, now
         self.tell(statistics, disks)
 

@@ -143,7 +143,8 @@ class Jobs:
         return max(0, self._limit - len(self._holding()))
 
     def _holding(self) -> list[Job]:
-        return [job for job in self._jobs.values() if not job.given_up]
+        # A copy: steps ask from threads of their own, while the receive loop adds to it.
+        return [job for job in list(self._jobs.values()) if not job.given_up]
 
     def keep(self, job_id: str, now: float) -> None:
         """Hear of a job that has nothing to do here now."""

@@ -252,4 +252,5 @@ class Memory:
 
     def of_job(self, job_id: str) -> list[Remembered]:
         """The requests of a job, in the order in which they came."""
-        return [request for request in self._requests.values() if request.job_id == job_id]
+        # A copy: steps ask from threads of their own, while the receive loop adds to it.
+        return [request for request in list(self._requests.values()) if request.job_id == job_id]

@@ -48,6 +48,10 @@ class OneDomain:
     views: list[DomainView]
     jobs: int = 0
     """At so many looks a job of libvirt's runs on it."""
+    foreign: bool = False
+    """Whether they are somebody else's, a backup say."""
+    mirrors: bool = True
+    """Whether its block jobs are what a migration has left."""
     unreachable: int = 0
     """So often nobody gets a connection."""
     figures: Iterator[JobStatistics | None] = field(default_factory=lambda: iter(()))
@@ -90,9 +94,14 @@ class OneDomain:
         """Write it down."""
         self._do(f"abort {domain}")
 
-    def end_block_jobs(self, domain: str) -> None:
+    def has_foreign_job(self, _domain: str) -> bool:
+        """Whether that job is no migration."""
+        return self.foreign
+
+    def end_mirrors(self, domain: str) -> bool:
         """Write it down."""
-        self._do(f"end block jobs of {domain}")
+        self._do(f"end mirrors of {domain}")
+        return self.mirrors
 
     def job_statistics(self, _domain: str) -> JobStatistics | None:
         """The next figures; nothing once there are no more."""

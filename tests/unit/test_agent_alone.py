@@ -353,4 +353,9 @@ def test_a_job_that_had_ended_is_not_seen_to(hosts: Hosts, monkeypatch: pytest.M
         hosts, begun(1), ended(Command.LIVE_MIGRATION, MOVED), begun(1, Command.FINISH, 2),
         ended(Command.FINISH, did, 2))
     agent.look(monkeypatch, LATE)
-    assert (agent.job_ids(), hosts.asked, hosts.adopted, hosts.spared) == ([], [], [], [])
+    assert (agent.job_ids(), hosts.asked, hosts.adopted) == ([], [], [])
+
+
+def test_the_directory_of_a_job_that_the_journal_has_forgotten_and_that_has_not_ended_is_left(hosts: Hosts) -> None:
+    second_life(hosts)
+    assert hosts.spared == ["00000001"]

@@ -78,7 +78,15 @@ def test_a_copy_that_fails_is_rolled_back_with_the_error_that_says_why(
         destination=RECEIVED if destination is None else failed(destination),
         states=states(DomainState.RUNNING, DomainState.ABSENT))
     assert (report.outcome, [error.code for error in report.errors]) == (Outcome.ROLLED_BACK, [told])
-    assert agents.calls() == CHECKED + MOVING[:3] + ROLLING_BACK
+    told_to_end = [] if source is None else [(Command.CANCEL, DESTINATION)]
+    assert agents.calls() == CHECKED + MOVING[:3] + told_to_end + ROLLING_BACK
+
+
+def test_that_the_receiving_end_was_told_to_end_does_not_hide_why() -> None:
+    report, _agents = run_of(
+        source=failed(ErrorCode.TUNNEL_LOST), destination=failed(ErrorCode.MIGRATION_CANCELLED),
+        states=states(DomainState.RUNNING, DomainState.ABSENT))
+    assert [error.code for error in report.errors] == [ErrorCode.TUNNEL_LOST]
 
 
 def test_a_receiving_end_that_falls_silent_does_not_hide_why_the_sending_one_failed() -> None:

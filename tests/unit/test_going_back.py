@@ -409,6 +409,18 @@ def test_a_configure_file_that_cannot_be_written_is_left_to_be_written_by_hand(
     assert "`virsh dumpxml --inactive --security-info VM1 > FILE`" in caught.value.hint
 
 
+def test_no_configure_file_is_written_among_the_systems_own_whoever_asks(
+    libvirtd: Libvirtd, tmp_path: Path,
+) -> None:
+    libvirtd.add(document(QCOW2.path), RUNS)
+    arguments = dataclasses.replace(
+        STEP, migration=dataclasses.replace(MIGRATION, conf_file="/etc/cron.d/vmmigration-test"))
+    with pytest.raises(MigrationError) as caught:
+        extract_configure_file.run(context_on(DESTINATION, tmp_path), arguments)
+    assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
+    assert not Path("/etc/cron.d/vmmigration-test").exists()
+
+
 def test_the_images_are_the_vms_own_once_it_is_defined_and_the_definition_that_was_set_aside_is_still_the_jobs(
     libvirtd: Libvirtd, tmp_path: Path,
 ) -> None:

@@ -152,6 +152,19 @@ def test_a_step_that_comes_while_another_one_uses_the_tunnel_waits_for_it(site: 
     assert (got, site.logins) == ([1], 1)
 
 
+def test_a_step_that_comes_while_the_tunnel_is_being_closed_gets_a_new_one_when_all_of_it_is_gone(site: Site) -> None:
+    site.step(keep=True)
+    lock = site.tunnels._in_use.setdefault(SOCKETS.directory, threading.Lock())
+    with lock:
+        closing = threading.Thread(target=site.tunnels.close, args=(SOCKETS.directory,))
+        closing.start()
+        closing.join(0.05)
+        assert (closing.is_alive(), site.events[-1]) == (True, "opened 1")
+    closing.join(5.0)
+    assert site.events[-2:] == ["closed 1", "removed"]
+    assert site.step(keep=False).number == 2
+
+
 class Libvirt:
     """What is asked of the source's libvirt."""
 

@@ -17,6 +17,7 @@ pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get 
                     exc_type=ImportError)
 
 from constant import DomainState
+from host import bindings
 from host.job_files import JobSockets
 from host.job_statistics import JobStatistics
 from host.migration_target import MigrationTarget
@@ -417,6 +418,21 @@ def test_a_migration_that_was_begun_before_is_followed_to_its_end_and_none_is_be
     assert site.clock.now > began
     assert (site.targets, site.here.done) == ([], [])
     assert (site.way.closed, site.events[-1]) == (1, f"removed {SOCKETS.directory}")
+
+
+def test_where_libvirtd_dies_over_it_it_is_looked_at_anew(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.here.views, site.there.views = [MIGRATED], [ARRIVED]
+    looks = iter([True, bindings.libvirt.libvirtError("End of file while reading data")])
+
+    def has_job(_domain: str) -> bool:
+        look = next(looks, False)
+        if isinstance(look, Exception):
+            raise look
+        return look
+
+    monkeypatch.setattr(site.here, "has_job", has_job)
+    assert not site.adopt().held
+    assert site.there.done == ["resume VM1"]
 
 
 def test_the_end_of_qemu_is_watched_then_too(site: Site) -> None:

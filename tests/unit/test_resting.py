@@ -67,7 +67,15 @@ def test_a_job_of_libvirts_is_ended_until_there_is_none(rest: Rest) -> None:
 def test_mirrors_that_a_libvirtd_that_died_has_left_are_ended(rest: Rest) -> None:
     here = OneDomain.of(BUSY, BUSY, RUNNING)
     assert rest(here) == RUNNING
-    assert here.done == ["end block jobs of VM1"] * 2
+    assert here.done == ["end mirrors of VM1"] * 2
+
+
+def test_a_backup_that_somebody_has_begun_meanwhile_goes_on(rest: Rest) -> None:
+    here = OneDomain.of(BUSY, jobs=1_000_000, foreign=True)
+    assert rest(here) == BUSY
+    assert here.done == []
+    here = OneDomain.of(BUSY, mirrors=False)
+    assert rest(here) == BUSY
 
 
 def test_a_vm_that_its_migration_left_paused_goes_on(rest: Rest) -> None:

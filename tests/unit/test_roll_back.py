@@ -204,7 +204,7 @@ def test_the_source_brings_the_vm_to_rest_first(rolled_back: RollBack) -> None:
     busy = dataclasses.replace(RUNNING, busy=True)
     here = OneDomain.of(busy, busy, busy, HALF, RUNNING, jobs=1)
     assert rolled_back(here, host=SOURCE).state is DomainState.RUNNING
-    assert here.done == ["abort VM1", "end block jobs of VM1", "resume VM1"]
+    assert here.done == ["abort VM1", "end mirrors of VM1", "resume VM1"]
 
 
 def test_a_source_on_which_the_vm_stays_busy_says_so(rolled_back: RollBack) -> None:

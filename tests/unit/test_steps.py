@@ -35,8 +35,10 @@ from steps.convergence import ConvergenceControl  # noqa: E402
 from steps.live_migration import _after_switchover, _target  # noqa: E402
 from steps.table import HELLO, STEPS  # noqa: E402
 from steps.watching import as_progress  # noqa: E402
+from tests.unit import libvirtd  # noqa: E402
 from tests.unit.samples import FACTS, HARD, MIGRATION, MOVED  # noqa: E402
 from wire.errors import ErrorCode, MigrationError  # noqa: E402
+from wire.placement import DiskMap  # noqa: E402
 from wire.records import Convergence, DiskProgress, MigrationReport  # noqa: E402
 
 TEST_URI = "test:///default"
@@ -289,6 +291,37 @@ def hypervisor_of(domain: MigratingDomain) -> Hypervisor:
 
 
 GONE = libvirt.libvirtError("domain is not running")
+
+
+@pytest.mark.parametrize(("changes", "wanted", "done"), [
+    ({}, CopyStorage.AUTO, CopyStorage.INC), ({}, CopyStorage.INC, CopyStorage.INC),
+    ({}, CopyStorage.ALL, CopyStorage.ALL), ({"flatten": True}, CopyStorage.INC, CopyStorage.ALL),
+    ({"disk_maps": (DiskMap(what=FACTS.disks[0].path, path="/dev/vg/VM1"),)}, CopyStorage.INC, CopyStorage.ALL),
+])
+def test_what_the_mirror_may_not_leave_out_is_copied_whatever_was_asked_for(
+    changes: dict[str, Any], wanted: CopyStorage, done: CopyStorage,
+) -> None:
+    assert target_of(copy_storage=wanted, **changes).copy_storage is done
+
+
+def test_that_libvirt_has_no_job_is_told_as_nothing() -> None:
+    assert hypervisor_of(MigratingDomain(jobStats={"type": 0})).job_statistics("VM1") is None
+    assert hypervisor_of(MigratingDomain(jobStats={"type": 2})).job_statistics("VM1") is not None
+
+
+@pytest.mark.parametrize(("told", "foreign"), [
+    ({"type": 2, "operation": 6}, True), ({"type": 2, "operation": 5}, False), ({"type": 2, "operation": 0}, False),
+    ({"type": 2}, False), ({"type": 0}, False), (GONE, False),
+], ids=["a snapshot", "a migration", "not known", "not told", "none", "no answer"])
+def test_a_job_that_is_certainly_no_migration_is_somebody_elses(told: object, foreign: bool) -> None:
+    assert hypervisor_of(MigratingDomain(jobStats=told)).has_foreign_job("VM1") is foreign
+
+
+@pytest.mark.parametrize(("kind", "ended"), [(2, True), (5, False), (4, False)])
+def test_of_block_jobs_only_mirrors_are_ended(kind: int, ended: bool) -> None:
+    domain = MigratingDomain(XMLDesc=libvirtd.document("/srv/x.qcow2"), blockJobInfo={"type": kind, "cur": 0, "end": 7})
+    assert hypervisor_of(domain).end_mirrors("VM1") is ended
+    assert any(call.startswith("blockJobAbort") for call in domain.asked) is ended
 
 
 def test_each_disks_mirror_is_told_and_one_that_has_not_begun_is_left_out() -> None:

@@ -262,6 +262,18 @@ def test_that_libvirt_has_begun_is_told_once_and_not_before(follow: Follow) -> N
     assert 2.0 <= began < 2.7
 
 
+def test_a_host_that_takes_long_before_the_first_byte_is_waited_for(
+    follow: Follow, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nothing = JobStatistics(disk_done=0, disk_total=0, memory_done=0, memory_total=0)
+    site = Site(lambda seconds: nothing if seconds < 3 * STALL_SECONDS else copying(seconds), ends_at=110.0)
+    monkeypatch.setattr(site, "mirrors", lambda _domain, _targets: ())
+    follow(site)
+    assert not [call for call in site.asked if call.endswith("abort")]
+    (began,) = site.begun_at
+    assert began >= 3 * STALL_SECONDS
+
+
 def test_a_job_that_tells_nothing_is_followed_to_its_end_without_a_word(follow: Follow) -> None:
     site = Site(lambda _seconds: None, ends_at=5.0)
     follow(site)
