@@ -228,11 +228,12 @@ class _Words:
         kept = persistent and wanted is SourceAfter.KEEP
         yield Phrase("see that it does not run; keep it defined, but so that it cannot be started by mistake" if kept
                      else "see that it does not run")
-        files, devices = self._own()
         if not persistent:
-            # libvirt forgets it at the switchover: there is no definition by which it could be started.
-            yield Phrase("leave {paths} alone", {"paths": joined([*files, *devices])})
+            # libvirt forgets it at the switchover: there is no definition by which it could be started. What becomes of
+            # its NVRAM and TPM is libvirt's business.
+            yield Phrase("leave {paths} alone", {"paths": joined(disk.path for disk in self.facts.disks)})
             return
+        files, devices = self._own()
         if files and wanted is not SourceAfter.DELETE:
             yield Phrase("rename {paths}, unless read-only or named by another VM as well", {"paths": joined(files)})
         if devices and kept:

@@ -174,7 +174,7 @@ def test_the_plan_says_what_becomes_of_the_copy_that_stays(
 @pytest.mark.parametrize("wanted", list(SourceAfter))
 def test_the_plan_says_that_the_files_of_a_transient_vm_are_left_alone(wanted: SourceAfter) -> None:
     migration = dataclasses.replace(MIGRATION, source_after=wanted)
-    facts = dataclasses.replace(FACTS, persistent=False, autostart=False)
+    facts = dataclasses.replace(FACTS, persistent=False, autostart=False, nvram=NVRAM, has_tpm=True)
     assert make_plan(migration, facts, LinkReport()).steps[-1].does == (STOPPED, f"leave {NODE} alone")
 
 
