@@ -98,13 +98,6 @@ class Command(str, Enum):
     CANCEL = "CANCEL"
 
 
-class Side(str, Enum):
-    """Which of a migration's two hosts an agent is."""
-
-    SOURCE = "source"
-    DESTINATION = "destination"
-
-
 class MessageType(str, Enum):
     """The `msg_type` of a datagram: one request, and what an agent can answer to it."""
 

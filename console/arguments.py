@@ -217,6 +217,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--insecure", action="store_true", help="no key: rely on the IP lists alone; agents need --insecure too")
     add("--version", action="version", version=f"vmmigration {VERSION}")
     options = parser.parse_intermixed_args(argv)
+    if options.without_destination and options.words[:1] != ["restore-source"]:
+        raise arguments_invalid(Phrase("--without-destination goes with restore-source alone"))
     for word in options.words[:1]:
         if options.report is not None and word in _WITHOUT_RUN:
             raise arguments_invalid(Phrase(

@@ -83,7 +83,7 @@ class _Plain(_Lines):
     def went_on(self, meter: StepMeter) -> None:
         """Write a line if the last one is old enough."""
         if self._is_due():
-            text = progress_text(meter.at(self._clock()))
+            text = printable(progress_text(meter.at(self._clock())))
             self._line(f"{meter.command.value:<23} {meter.host:<16} {text}")
 
     def ended(self, step: StepResult) -> None:
@@ -251,12 +251,12 @@ class Display:
         """Say that Ctrl-C, or `cancel`, was understood."""
         if possible:
             self._say("cancelling", translate(
-                "Cancelling: the VM stays where it is. A second Ctrl-C leaves at once, with the state unknown."
+                "Cancelling: the VM stays where it is. Another Ctrl-C leaves at once, with the state unknown."
                 if pressed else
                 "Cancelling: the VM stays where it is. Ctrl-C leaves at once, with the state unknown."))
         else:
             self._say("too-late-to-cancel", translate(
-                "Too late to cancel: this clears up. A second Ctrl-C leaves at once, with the state unknown."))
+                "Too late to cancel: this clears up. Another Ctrl-C leaves at once, with that unfinished."))
 
     def _say(self, event: str, text: str) -> None:
         with self._lock:

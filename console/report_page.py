@@ -35,7 +35,6 @@ from console.report_tables import (
     seconds_text,
     step_table,
     table,
-    verdict_text,
 )
 from console.result import result_text
 from constant import CHANGE_NOTHING, VERSION, Command, DomainState, Outcome, Severity
@@ -122,11 +121,7 @@ def _kind(report: RunReport) -> str:
 
 
 def _outcome_text(report: RunReport) -> str:
-    texts: Mapping[Outcome, str] = {
-        Outcome.NOTHING_CHANGED: translate("nothing changed"), Outcome.MOVED: translate("moved"),
-        Outcome.MOVED_INCOMPLETE: translate("moved, not finished"), Outcome.ROLLED_BACK: translate("rolled back"),
-        Outcome.UNKNOWN: translate("state unknown"), Outcome.DETACHED: translate("goes on without this command")}
-    return translate("dry run") if report.dry_run else texts[report.outcome]
+    return translate("dry run") if report.dry_run else translate(report.outcome.value)
 
 
 def _header(run: RunPage) -> Markup:
@@ -167,7 +162,7 @@ def _planned_figures(plan: Plan | None) -> Iterator[tuple[str, str, str]]:
         amount=size(plan.memory_bytes))
     yield translate("link"), rate_text(plan.link_rate) or NOT_KNOWN, "" if plan.link_rate else translate("not measured")
     yield translate("expected"), expected_text(plan) or NOT_KNOWN, ""
-    yield translate("copying"), verdict_text(plan.verdict), ""
+    yield translate("copying"), translate(plan.verdict.value), ""
 
 
 def _real_figures(run: RunPage) -> Iterator[tuple[str, str, str]]:

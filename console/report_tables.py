@@ -14,7 +14,7 @@ from console.language import listed, readable, translate
 from console.markup import NOTHING, Markup, element, joined
 from console.report_charts import stretch
 from console.report_rates import Pass
-from constant import DomainState, Verdict
+from constant import DomainState
 from control.conversation import StepResult
 from control.plan import Plan, PlannedStep
 from control.report import RunReport
@@ -103,7 +103,7 @@ def plan_table(report: RunReport, plan: Plan, came: Came) -> Markup:
         (translate("the guest writes its disks"), rate_text(plan.write_rate), ""),
         *([(translate("the guest stands still"), translate("at most {most} ms").format(most=most),
             downtime_text(report))] if live else []),
-        (translate("does the copying catch up?"), verdict_text(plan.verdict),
+        (translate("does the copying catch up?"), translate(plan.verdict.value),
          translate("it did") if moved is not None and live else ""),
     ]
     if report.dry_run:
@@ -112,14 +112,6 @@ def plan_table(report: RunReport, plan: Plan, came: Came) -> Markup:
     return table(
         translate("What was expected, and what came"), ("", translate("expected"), translate("came")),
         [row if row[2] else (*row[:2], NOT_KNOWN) for row in rows], "pairs")
-
-
-def verdict_text(verdict: Verdict) -> str:
-    """A verdict in words."""
-    texts: Mapping[Verdict, str] = {
-        Verdict.CONVERGES: translate("converges"), Verdict.NEEDS_THROTTLING: translate("needs throttling"),
-        Verdict.WILL_NOT_CONVERGE: translate("will not converge"), Verdict.NOT_MEASURED: translate("not measured")}
-    return texts[verdict]
 
 
 def downtime_text(report: RunReport) -> str:
@@ -267,9 +259,9 @@ def host_table(migration: Migration, hosts: Mapping[str, HostFacts], clocks: Map
     rows = [
         (translate("address"), *both),
         row(translate("name"), {each: facts.hostname for each, facts in hosts.items()}),
-        row("libvirt", {each: f"{version_text(facts.libvirt_version)} ({facts.daemon.value})"
+        row("libvirt", {each: f"{readable(version_text(facts.libvirt_version))} ({facts.daemon.value})"
                         for each, facts in hosts.items()}),
-        row("QEMU", {each: version_text(facts.qemu_version) for each, facts in hosts.items()}),
+        row("QEMU", {each: readable(version_text(facts.qemu_version)) for each, facts in hosts.items()}),
         row(translate("agent"), {each: facts.version for each, facts in hosts.items()}),
         row(translate("clock, ahead of the management host's"), {
             each: f"{ahead:+.1f} s" for each, ahead in clocks.items()}),

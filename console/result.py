@@ -7,7 +7,7 @@ from typing import TextIO
 
 from console.figures import size
 from console.language import translate
-from console.plan import finding_json, plan_json, plan_text
+from console.plan import finding_json, plan_json, plan_text, printable_lines
 from console.program import PROGRAM, with_program_name
 from console.terminal import printable, write
 from constant import DomainState, Outcome
@@ -24,7 +24,7 @@ def result_text(report: RunReport) -> str:
     """The result in a few lines."""
     if report.dry_run:
         return plan_text(report)
-    return "\n".join(map(translate, [_where(report), *_figures(report)]))
+    return printable_lines(map(translate, [_where(report), *_figures(report)]))
 
 
 def _where(report: RunReport) -> Phrase:

@@ -192,7 +192,9 @@ class LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
         try:
-            write(self._stream, self.format(record) + "\n")
+            # Only a traceback has lines of its own: a message may hold what another host has said.
+            told = logging.makeLogRecord({**vars(record), "msg": printable(record.getMessage()), "args": ()})
+            write(self._stream, "\n".join(map(printable, self.format(told).split("\n"))) + "\n")
         except Exception:
             self.handleError(record)
 

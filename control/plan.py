@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Optional
 
-from constant import DOWNTIME_CAP, Command, DomainState, OnTimeout, Transport, Verdict
+from constant import DOWNTIME_CAP, Command, DomainState, OnTimeout, SourceAfter, Transport, Verdict
 from wire.facts import DomainFacts
 from wire.phrase import Phrase, joined
 from wire.placement import Placement, is_device
@@ -161,7 +161,7 @@ def _steps(migration: Migration, facts: DomainFacts, memory_bytes: int) -> list[
         PlannedStep(Command.FINISH, destination, (
             _SEEN[facts.state], *([Phrase("trim its file systems")] if migration.trim else []),
             *([Phrase("remove the sockets")] if sockets else []))),
-        PlannedStep(Command.FINISH, source, (words.kept(),)),
+        PlannedStep(Command.FINISH, source, tuple(words.left())),
     ]
 
 
@@ -222,7 +222,40 @@ class _Words:
             "make {vm} persistent, autostart on" if self.facts.autostart else "make {vm} persistent, autostart off",
             {"vm": self.migration.name_there})
 
-    def kept(self) -> Phrase:
-        """Of FINISH on the source."""
-        return Phrase("see that it does not run; keep it shut off, with {paths}", {
-            "paths": joined(disk.path for disk in self.facts.disks)})
+    def left(self) -> Iterator[Phrase]:
+        """Of FINISH on the source: what becomes of the copy there, as host/stale_copy.py has it."""
+        wanted, persistent = self.migration.source_after, self.facts.persistent
+        kept = persistent and wanted is SourceAfter.KEEP
+        yield Phrase("see that it does not run; keep it defined, but so that it cannot be started by mistake" if kept
+                     else "see that it does not run")
+        if not persistent:
+            # libvirt forgets it at the switchover: there is no definition by which it could be started. What becomes of
+            # its NVRAM and TPM is libvirt's business.
+            yield Phrase("leave {paths} alone", {"paths": joined(disk.path for disk in self.facts.disks)})
+            return
+        files, devices = self._own()
+        if files and wanted is not SourceAfter.DELETE:
+            yield Phrase("rename {paths}, unless read-only or named by another VM as well", {"paths": joined(files)})
+        if devices and kept:
+            yield Phrase("have its definition name something else than {paths}, unless named by another VM as well", {
+                "paths": joined(devices)})
+        if kept:
+            return
+        yield Phrase("undefine it once {host} has said that all is well there", {"host": self.migration.destination})
+        if files and wanted is SourceAfter.DELETE:
+            yield Phrase("delete {paths} then, unless read-only or named by another VM as well", {
+                "paths": joined(files)})
+        if devices:
+            yield Phrase("leave {paths} alone", {"paths": joined(devices)})
+
+    def _own(self) -> tuple[list[str], list[str]]:
+        """What belongs to the domain alone, as far as is known here: files, and block devices."""
+        # Of one that is shut off everything is sent, and what is read-only cannot be told from the rest.
+        off = self.facts.state is DomainState.SHUT_OFF
+        disks = [disk.path for disk in (self.facts.disks if off else self.facts.mirrored)]
+        files = [path for path in disks if not is_device(path)]
+        if self.facts.nvram is not None:
+            files.append(self.facts.nvram.path)
+        if self.facts.has_tpm:
+            files.append(Phrase("its TPM's state"))
+        return files, [path for path in disks if is_device(path)]

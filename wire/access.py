@@ -188,10 +188,16 @@ def _replace(path: Path, text: str) -> None:
 
 def _write_private(path: Path, text: str) -> None:
     """Write a new file that only its owner can read. Raises OSError."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        # An empty file would be taken for a key that is there.
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _not_written(path: Path, error: OSError) -> MigrationError:

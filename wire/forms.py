@@ -18,8 +18,8 @@ JOB_ID_FORM = Phrase("A job id has 8 hexadecimal digits.")
 USER_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,63}")
 USER_FORM = Phrase("A user name is a letter or _, and up to 63 more of letters, digits, `.`, `-` and `_`.")
 # libvirt forbids a slash and control characters in a name; a leading dash would be taken for an option by virsh.
-# A lone surrogate stands for a byte that is not UTF-8.
-DOMAIN_PATTERN = re.compile(r"[^-/\x00-\x1f\x7f\ud800-\udfff][^/\x00-\x1f\x7f\ud800-\udfff]{0,254}")
+# Those from 0x80 to 0x9f steer a terminal as well. A lone surrogate stands for a byte that is not UTF-8.
+DOMAIN_PATTERN = re.compile(r"[^-/\x00-\x1f\x7f-\x9f\ud800-\udfff][^/\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,254}")
 NAME_FORM = Phrase("A name has 1 to 255 signs, no `/` and no control character, and does not begin with `-`.")
 
 

@@ -137,6 +137,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, script: Mapping[Call, object]) -> 
     (["frobnicate"], "or one of check, list, status, resume,"),
     (["-n", "list"], "-n (--dry-run) goes with a move, not with list"),
     (["-n", "resume", "1a2b3c4d"], "-n (--dry-run) goes with a move, not with resume"),
+    (["--without-destination", *WORDS], "--without-destination goes with restore-source alone"),
+    (["repair", "VM1", SOURCE, DESTINATION, "--without-destination"], "goes with restore-source alone"),
     (["--js", *WORDS], "--js"),
     (["--trans", "tcp", *WORDS], "--trans"),
     (["--insec", *WORDS], "--insec"),
@@ -400,6 +402,11 @@ def test_what_another_host_says_cannot_steer_the_terminal(run: Run, monkeypatch:
 def test_only_what_steers_is_taken_out_of_a_text() -> None:
     assert printable("büro 7 µs …") == "büro 7 µs …"
     assert printable("a\nb\tc\x1bd\x7fe\u202ef\ud800") == "a?b?c?d?e?f?"
+
+
+def test_the_result_does_not_let_a_host_steer_the_terminal() -> None:
+    report = RunReport(MIGRATION, Outcome.MOVED, "\x1b[2J\x9b1m", 1.0)
+    assert result_text(report) == "VM1 runs on ?[2J?1m now."
 
 
 def sent_migration(agents: ScriptedAgents) -> Migration:

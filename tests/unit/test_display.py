@@ -40,6 +40,16 @@ def test_plain_lines_come_at_most_every_five_seconds() -> None:
     assert "\r" not in "".join(lines)
 
 
+def test_a_plain_line_of_progress_does_not_let_a_host_steer_the_terminal() -> None:
+    stream, clock = io.StringIO(), FakeClock(0.0)
+    display = Display("plain", stream, clock)
+    display.step_began(Command.LIVE_MIGRATION, SOURCE)
+    clock.now = 6.0
+    display.step_progress(Command.LIVE_MIGRATION, SOURCE, Progress(phase="x\x1b[2J\n\x9b1m", done=1, total=2))
+    assert stream.getvalue().endswith("\n")
+    assert stream.getvalue()[:-1].isprintable()
+
+
 class Screen:
     """A Display on a terminal."""
 
@@ -99,11 +109,12 @@ def test_what_ctrl_c_does_is_said_above_what_runs_in_as_many_lines_as_it_takes()
     assert screen.pass_time(0.5) == [
         "Leaving: the job goes on. Ctrl-C once", "more within 2 s cancels it.", " LIVE_MIGRATION .11 1 s"]
     screen.display.cancelling(possible=False)
-    assert screen.pass_time(0.5)[2] == "Too late to cancel: this clears up. A"
+    assert screen.pass_time(0.5)[2:5] == [
+        "Too late to cancel: this clears up.", "Another Ctrl-C leaves at once, with", "that unfinished."]
 
 
 def test_a_cancel_that_was_typed_is_told_without_a_second_ctrl_c() -> None:
-    for pressed, said in ((True, "A second Ctrl-C leaves"), (False, "it is. Ctrl-C leaves")):
+    for pressed, said in ((True, "it is. Another Ctrl-C leaves at once"), (False, "it is. Ctrl-C leaves at once")):
         screen = Screen(200)
         screen.display.cancelling(possible=True, pressed=pressed)
         assert said in screen.pass_time(0.5)[0]

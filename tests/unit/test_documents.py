@@ -14,7 +14,7 @@ from console.arguments import parse
 from console.hosts import fleet_json
 from console.jobs import jobs_json, repair_json, restored_json
 from console.result import result_json
-from constant import AGENT_PORT, CONTROLLER_PORT, Command, DomainState, ExitCode, Outcome, Verdict
+from constant import AGENT_PORT, CONTROLLER_PORT, DOWNTIME_FIRST, Command, DomainState, ExitCode, Outcome, Verdict
 from control.conversation import StepResult
 from control.fleet import FleetReport, HostLook, PairLook
 from control.looking import JobLook, JobsReport
@@ -23,9 +23,11 @@ from control.repairing import RepairReport
 from control.report import RunReport
 from control.restoring import Restored
 from control.whereabouts import Whereabouts
-from tests.unit.samples import DESTINATION, FACTS, FINE, HOST_FACTS, MIGRATION, ROOT, SOURCE, STOPS
+from tests.unit.samples import DESTINATION, FACTS, FINE, HOST_FACTS, MASTER, MIGRATION, ROOT, SOURCE, STOPS, write_key
 from tests.unit.scripted import job
 from tests.unit.test_layout import MAY_IMPORT
+from vmmigration import main
+from wire.access import Key
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import CHECKS, Check
 from wire.records import LinkReport
@@ -58,7 +60,7 @@ def rows_of(check: Check) -> str:
 @pytest.mark.parametrize("check", list(Check))
 def test_every_check_is_documented_with_whether_it_can_be_skipped(check: Check) -> None:
     last_cells = [row.split("|")[-2] for row in rows_of(check).splitlines()]
-    assert any("skip" in cell for cell in last_cells) == CHECKS[check].skippable
+    assert {"skip" in cell for cell in last_cells} == {CHECKS[check].skippable}
 
 
 def documented(section: str) -> set[str]:
@@ -224,6 +226,29 @@ def test_every_error_code_leads_to_where_its_remedy_is(code: ErrorCode) -> None:
         if code is not ErrorCode.INTERNAL:
             heading = row.split("[")[1].split("]")[0]
             assert re.search(rf"(?<![\w-]){code.value}(?![\w-])", section(README, f"### {heading}"))
+
+
+@pytest.mark.parametrize("words", [
+    ["check"], ["list"], ["status"], ["resume", "1a2b3c4d"], ["cancel", "1a2b3c4d"],
+    ["repair", "VM1", SOURCE, DESTINATION], ["restore-source", "1a2b3c4d"], ["change-key", "finish"]])
+def test_each_command_that_a_wide_network_stops_is_named_where_its_remedy_is(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "AgentIPAddr.txt").write_text(f"{SOURCE}\n{DESTINATION}\n10.0.0.0/8\n")
+    write_key(tmp_path / "ControllerKey.txt", MASTER, Key(b"n" * 32))
+    assert main(["--config-dir", str(tmp_path), *words]) == ExitCode.INPUT
+    assert "Name the nodes themselves there" in capsys.readouterr().err
+    command = " ".join(words) if words[0] == "change-key" else words[0]
+    for document in ("README.md", "README.zh-CN.md"):
+        lines = (ROOT / document).read_text(encoding="utf-8").splitlines()
+        assert f"`{command}`" in next(line for line in lines if line.startswith("| list-line-invalid"))
+
+
+@pytest.mark.parametrize("document", ["README.md", "man/vmmigration.1.scd"])
+def test_the_pause_at_the_switchover_begins_with_what_the_code_says(document: str) -> None:
+    text = " ".join((ROOT / document).read_text(encoding="utf-8").split())
+    (first,) = re.findall(r"It begins with (\d+) (?:ms )?and is raised", text)
+    assert int(first) == DOWNTIME_FIRST
 
 
 # All documents.

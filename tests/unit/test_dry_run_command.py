@@ -84,8 +84,10 @@ def test_a_dry_run_prints_the_plan_and_changes_nothing(option: str, admin: Admin
         "  5 DEFINE_VIRTUAL_MACHINE  192.0.2.12       make VM1 persistent, autostart on",
         "  6 FINISH                  192.0.2.12       see that it runs",
         "                                             remove the sockets",
-        "  7 FINISH                  192.0.2.11       see that it does not run; keep it shut off, with "
-        "/var/lib/libvirt/images/node.qcow2",
+        "  7 FINISH                  192.0.2.11       see that it does not run; keep it defined, but so that "
+        "it cannot be started by mistake",
+        "                                             rename /var/lib/libvirt/images/node.qcow2, unless read-only or "
+        "named by another VM as well",
         "to send   2.00 GiB of disk (what is allocated), up to 300 MiB of memory",
         "link      100 MiB/s; the guest writes 0 B/s of memory and 0 B/s of disk",
         "expected  22 s to 32 s",

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from constant import CLEARING, Command, OnTimeout, Transport, Verdict
+from constant import CLEARING, Command, DomainState, OnTimeout, SourceAfter, Transport, Verdict
 from control.plan import make_plan, predict, verdict
-from tests.unit.samples import DESTINATION, FACTS, ISO, MIGRATION, QCOW2, SOURCE
+from tests.unit.samples import DESTINATION, FACTS, ISO, MIGRATION, NVRAM, QCOW2, SOURCE
 from wire.records import Convergence, LinkReport, libvirt_conf_path
 
 MIB = 1 << 20
@@ -145,7 +145,48 @@ def test_the_plan_names_every_step_that_changes_a_host_with_its_host() -> None:
     assert QCOW2.path in steps[0].does[0]
     assert "8192 MiB" in steps[0].does[0]
     assert "2048 MiB allocated of 8192 MiB, through SSH" in steps[2].does[0]
-    assert QCOW2.path in steps[6].does[0]
+    assert QCOW2.path in steps[6].does[1]
+
+
+NODE, DEVICE = QCOW2.path, "/dev/vg/vm1"
+CANNOT = "see that it does not run; keep it defined, but so that it cannot be started by mistake"
+STOPPED, UNLESS = "see that it does not run", "unless read-only or named by another VM as well"
+UNDEFINED = f"undefine it once {DESTINATION} has said that all is well there"
+
+
+@pytest.mark.parametrize(("wanted", "files", "device"), [
+    (SourceAfter.KEEP, [CANNOT, f"rename {NODE}, {UNLESS}"], [
+        CANNOT, f"have its definition name something else than {DEVICE}, unless named by another VM as well"]),
+    (SourceAfter.UNDEFINE, [STOPPED, f"rename {NODE}, {UNLESS}", UNDEFINED], [
+        STOPPED, UNDEFINED, f"leave {DEVICE} alone"]),
+    (SourceAfter.DELETE, [STOPPED, UNDEFINED, f"delete {NODE} then, {UNLESS}"], [
+        STOPPED, UNDEFINED, f"leave {DEVICE} alone"]),
+])
+def test_the_plan_says_what_becomes_of_the_copy_that_stays(
+    wanted: SourceAfter, files: list[str], device: list[str],
+) -> None:
+    migration = dataclasses.replace(MIGRATION, source_after=wanted, disk=None)
+    on_device = dataclasses.replace(FACTS, disks=(dataclasses.replace(QCOW2, path=DEVICE),))
+    for facts, does in ((FACTS, files), (on_device, device)):
+        assert list(make_plan(migration, facts, LinkReport()).steps[-1].does) == does
+
+
+@pytest.mark.parametrize("wanted", list(SourceAfter))
+def test_the_plan_says_that_the_files_of_a_transient_vm_are_left_alone(wanted: SourceAfter) -> None:
+    migration = dataclasses.replace(MIGRATION, source_after=wanted)
+    facts = dataclasses.replace(FACTS, persistent=False, autostart=False, nvram=NVRAM, has_tpm=True)
+    assert make_plan(migration, facts, LinkReport()).steps[-1].does == (STOPPED, f"leave {NODE} alone")
+
+
+def test_the_copy_that_stays_has_its_nvram_and_tpm_with_it_and_nothing_that_is_read_only() -> None:
+    migration = dataclasses.replace(MIGRATION, source_after=SourceAfter.DELETE)
+    read_only = dataclasses.replace(QCOW2, target="vdb", path="/srv/read-only.qcow2", sent=True)
+    facts = dataclasses.replace(FACTS, disks=(QCOW2, read_only), nvram=NVRAM, has_tpm=True)
+    (told,) = (does for does in make_plan(migration, facts, LinkReport()).steps[-1].does if "delete" in does)
+    assert told == f"delete {NODE}, {NVRAM.path}, its TPM's state then, {UNLESS}"
+    off = dataclasses.replace(
+        facts, state=DomainState.SHUT_OFF, disks=(dataclasses.replace(QCOW2, sent=True),), nvram=None, has_tpm=False)
+    assert make_plan(migration, off, LinkReport()).steps[-1].does[-1] == f"delete {NODE} then, {UNLESS}"
 
 
 def test_the_plan_says_of_what_is_received_who_sends_it() -> None:

@@ -336,6 +336,28 @@ def test_every_heading_and_every_caption_is_in_the_readers_language(monkeypatch:
                 assert words == words.upper()
 
 
+def test_a_host_whose_qemu_does_not_answer_and_each_outcome_are_told_in_the_readers_language(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = moved()
+    hosts = {**HOSTS, NODE1: dataclasses.replace(HOSTS[NODE1], qemu_version=0, libvirt_version=0)}
+    monkeypatch.setattr("console.language._language.catalogue", Bracketed())
+    text = page(dataclasses.replace(run, hosts=hosts))
+    assert text.count("<not answering>") == 0
+    assert text.count("&lt;not answering&gt;") == 2
+    for outcome in Outcome:
+        told = page(dataclasses.replace(run, report=dataclasses.replace(run.report, outcome=outcome, runs_on=NODE1)))
+        assert f"&lt;{outcome.value}&gt;" in told
+
+
+class Bracketed(gettext.NullTranslations):
+    """A language in which each text that is looked up stands in angle brackets."""
+
+    def gettext(self, message: str) -> str:
+        """The text in them."""
+        return f"<{message}>"
+
+
 # Its charts.
 
 

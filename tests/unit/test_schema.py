@@ -281,7 +281,7 @@ def test_an_ordinary_user_is_taken(user: str) -> None:
 
 @pytest.mark.parametrize("domain", [
     "", "-VM1", "--all", "a/b", "/", "../x", "VM\n1", "VM1\n", "VM\x001", "VM\t1", "VM\x7f", "x" * 256,
-    "VM\ud800", "\udcff", bytes([0x56, 0xff]).decode("utf-8", "surrogateescape"),
+    "VM\x9b2J", "\x80VM", "VM\ud800", "\udcff", bytes([0x56, 0xff]).decode("utf-8", "surrogateescape"),
 ])
 def test_a_domain_is_a_name_that_libvirt_takes_and_never_an_option_or_a_path(domain: str) -> None:
     with pytest.raises(MigrationError) as caught:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -214,6 +216,23 @@ def test_a_new_key_never_replaces_one_nor_follows_a_link(tmp_path: Path) -> None
         assert caught.value.code is ErrorCode.KEY_EXISTS
     assert load_keys(path) == (MASTER,)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_new_key_that_does_not_fit_on_the_disk_leaves_no_empty_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "ControllerKey.txt"
+    with monkeypatch.context() as patched:
+        patched.setattr("wire.access.os.fsync", full)
+        with pytest.raises(MigrationError) as caught:
+            write_new_key(path)
+    assert caught.value.code is ErrorCode.FILE_NOT_WRITTEN
+    assert "No space left" in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+    write_new_key(path)
 
 
 def test_a_key_that_cannot_be_written_is_an_error_with_its_reason(tmp_path: Path) -> None:

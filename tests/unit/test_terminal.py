@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import fcntl
 import io
+import logging
 import os
 import struct
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from console import terminal
-from console.terminal import Echo, Look, in_foreground, look_of, obeys_sequences, put
+from console.terminal import Echo, LogHandler, Look, in_foreground, look_of, obeys_sequences, put
 
 
 class Stream(io.StringIO):
@@ -163,3 +164,19 @@ def test_what_cannot_be_encoded_is_written_as_its_number() -> None:
     stream = io.TextIOWrapper(written, encoding="ascii")
     assert put(stream, "node 复\n")
     assert written.getvalue() == b"node \\u590d\n"
+
+
+def test_what_is_logged_does_not_steer_the_terminal_and_a_traceback_keeps_its_lines() -> None:
+    stream = io.StringIO()
+    handler = LogHandler(stream)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.Logger("test")
+    logger.addHandler(handler)
+    logger.warning("%s said %s", "node", "fine\x1b[2J\nERROR: \x9b1m")
+    assert stream.getvalue() == "WARNING: node said fine?[2J?ERROR: ?1m\n"
+    try:
+        raise ValueError("\x1b]0;owned")
+    except ValueError:
+        logger.exception("broken")
+    assert stream.getvalue().count("\n") > 3
+    assert stream.getvalue().endswith("\nValueError: ?]0;owned\n")
