@@ -25,7 +25,7 @@ from control.conversation import (
     cancelled_by_admin,
     reason_of,
 )
-from control.looking import JobLook, Recalled, find_job, job_unknown, recall, unreached
+from control.looking import JobLook, Recalled, find_job, job_unknown, recall, recalled_migration, unreached
 from control.report import RunReport
 from control.whereabouts import locate
 from udpmodule import ControllerSocket
@@ -93,6 +93,8 @@ class Controller:
                 "job": migration.job_id, "domain": migration.domain, "seconds": f"{GIVE_UP_SECONDS:.0f}"}),))
         except KeyboardInterrupt:
             report = self._left(migration, cancelled_by_admin(migration.domain))
+        except MigrationError as error:
+            report = self._left(migration, error)
         except Exception as error:
             log.debug("unexpected", exc_info=True)
             report = self._left(
@@ -155,7 +157,12 @@ class Controller:
     # Going on with what another controller has begun.
 
     def resume(self, job_id: str) -> RunReport:
-        """Go on with a job where it is. Raises MigrationError JOB_UNKNOWN, or for what is wrong on this host."""
+        """Go on with a job where it is. Raises MigrationError JOB_UNKNOWN, or for what is wrong on this host.
+
+        May be called for one job after the other.
+        """
+        self._talk.forget()
+        self._checked, self._recalled_facts, self._moved, self._sent = None, None, None, 0
         migration, facts, known, look = self._recalled(job_id)
         if look.outcome is not None:
             report = self._ended(migration, facts, look.outcome)
@@ -173,9 +180,6 @@ class Controller:
             if moved is None and look.outcome is not None:
                 reason = Phrase("it has ended, {outcome}", {"outcome": Phrase(look.outcome.value)})
             raise MigrationError(ErrorCode.TOO_LATE, {"job": job_id, "reason": reason})
-        self._talk.cancelled = True
-        self.observer.cancelling(possible=True, pressed=False)
-        self._talk.cancel()
         return self._followed(migration, lambda: self._cancelled(migration, facts, known))
 
     def _recalled(self, job_id: str) -> tuple[Migration, DomainFacts, Recalled, JobLook]:
@@ -190,11 +194,12 @@ class Controller:
         for error in known.errors:
             if error.code is not ErrorCode.JOB_UNKNOWN:
                 raise error
-        for details in known.details.values():
-            migration = self._talk.migration = details.record.arguments.migration
-            facts = self._recalled_facts = details.record.arguments.known_facts()
-            return migration, facts, known, look
-        raise job_unknown(job_id)
+        migration = recalled_migration(look, known)
+        if migration is None:
+            raise job_unknown(job_id)
+        self._talk.migration = migration
+        facts = self._recalled_facts = next(iter(known.details.values())).record.arguments.known_facts()
+        return migration, facts, known, look
 
     def _ended(self, migration: Migration, facts: DomainFacts, outcome: Outcome) -> RunReport:
         """Of a job that has ended: what became of the VM since is told, but is no error of the job's."""
@@ -202,7 +207,8 @@ class Controller:
         try:
             state = locate(self._talk, has_it, migration.name_on(has_it)).state
         except (MigrationError, SilenceError) as error:
-            return RunReport(migration, outcome, has_it, 0.0, errors=(reason_of(error),), state=facts.state)
+            return RunReport(
+                migration, outcome, None, 0.0, errors=(reason_of(error),), state=facts.state, as_before=False)
         return RunReport(migration, outcome, has_it, 0.0, state=state, as_before=state is facts.state)
 
     def _go_on(self, migration: Migration, facts: DomainFacts, known: Recalled) -> RunReport:
@@ -223,8 +229,10 @@ class Controller:
         return self._move(migration, facts, known)
 
     def _cancelled(self, migration: Migration, facts: DomainFacts, known: Recalled) -> RunReport:
-        """Wait for what was told to end, then undo."""
-        self._talk.changed = True
+        """Have it end, wait for that, then undo."""
+        self._talk.changed = self._talk.cancelled = True
+        self.observer.cancelling(possible=True, pressed=False)
+        self._talk.cancel()
         arguments = StepArguments(migration=migration, facts=facts)
         for host, command in ((migration.source, Command.LIVE_MIGRATION), (migration.source, Command.COPY_DISK_FILE),
                               (migration.destination, Command.COPY_DISK_FILE)):

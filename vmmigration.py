@@ -32,6 +32,7 @@ from console.terminal import LogHandler, write
 from constant import CONTROLLER_KEY_FILE, ExitCode, Outcome
 from control.conversation import ControllerSettings, Conversation
 from control.fleet import agents_without, look_at_fleet
+from control.report import nothing_changed_code
 from controller import Controller
 from udpmodule import ControllerSocket
 from wire.access import Key, begin_key_change, config_directory, finish_key_change, load_keys, write_new_key
@@ -201,21 +202,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except MigrationError as error:
-        errors = [error, *error.others]
-        show_errors(errors, sys.stderr)
-        if "--json" in words:
-            result = {"outcome": Outcome.NOTHING_CHANGED.value, "exit_code": int(error.exit_code),
-                      "errors": [error_json(each) for each in errors]}
-            write(sys.stdout, json.dumps(result, indent=2) + "\n")
-        return int(error.exit_code)
+        return _nothing_done(words, nothing_changed_code(error), [error, *error.others])
     except KeyboardInterrupt:
-        _say(Phrase("{program}: interrupted before anything was asked of an agent", {"program": PROGRAM}))
-        return int(ExitCode.INPUT)
+        _say(Phrase("{program}: interrupted", {"program": PROGRAM}))
+        return _nothing_done(words, ExitCode.INPUT, [])
     except Exception as error:
         logging.getLogger(__name__).debug("unexpected", exc_info=True)
         facts = {"host": Phrase("this host"), "reason": repr(error)}
-        show_errors([MigrationError(ErrorCode.INTERNAL, facts)], sys.stderr)
-        return int(ExitCode.INTERNAL)
+        return _nothing_done(words, ExitCode.INTERNAL, [MigrationError(ErrorCode.INTERNAL, facts)])
+
+
+def _nothing_done(words: Sequence[str], exit_code: ExitCode, errors: Sequence[MigrationError]) -> int:
+    """Tell of a command that came to no result of its own, a program too. Returns the exit code."""
+    show_errors(errors, sys.stderr)
+    if "--json" in words:
+        result = {"outcome": Outcome.NOTHING_CHANGED.value, "exit_code": int(exit_code),
+                  "errors": [error_json(each) for each in errors]}
+        write(sys.stdout, json.dumps(result, indent=2) + "\n")
+    return int(exit_code)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ keys:
                   then (and SIGHUP), finish; after that agent-key prints the new line alone"""),
     template("""\
 exit codes:
-  0  moved: the VM runs on DST (with --dry-run: a real run would start; check: all is well)
+  0  moved: the VM runs on DST (with --dry-run: a real run would start; check: all is well; cancel: undone)
   1  unexpected error in this program before anything was changed
   2  nothing changed: wrong arguments or configuration on this host
   3  nothing changed: something stands in the way, or an agent refused

@@ -26,10 +26,19 @@ from wire.phrase import Phrase
 
 
 def show_run(options: argparse.Namespace, report: RunReport) -> int:
-    """Print how a run ended: the result on stdout, what went wrong on stderr."""
+    """Print how a run ended: the result on stdout, what went wrong on stderr. Returns its exit code."""
+    return _show_run(options, report, int(report.exit_code))
+
+
+def _show_run(options: argparse.Namespace, report: RunReport, exit_code: int) -> int:
     show_errors(report.errors, sys.stderr)
-    _print(options, result_text(report), result_json(report))
-    return int(report.exit_code)
+    text = result_text(report)
+    if report.runs_on is None and report.outcome in (Outcome.MOVED, Outcome.ROLLED_BACK):
+        # It has ended before, and how the VM is since could not be asked.
+        text = translate("Job {job} has ended: {outcome}.").format(
+            job=report.migration.job_id, outcome=translate(report.outcome.value))
+    _print(options, text, {**result_json(report), "exit_code": exit_code})
+    return exit_code
 
 
 def _print(options: argparse.Namespace, text: str, content: Mapping[str, object]) -> None:
@@ -53,7 +62,8 @@ def _status(options: argparse.Namespace) -> Action:
 def _under_way(options: argparse.Namespace, controller: Controller) -> int:
     report = look_at_jobs(controller.conversation)
     unfinished = tuple(job for job in report.jobs if job.outcome is None)
-    return _show_jobs(options, replace(report, jobs=unfinished), translate("Nothing is under way."))
+    nothing = translate("The agents that answer have nothing under way." if report.errors else "Nothing is under way.")
+    return _show_jobs(options, replace(report, jobs=unfinished), nothing)
 
 
 def _status_of(options: argparse.Namespace, wanted: str, controller: Controller) -> int:
@@ -76,7 +86,7 @@ def _show_jobs(options: argparse.Namespace, report: JobsReport, nothing: str = "
     show_errors(report.errors, sys.stderr)
     if not report.answered:
         nothing = translate("No agent answers.")
-    elif report.errors:
+    elif report.errors and not nothing:
         nothing = translate("The agents that answer know of nothing.")
     _print(options, nothing if nothing and not report.jobs else jobs_text(report), jobs_json(report))
     return int(ExitCode.NO_CONTACT if report.errors and not report.jobs else ExitCode.MOVED)
@@ -93,8 +103,8 @@ def _cancel(options: argparse.Namespace) -> Action:
 
 def _cancel_job(options: argparse.Namespace, job: str, controller: Controller) -> int:
     report = controller.cancel(job)
-    show_run(options, report)
-    return int(ExitCode.MOVED if report.outcome is Outcome.ROLLED_BACK else report.exit_code)
+    return _show_run(
+        options, report, int(ExitCode.MOVED if report.outcome is Outcome.ROLLED_BACK else report.exit_code))
 
 
 def _restore_source(options: argparse.Namespace) -> Action:
@@ -103,9 +113,9 @@ def _restore_source(options: argparse.Namespace) -> Action:
 
 def _restore_copy(options: argparse.Namespace, job: str, controller: Controller) -> int:
     restored = restore_source(controller.conversation, job, without_destination=options.without_destination)
-    show_errors(restored.warnings, sys.stderr)
+    show_errors([*restored.warnings, *([restored.error] if restored.error is not None else [])], sys.stderr)
     _print(options, restored_text(restored), restored_json(restored))
-    return int(ExitCode.MOVED)
+    return int(restored.exit_code)
 
 
 def _repair(options: argparse.Namespace) -> Action:

@@ -10,7 +10,8 @@ from console.language import translate
 from console.plan import printable_lines
 from console.result import error_json, result_json
 from control.looking import JobLook, JobsReport
-from control.repairing import RepairReport
+from control.repairing import RepairReport, came_to_its_end
+from control.report import RunReport
 from control.restoring import Restored
 from control.whereabouts import describe
 from wire.phrase import Phrase, joined
@@ -69,14 +70,20 @@ def repair_text(report: RepairReport) -> str:
         vm=report.domain, situation=translate(report.found.situation.value))]
     for host, view in ((report.source, report.found.source), (report.destination, report.found.destination)):
         lines.append(f"  {host:<16} {translate(describe(view)) if view is not None else translate('cannot be asked')}")
-    lines += [translate("Job {job} was brought to its end: {outcome}.").format(
-        job=run.migration.job_id, outcome=translate(run.outcome.value)) for run in report.runs]
+    lines += [_how_it_went(run) for run in report.runs]
     if report.why:
         lines.append(translate(report.why))
     lines += [_command(host, command) for host, command in report.commands]
-    if not report.commands and not report.errors:
+    if report.all_done:
         lines.append(translate("Nothing is left to do."))
     return printable_lines(lines)
+
+
+def _how_it_went(run: RunReport) -> str:
+    """What became of a job that was resumed."""
+    words = (translate("Job {job} was brought to its end: {outcome}.") if came_to_its_end(run)
+             else translate("Job {job} was not brought to its end: {outcome}."))
+    return words.format(job=run.migration.job_id, outcome=translate(run.outcome.value))
 
 
 def _command(host: str, command: str) -> str:
@@ -95,8 +102,11 @@ def repair_json(report: RepairReport) -> dict[str, object]:
 
 
 def restored_text(restored: Restored) -> str:
-    """What was brought back, and how to start it."""
+    """What was brought back, and how to start it; or that it is not known."""
     migration = restored.migration
+    if restored.error is not None:
+        return translate("It is not certain that the copy of {vm} on {host} is back.").format(
+            vm=migration.domain, host=migration.source)
     return printable_lines([
         translate("{vm} on {host}: {summary}.").format(
             vm=migration.domain, host=migration.source, summary=translate(restored.summary)),
@@ -108,6 +118,8 @@ def restored_json(restored: Restored) -> dict[str, object]:
     migration = restored.migration
     return {
         "job_id": migration.job_id, "domain": migration.domain, "source": migration.source,
-        "destination": migration.destination, "summary": restored.summary,
+        "destination": migration.destination, "summary": restored.summary or None,
+        "exit_code": int(restored.exit_code),
+        "errors": [error_json(restored.error)] if restored.error is not None else [],
         "warnings": [error_json(error) for error in restored.warnings],
     }

@@ -59,7 +59,10 @@ _ASK_AGAIN: Mapping[ErrorCode, ErrorCode] = {
 _KEEP_SECONDS = CHALLENGE_SECONDS * 2 / 3
 # How long a second Ctrl-C may take to come.
 LEAVING_SECONDS = 2.0
-_CTRL_C = Phrase("somebody pressed Ctrl-C twice")
+# True of one Ctrl-C, of two, and of a terminal or a service that has ended.
+_INTERRUPTED = Phrase("the command was interrupted")
+# What CANCEL does not end, besides what clears up: too short for that, and whole or to be repeated.
+_NOT_CANCELLED = CLEARING | {Command.RESTORE_SOURCE}
 # An agent that is restarted more often than that during one step is not running.
 _ATTEMPTS = 3
 
@@ -212,6 +215,13 @@ class Conversation:
     _keeping: Optional[Exchange] = None
     _keep_at: float = 0.0
 
+    def forget(self) -> None:
+        """Begin with another job, or with a look at hosts: what the last one did is not this one's."""
+        self.migration = None
+        self.steps = []
+        self.cancelled = self.changed = self.may_have_moved = False
+        self._keeping = None
+
     @contextlib.contextmanager
     def unseen(self) -> Iterator[None]:
         """For the length of a `with`, what is asked is neither shown nor among the run's steps."""
@@ -228,12 +238,11 @@ class Conversation:
         """HELLO to all hosts at once, each a step of its own. Returns what did not go well."""
         began = self.clock()
         errors = []
-        exchanges = {host: self._start_hello(host, HELLO_GIVE_UP_SECONDS) for host in hosts}
+        exchanges = {host: self._try_hello(host) for host in hosts}
         for host, exchange in exchanges.items():
             self.observer.step_began(Command.HELLO, host)
             try:
-                reply = self.udp.wait(exchange, lambda _progress: None)
-                facts = self._end_hello(host, reply, began, HELLO_GIVE_UP_SECONDS, exchange.ended_at)
+                facts = self._hello_of(host, exchange, began)
             except MigrationError as error:
                 errors.append(error)
                 self._ended(StepResult(Command.HELLO, host, self.clock() - began, "", error))
@@ -243,18 +252,37 @@ class Conversation:
             self._ended(StepResult(Command.HELLO, host, self.clock() - began, summary))
         return errors
 
+    def _try_hello(self, host: str) -> Exchange | MigrationError:
+        """Greet it; an address that this host cannot send to is that host's error and keeps no other from being asked.
+
+        Raises MigrationError for an agent that is not listed.
+        """
+        try:
+            return self._start_hello(host, HELLO_GIVE_UP_SECONDS)
+        except MigrationError as error:
+            if error.code is not ErrorCode.ADDRESS_UNUSABLE:
+                raise
+            return error
+
+    def _hello_of(self, host: str, exchange: Exchange | MigrationError, began: float) -> HostFacts:
+        """What a host told that was greeted. Raises as _end_hello() does, or what kept it from being greeted."""
+        if isinstance(exchange, MigrationError):
+            raise exchange
+        reply = self.udp.wait(exchange, lambda _progress: None)
+        return self._end_hello(host, reply, began, HELLO_GIVE_UP_SECONDS, exchange.ended_at)
+
     def _start_hello(self, host: str, patience: float) -> Exchange:
         request = Request(
             request_id=secrets.token_hex(16), agent_ip=host, cmd=Command.HELLO, cmd_arguments=HelloArguments())
         return self.udp.start(
-            request, self.settings.agent_keys(host), patience, max(patience, CHECK_LIMIT_SECONDS))
+            request, self.settings.agent_keys(host), patience, _hello_limit(patience))
 
     def _end_hello(
         self, host: str, reply: Reply | GaveUp, began: float, patience: float, ended: float,
     ) -> HostFacts:
         """Keep what HELLO told. Raises MigrationError AGENT_SILENT, STEP_OVERDUE or AGENT_OTHER_VERSION."""
         if isinstance(reply, GaveUp):
-            raise given_up(reply, host, Command.HELLO, patience)
+            raise given_up(reply, host, Command.HELLO, patience, _hello_limit(patience))
         error = reply.error()
         if error is not None:
             raise error
@@ -355,7 +383,7 @@ class Conversation:
         """Send it. Raises MigrationError MIGRATION_CANCELLED instead of sending what is not wanted any more."""
         before = self.changed, self.may_have_moved
         request = self._fresh_request(command, host, arguments)
-        if self.cancelled and command not in CLEARING:
+        if self.cancelled and command not in _NOT_CANCELLED:
             raise cancelled_by_admin(self._domain())
         self.changed = self.changed or command not in CHANGE_NOTHING
         self.may_have_moved = self.may_have_moved or command is Command.LIVE_MIGRATION
@@ -381,7 +409,7 @@ class Conversation:
         """Wait for an answer. Ctrl-C leaves (DetachedError), twice in a short time cancels and waits for the end."""
         host = exchange.request.agent_ip
         self._keep_at = self.clock() + _KEEP_SECONDS
-        no_way_back = command in CLEARING
+        no_way_back = command in _NOT_CANCELLED
 
         def on_progress(progress: Progress) -> None:
             nonlocal no_way_back
@@ -442,40 +470,52 @@ class Conversation:
     def cancel(self, *hosts: str) -> None:
         """Ask both agents, or those of these hosts, to end what they do for this job: their step fails then."""
         if self.migration is not None:
-            self._cancel(self.migration.job_id, hosts or (self.migration.source, self.migration.destination))
+            self._cancel(
+                self.migration.job_id, hosts or (self.migration.source, self.migration.destination), logging.WARNING)
 
     def let_go(self) -> None:
         """Tell the source, whose tunnel waits for the move, that there will be none."""
         if self.migration is not None and self.migration.source in self.contacts:
-            self._cancel(self.migration.job_id, (self.migration.source,))
+            # Nothing runs that could go on: the tunnel ends by itself.
+            self._cancel(self.migration.job_id, (self.migration.source,), logging.DEBUG)
 
-    def _cancel(self, job_id: str, hosts: Sequence[str]) -> None:
+    def _cancel(self, job_id: str, hosts: Sequence[str], level: int) -> None:
+        """Ask those of them that have been greeted, and log at that level what comes in between."""
         exchanges = {}
         for host in hosts:
+            if host not in self.contacts:
+                continue
             try:
                 request = self._fresh_request(
                     Command.CANCEL, host, CancelArguments(job_id=job_id))
                 exchanges[host] = self.udp.start(request, self.settings.agent_keys(host), HELLO_GIVE_UP_SECONDS)
             except MigrationError as error:
-                log.warning("cannot cancel: %s", error)
+                log.log(level, "cannot cancel: %s", error)
         for host, exchange in exchanges.items():
             outcome = self.udp.wait(exchange, lambda _progress: None)
             failure = outcome.error() if isinstance(outcome, Reply) else given_up(
                 outcome, host, Command.CANCEL, HELLO_GIVE_UP_SECONDS)
             if failure is not None:
-                log.warning("the step that runs may not have been cancelled: %s", failure)
+                log.log(level, "the step that runs may not have been cancelled: %s", failure)
 
 
-def given_up(gave_up: GaveUp, host: str, command: Command, patience: float) -> MigrationError:
-    """The error for an agent that said nothing for too long, or that did not come to an end."""
+def _hello_limit(patience: float) -> float:
+    """How long an agent may take over HELLO that says that it is at it."""
+    return max(patience, CHECK_LIMIT_SECONDS)
+
+
+def given_up(
+    gave_up: GaveUp, host: str, command: Command, patience: float, limit: float = CHECK_LIMIT_SECONDS,
+) -> MigrationError:
+    """The error for an agent that said nothing for too long, or that did not come to an end within the limit."""
     if gave_up.answered:
-        facts = {"host": host, "command": command.value, "seconds": f"{CHECK_LIMIT_SECONDS:.0f}"}
+        facts = {"host": host, "command": command.value, "seconds": f"{limit:.0f}"}
         return MigrationError(ErrorCode.STEP_OVERDUE, facts)
     return MigrationError(
         ErrorCode.AGENT_SILENT, {"host": host, "port": str(AGENT_PORT), "seconds": f"{patience:.0f}"})
 
 
-def cancelled_by_admin(domain: str, how: Phrase = _CTRL_C) -> MigrationError:
+def cancelled_by_admin(domain: str, how: Phrase = _INTERRUPTED) -> MigrationError:
     """The error of a run that was ended on purpose."""
     facts = {"domain": domain, "reason": how}
     return MigrationError(ErrorCode.MIGRATION_CANCELLED, facts)

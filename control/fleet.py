@@ -11,7 +11,7 @@ from typing import Optional
 
 from constant import Command, ExitCode, LibvirtDaemon, Severity, Transport
 from control.checks import SKEW_SECONDS, summarise
-from control.conversation import Asked, Contact, Conversation, SilenceError, clock_skew
+from control.conversation import Asked, Contact, Conversation, SilenceError, clock_skew, reason_of
 from wire.access import AddressList, Key
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import HostFacts
@@ -19,6 +19,8 @@ from wire.findings import CheckReport, Finding
 from wire.phrase import Phrase
 from wire.records import LinkArguments
 
+# Of an address that only a network of the list comes to, which need not have an agent at each of its addresses.
+NOT_TOLD = (ErrorCode.AGENT_SILENT, ErrorCode.ADDRESS_UNUSABLE)
 # As many agents as have been tried at once on loopback; a network of the list may be wider.
 _ADDRESSES_LIMIT = 1024
 
@@ -86,11 +88,10 @@ def look_at_fleet(talk: Conversation, user: str, wall: Callable[[], float] = tim
     """Ask all agents, and each of them about its way to all others. Raises MigrationError LIST_TOO_LONG."""
     named, addresses = addresses_of(talk.settings.agents)
     errors = {error.facts.get("host", ""): error for error in talk.greet(addresses)}
-    # A network of the list need not have an agent at each of its addresses.
     answered = [address for address in addresses if address in talk.contacts]
     hosts = [
         _host(address, talk, errors, wall() - talk.clock()) for address in addresses
-        if address in talk.contacts or address in named or errors[address].code is not ErrorCode.AGENT_SILENT]
+        if address in talk.contacts or address in named or errors[address].code not in NOT_TOLD]
     return FleetReport(tuple(hosts), tuple(_pairs(talk, answered, user)), tuple(_skews(talk, answered)))
 
 
@@ -149,7 +150,7 @@ def _begin(talk: Conversation, source: str, destination: str, user: str) -> Aske
     try:
         return talk.begin(Command.CHECK_LINK, source, arguments)
     except (MigrationError, SilenceError) as error:
-        return error.error if isinstance(error, SilenceError) else error
+        return reason_of(error)
 
 
 def _end(talk: Conversation, source: str, destination: str, begun: Asked | MigrationError) -> PairLook:
@@ -158,7 +159,7 @@ def _end(talk: Conversation, source: str, destination: str, begun: Asked | Migra
     try:
         return PairLook(source, destination, talk.end(begun, CheckReport, summarise).findings)
     except (MigrationError, SilenceError) as error:
-        return PairLook(source, destination, error=error.error if isinstance(error, SilenceError) else error)
+        return PairLook(source, destination, error=reason_of(error))
 
 
 def _skews(talk: Conversation, answered: list[str]) -> Iterator[MigrationError]:

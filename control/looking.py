@@ -9,11 +9,12 @@ from typing import Optional
 
 from constant import Command, Outcome
 from control.conversation import Conversation, SilenceError, reason_of
-from control.fleet import addresses_of
+from control.fleet import NOT_TOLD, addresses_of
 from wire.errors import ErrorCode, MigrationError, first_of
 from wire.history import JobArguments, JobDetails, JobList, JobsArguments, JobSummary, StepState
 from wire.message import RESULTS
 from wire.phrase import Phrase, joined
+from wire.records import Migration
 
 # Between two steps nothing runs for a moment; so often nothing means that nobody drives the job.
 _IDLE_LOOKS = 3
@@ -70,9 +71,8 @@ def look_at_jobs(talk: Conversation, wanted: str = "") -> JobsReport:
 def _look_at_jobs(talk: Conversation, wanted: str) -> JobsReport:
     named, addresses = addresses_of(talk.settings.agents)
     greeted = talk.greet([address for address in addresses if address not in talk.contacts])
-    # A network of the list need not have an agent at each of its addresses.
     errors = [error for error in greeted
-              if error.facts.get("host") in named or error.code is not ErrorCode.AGENT_SILENT]
+              if error.facts.get("host") in named or error.code not in NOT_TOLD]
     if not talk.contacts and not errors:
         # Where there is none at all, one of them says what to look at.
         errors = greeted[:1]
@@ -178,6 +178,27 @@ def recall(talk: Conversation, job_id: str, hosts: Sequence[str]) -> Recalled:
         except (MigrationError, SilenceError) as error:
             errors.append(reason_of(error))
     return Recalled(details, tuple(errors))
+
+
+def recalled_migration(look: JobLook, known: Recalled) -> Optional[Migration]:
+    """The migration that a job is, from the hosts that could recall it; None if none could.
+
+    Raises MigrationError MESSAGE_INVALID unless each of them recalls what the agents were heard to list, and the same:
+    no host alone says on whom, or with what, a job goes on.
+    """
+    told, agreed = look.told, None
+    for host, details in known.details.items():
+        migration = details.record.arguments.migration
+        fits = (migration.job_id, migration.source, migration.destination, migration.domain, migration.name_there) == (
+            told.job_id, told.source, told.destination, told.domain, told.name_there)
+        if not fits or migration != (agreed or migration):
+            raise MigrationError(ErrorCode.MESSAGE_INVALID, {
+                "host": host, "domain": told.domain,
+                "problem": Phrase("what it knows of job {job} is not what else was told of it", {"job": told.job_id}),
+                "hint": Phrase("Look where {domain} runs with `virsh list --all` on both hosts.", {
+                    "domain": told.domain})})
+        agreed = migration
+    return agreed
 
 
 def newest(report: JobsReport, wanted: str) -> Optional[JobLook]:

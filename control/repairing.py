@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Optional
 
-from constant import DomainState, ExitCode, Pause
-from control.conversation import Conversation
+from constant import DomainState, ExitCode, Outcome, Pause
+from control.conversation import Conversation, SilenceError, cancelled_by_admin, reason_of
 from control.looking import JobLook, job_runs, look_at_jobs
 from control.report import RunReport
 from control.whereabouts import Whereabouts, whereabouts
@@ -37,9 +37,18 @@ class RepairReport:
     @property
     def exit_code(self) -> ExitCode:
         """MOVED, which is 0, if nothing is left to do."""
-        if self.commands or self.errors or self.found.situation is Situation.NOT_KNOWN:
-            return ExitCode.UNKNOWN
-        return ExitCode.MOVED
+        return ExitCode.MOVED if self.all_done else ExitCode.UNKNOWN
+
+    @property
+    def all_done(self) -> bool:
+        """Whether nothing is left to do, for certain."""
+        return not (self.commands or self.errors or self.found.situation is Situation.NOT_KNOWN
+                    or not all(map(came_to_its_end, self.runs)))
+
+
+def came_to_its_end(run: RunReport) -> bool:
+    """Whether a job that was resumed is over, with nothing of it left undone."""
+    return run.outcome in (Outcome.MOVED, Outcome.ROLLED_BACK)
 
 
 @dataclass(frozen=True)
@@ -122,15 +131,43 @@ def repair(
     silent = [error for error in jobs.errors if error.facts.get("host") in (source, destination)]
     # With one host alone nothing is begun: what the other one has done since is not known.
     both = {source, destination} <= talk.contacts.keys()
-    runs = tuple(resume(job.told.job_id) for job in reversed(left)) if both else ()
+    runs, broken_off = _resumed(resume, domain, reversed(left)) if both else ((), ())
     name_there = _name_there(jobs.jobs, destination)
-    found = whereabouts(talk, (source, domain), (destination, name_there or domain))
+    # What the jobs have changed is theirs: Ctrl-C ends this look, and leaves nothing that goes on.
+    talk.forget()
+    try:
+        found = whereabouts(talk, (source, domain), (destination, name_there or domain))
+    except KeyboardInterrupt:
+        if not runs:
+            raise
+        found = Whereabouts(errors=(cancelled_by_admin(domain),))
     if found.situation is Situation.NOWHERE and not jobs.jobs and not jobs.errors:
         raise MigrationError(ErrorCode.JOB_UNKNOWN, {"problem": Phrase(
             "Neither {source} nor {destination} has a VM {domain}, and no agent knows of a job that moved one",
             {"source": source, "destination": destination, "domain": domain})})
     return _report(RepairReport(
-        domain, source, destination, found, runs, errors=(*silent, *found.errors), name_there=name_there))
+        domain, source, destination, found, runs, errors=(*silent, *broken_off, *found.errors), name_there=name_there))
+
+
+def _resumed(
+    resume: Callable[[str], RunReport], domain: str, jobs: Iterable[JobLook],
+) -> tuple[tuple[RunReport, ...], tuple[MigrationError, ...]]:
+    """How each job went on, until the admin left, and what kept the next one from going on.
+
+    Raises what is wrong before any of them has.
+    """
+    runs: list[RunReport] = []
+    for job in jobs:
+        try:
+            runs.append(resume(job.told.job_id))
+        except (MigrationError, SilenceError, KeyboardInterrupt) as error:
+            if not runs:
+                raise
+            return tuple(runs), (cancelled_by_admin(domain) if isinstance(error, KeyboardInterrupt)
+                                 else reason_of(error),)
+        if runs[-1].outcome is Outcome.DETACHED:
+            break
+    return tuple(runs), ()
 
 
 def _name_there(jobs: Iterable[JobLook], destination: str) -> Optional[str]:

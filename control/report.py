@@ -22,6 +22,12 @@ _OUTCOME_EXIT_CODES: Mapping[Outcome, ExitCode] = {
 }
 
 
+def nothing_changed_code(error: MigrationError) -> ExitCode:
+    """The exit code where nothing was changed, whatever the code says of an error in the middle of a migration."""
+    kind = error.exit_code
+    return kind if kind in (ExitCode.INPUT, ExitCode.NO_CONTACT, ExitCode.INTERNAL) else ExitCode.REFUSED
+
+
 @dataclass(frozen=True)
 class RunReport:
     """How a run ended. `runs_on` is the address of the host that has the VM now, None if that is not known."""
@@ -65,8 +71,5 @@ class RunReport:
         if self.outcome is Outcome.NOTHING_CHANGED:
             if self.dry_run and self.would_start:
                 return ExitCode.MOVED
-            # Nothing was changed, whatever the code says of an error in the middle of a migration.
-            first = self.errors[0] if self.errors else None
-            kind = first.exit_code if first is not None else ExitCode.REFUSED
-            return kind if kind in (ExitCode.INPUT, ExitCode.NO_CONTACT, ExitCode.INTERNAL) else ExitCode.REFUSED
+            return nothing_changed_code(self.errors[0]) if self.errors else ExitCode.REFUSED
         return _OUTCOME_EXIT_CODES[self.outcome]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Optional
 
-from constant import Command
-from control.conversation import Conversation, SilenceError
-from control.looking import find_job, job_runs, recall, unreached
+from constant import GIVE_UP_SECONDS, Command, ExitCode
+from control.conversation import Conversation, DetachedError, SilenceError, reason_of
+from control.looking import find_job, job_runs, job_unknown, recall, recalled_migration, unreached
 from control.whereabouts import locate
 from wire.errors import ErrorCode, MigrationError, first_of
-from wire.phrase import Phrase
+from wire.phrase import Phrase, joined
 from wire.records import Migration, StepArguments, StepReport
 
 
@@ -19,7 +20,17 @@ class Restored:
 
     migration: Migration
     summary: str
+    """Empty if it is not known whether anything was."""
     warnings: tuple[MigrationError, ...]
+    error: Optional[MigrationError] = None
+    """What kept it from being known, or from being done to its end."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Whether it is done, not known, or goes on without this command."""
+        if self.error is None:
+            return ExitCode.MOVED
+        return ExitCode.DETACHED if self.error.code is ErrorCode.DETACHED else ExitCode.UNKNOWN
 
 
 def restore_source(talk: Conversation, job_id: str, *, without_destination: bool) -> Restored:
@@ -27,6 +38,7 @@ def restore_source(talk: Conversation, job_id: str, *, without_destination: bool
 
     Raises MigrationError JOB_UNKNOWN, JOB_RUNS, RUNS_ELSEWHERE, NO_STALE_COPY, or what keeps a host from being asked:
     the one that the VM moved to has to say that it does not run there, unless the admin goes `without_destination`.
+    What goes wrong once the source may have begun is not raised, but in the report.
     """
     look, report = find_job(talk, job_id)
     source, destination = look.told.source, look.told.destination
@@ -50,15 +62,40 @@ def restore_source(talk: Conversation, job_id: str, *, without_destination: bool
     known = recall(talk, job_id, [source])
     for reason in known.errors:
         raise reason
-    arguments = StepArguments(migration=known.details[source].record.arguments.migration)
-    migration = talk.migration = arguments.migration
-    try:
-        restored = talk.step(Command.RESTORE_SOURCE, source, arguments, StepReport, lambda told: told.summary)
-    except SilenceError as silence:
-        raise silence.error from silence
+    migration = recalled_migration(look, known)
+    if migration is None:
+        raise job_unknown(job_id)
+    talk.migration = migration
     warnings.append(MigrationError(ErrorCode.COPY_OUTDATED, {
         "domain": migration.domain, "host": source, "destination": destination}))
-    return Restored(migration, restored.summary, tuple(warnings))
+    return _bring_back(talk, migration, tuple(warnings))
+
+
+def _bring_back(talk: Conversation, migration: Migration, warnings: tuple[MigrationError, ...]) -> Restored:
+    """The one step that changes something. Raises MigrationError if it was not begun, for certain."""
+    again = Phrase("`vmmigration.py restore-source {job}` may be repeated: it brings back what is not back yet.", {
+        "job": migration.job_id})
+    try:
+        restored = talk.step(
+            Command.RESTORE_SOURCE, migration.source, StepArguments(migration=migration), StepReport,
+            lambda told: told.summary)
+    except (MigrationError, SilenceError) as failure:
+        error = reason_of(failure)
+        if _nothing_was_begun(talk, failure):
+            raise error from failure
+        hint = joined([error.hint, again], " ")
+        return Restored(migration, "", warnings, MigrationError(error.code, {**error.facts, "hint": hint}))
+    except (DetachedError, KeyboardInterrupt):
+        if not talk.changed:
+            raise
+        return Restored(migration, "", warnings, MigrationError(ErrorCode.DETACHED, {
+            "job": migration.job_id, "domain": migration.domain, "seconds": f"{GIVE_UP_SECONDS:.0f}", "hint": again}))
+    return Restored(migration, restored.summary, warnings)
+
+
+def _nothing_was_begun(talk: Conversation, failure: MigrationError | SilenceError) -> bool:
+    """Whether the copy is certain to be as it was."""
+    return isinstance(failure, MigrationError) and (not talk.changed or failure.code is ErrorCode.NO_STALE_COPY)
 
 
 def _refuse_if_there(talk: Conversation, host: str, domain: str) -> None:

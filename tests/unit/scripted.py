@@ -407,6 +407,15 @@ def controller_of(agents: ScriptedAgents, notes: Notes, listed: AddressList = AG
     return controller
 
 
+def cannot_send_to(host: str) -> Callable[[Request], None]:
+    """For ScriptedAgents.before: this host has no address of the kind of that one."""
+    def refuse(request: Request) -> None:
+        if request.agent_ip == host:
+            raise MigrationError(ErrorCode.ADDRESS_UNUSABLE, {"host": host, "reason": "no IPv6 here"})
+
+    return refuse
+
+
 def slow_at(call: Call) -> ScriptedAgents:
     """Agents of which that step takes so long that the challenges are old afterwards."""
     agents = ScriptedAgents()

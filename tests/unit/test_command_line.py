@@ -41,6 +41,7 @@ from tests.unit.samples import (
 from tests.unit.scripted import (
     CHECKED_IN_TURN,
     COMPLETING,
+    HAPPY,
     MOVING_IN_TURN,
     Call,
     Interrupt,
@@ -48,6 +49,9 @@ from tests.unit.scripted import (
     Signalled,
     Silence,
     WithProgress,
+    cannot_send_to,
+    error_of,
+    known,
     sleeping_with,
     states,
 )
@@ -383,6 +387,51 @@ def test_an_unexpected_error_is_told_in_a_sentence_and_not_by_a_traceback(
     code, out, err = run(*WORDS)
     assert (code, out) == (1, "")
     assert err.startswith("vmmigration.py: Unexpected error on this host: ZeroDivisionError")
+    code, out, _err = run("--json", *WORDS)
+    told = json.loads(out)
+    assert (code, told["exit_code"], told["outcome"]) == (1, 1, "nothing changed")
+    assert [error["code"] for error in told["errors"]] == ["internal"]
+
+
+@pytest.mark.parametrize("words", [["list"], ["status"], ["check", "kvm"]])
+def test_ctrl_c_where_nothing_is_changed_ends_the_command_and_says_no_more_than_that(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: Sequence[str],
+) -> None:
+    for options in ([], ["--json"]):
+        scripted(monkeypatch, {(Command.HELLO, SOURCE): Interrupt(HAPPY[Command.HELLO, SOURCE])})
+        code, out, err = run(*options, *words)
+        assert (code, err) == (2, "vmmigration.py: interrupted\n")
+        if options:
+            assert json.loads(out) == {"outcome": "nothing changed", "exit_code": 2, "errors": []}
+        else:
+            assert out == ""
+
+
+def test_an_error_before_anything_was_changed_is_never_told_as_rolled_back_or_unknown(
+    run: Run, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moved = known([], [], outcomes=(Outcome.MOVED, Outcome.MOVED))
+    for code in (ErrorCode.LIBVIRT_ERROR, ErrorCode.REQUEST_UNKNOWN):
+        scripted(monkeypatch, {**moved, (Command.LOCATE, DESTINATION): error_of(code)})
+        exit_code, out, _err = run("--json", "restore-source", MIGRATION.job_id)
+        assert (exit_code, json.loads(out)["exit_code"]) == (3, 3)
+
+
+def test_an_agent_that_this_host_cannot_send_to_is_no_fault_of_the_program(
+    run: Run, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scripted(monkeypatch, {}).before = cannot_send_to(DESTINATION)
+    code, out, err = run(*WORDS)
+    assert (code, out) == (4, "Nothing was changed on either host.\n")
+    assert f"vmmigration.py: This host cannot send to {DESTINATION}: no IPv6 here." in err
+
+
+def test_a_dry_run_whose_source_falls_silent_at_its_end_says_nothing_of_a_step_that_may_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    scripted(monkeypatch, {(Command.CANCEL, SOURCE): Silence()})
+    assert run("--dry-run", *WORDS)[0] == 0
+    assert [line for line in caplog.messages if "cancel" in line] == []
 
 
 def test_what_another_host_says_cannot_steer_the_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,7 @@ from tests.unit.scripted import (
     Silence,
     WithProgress,
     codes,
+    controller_of,
     obstacle_codes,
     run,
     slow_at,
@@ -182,6 +183,24 @@ def test_a_check_that_hangs_under_an_agent_that_answers_is_told_as_overdue(call:
     assert codes(report) == [ErrorCode.STEP_OVERDUE]
     assert report.errors[0].message == (
         f"The agent on {call[1]} answers, but has not finished {call[0].value} after 45 s.")
+
+
+def test_a_greeting_in_the_middle_of_a_run_that_hangs_is_told_with_the_time_that_it_was_given() -> None:
+    agents = slow_at(CHECKED[-1])
+    report, _agents, _notes = run({(Command.HELLO, DESTINATION): InTurn(HOST_FACTS, Overdue())}, agents)
+    (error,) = report.errors
+    given = [each.limit for each in agents.asked if each.request.cmd is Command.HELLO][-1]
+    assert (error.code, error.facts["seconds"]) == (ErrorCode.STEP_OVERDUE, f"{given:.0f}") == (error.code, "90")
+
+
+def test_an_error_that_nobody_expected_where_it_came_is_told_as_what_it_is() -> None:
+    def fail(_findings: object) -> None:
+        raise MigrationError(ErrorCode.ADDRESS_UNUSABLE, {"host": SOURCE, "reason": "no IPv6 here"})
+
+    controller = controller_of(ScriptedAgents(), Notes())
+    controller.on_checked = fail
+    report = controller.migrate(MIGRATION)
+    assert (report.outcome, codes(report)) == (Outcome.NOTHING_CHANGED, [ErrorCode.ADDRESS_UNUSABLE])
 
 
 @pytest.mark.parametrize("trouble", [

@@ -96,7 +96,7 @@ def test_ctrl_c_after_the_cancel_leaves_at_once_with_the_state_unknown() -> None
     assert agents.calls() == CHECKED + MOVING + CANCELLING
     assert (report.outcome, report.exit_code, report.runs_on) == (Outcome.UNKNOWN, ExitCode.UNKNOWN, None)
     assert codes(report) == [ErrorCode.STATE_UNKNOWN]
-    assert "Ctrl-C" in report.errors[0].message
+    assert "the command was interrupted" in report.errors[0].message
     assert notes.told.count("cancelling") == 1
 
 
@@ -106,6 +106,13 @@ def test_ctrl_c_at_hello_has_changed_nothing(host: str) -> None:
     assert (report.outcome, report.exit_code) == (Outcome.NOTHING_CHANGED, ExitCode.REFUSED)
     assert codes(report) == [ErrorCode.MIGRATION_CANCELLED]
     assert agents.calls() == CHECKED[:2]
+
+
+@pytest.mark.parametrize("call", [CHECKED[0], CHECKED_IN_TURN[2]])
+def test_one_ctrl_c_is_not_told_as_two(call: Call) -> None:
+    report, _agents, _notes = run({call: Interrupt(HAPPY[call])})
+    assert "twice" not in report.errors[0].message
+    assert report.errors[0].facts["reason"] == "the command was interrupted"
 
 
 def test_ctrl_c_in_the_hello_before_the_first_change_has_changed_nothing() -> None:

@@ -15,7 +15,7 @@ from constant import Command, ExitCode, LibvirtDaemon, Severity
 from control.conversation import ControllerSettings, Conversation
 from control.fleet import FleetReport, agents_without, look_at_fleet
 from tests.unit.samples import FINE, HOST_FACTS, MASTER, obstacle
-from tests.unit.scripted import HAPPY, Call, Notes, ScriptedAgents, Silence
+from tests.unit.scripted import HAPPY, Call, Notes, ScriptedAgents, Silence, cannot_send_to
 from wire.access import AddressList, Key
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import Check, CheckReport, Finding
@@ -42,9 +42,11 @@ def script_of(*changes: Mapping[Call, object]) -> dict[Call, object]:
     return script
 
 
-def look(script: Mapping[Call, object], *lines: str) -> tuple[FleetReport, ScriptedAgents]:
+def look(
+    script: Mapping[Call, object], *lines: str, unusable: str = "",
+) -> tuple[FleetReport, ScriptedAgents]:
     """A look at what these lines of a list name; every address that the script does not know is silent."""
-    agents = ScriptedAgents(step_seconds=0.0, tells_when=True)
+    agents = ScriptedAgents(step_seconds=0.0, tells_when=True, before=cannot_send_to(unusable))
     listed = AddressList(Path("AgentIPAddr.txt"), tuple(ipaddress.ip_network(line) for line in lines or NODES))
     addresses = [str(address) for network in listed.networks if network.num_addresses <= 1024
                  for address in network.hosts()]
@@ -94,6 +96,19 @@ def test_an_agent_that_is_listed_by_its_address_and_silent_is_an_error() -> None
     assert report.exit_code is ExitCode.NO_CONTACT
     assert [host.address for host in report.hosts if host.error is not None] == [NODES[1]]
     assert {each.source for each in links(agents)} == {NODES[0], NODES[2]}
+
+
+def test_an_address_that_this_host_cannot_send_to_keeps_no_other_from_being_looked_at() -> None:
+    report, _agents = look(script_of(), *NODES, "2001:db8::1", unusable="2001:db8::1")
+    assert [(host.address, host.error.code) for host in report.hosts if host.error is not None] == [
+        ("2001:db8::1", ErrorCode.ADDRESS_UNUSABLE)]
+    assert len(report.pairs) == 6
+    assert report.exit_code is ExitCode.NO_CONTACT
+
+
+def test_an_address_of_a_network_that_this_host_cannot_send_to_is_not_shown() -> None:
+    report, _agents = look(script_of(), "2001:db8::/127", *NODES, unusable="2001:db8::1")
+    assert [host.address for host in report.hosts] == list(NODES)
 
 
 def test_of_a_network_only_those_that_answer_are_shown() -> None:

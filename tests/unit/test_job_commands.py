@@ -30,6 +30,7 @@ from tests.unit.scripted import (
     Notes,
     ScriptedAgents,
     Silence,
+    cannot_send_to,
     controller_of,
     job,
     known,
@@ -80,8 +81,9 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """Run a command with agents that follow scripts."""
     monkeypatch.setattr("time.localtime", time.gmtime)
 
-    def run_command(command: str, *scripts: Mapping[Call, object]) -> Ran:
-        agents = ScriptedAgents(script={call: line for script in scripts for call, line in script.items()})
+    def run_command(command: str, *scripts: Mapping[Call, object], unusable: str = "") -> Ran:
+        agents = ScriptedAgents(script={call: line for script in scripts for call, line in script.items()},
+                                before=cannot_send_to(unusable))
         options = parse(command.split())
         code = JOB_COMMANDS[options.words[0]](options)(controller_of(agents, Notes()))
         printed = capsys.readouterr()
@@ -131,6 +133,13 @@ def test_an_agent_that_says_nothing_is_told_on_stderr_beside_what_the_others_say
     ran = run("list", listing(job(1)), SILENT)
     assert (ran.code, len(ran.rows)) == (0, 1)
     assert f"answered at {DESTINATION}" in ran.err
+
+
+@pytest.mark.parametrize("command", ["list", "status"])
+def test_an_agent_that_this_host_cannot_send_to_is_told_beside_what_the_others_say(run: Run, command: str) -> None:
+    ran = run(command, listing(job(1)), unusable=DESTINATION)
+    assert (ran.code, len(ran.rows)) == (0, 1)
+    assert f"cannot send to {DESTINATION}: no IPv6 here" in ran.err
 
 
 def test_where_no_agent_can_tell_of_a_job_the_exit_code_is_that_of_no_contact(run: Run) -> None:
@@ -187,6 +196,12 @@ def test_where_no_agent_answers_that_is_said_and_each_of_them_is_named(run: Run,
     assert (ran.code, ran.out) == (ExitCode.NO_CONTACT, "No agent answers.\n")
     assert [f"answered at {host} " in ran.err for host in (SOURCE, DESTINATION)] == [True, True]
     assert len(run(f"--json {command}", silent).content["errors"]) == 2
+
+
+def test_agents_that_know_of_jobs_that_have_ended_are_not_said_to_know_of_nothing(run: Run) -> None:
+    assert run("status", listing(job(3, Outcome.MOVED)), SILENT).out == (
+        "The agents that answer have nothing under way.\n")
+    assert run("list", listing(), SILENT).out == "The agents that answer know of nothing.\n"
 
 
 @pytest.mark.parametrize("wanted", [JOB, "VM1"])
@@ -250,7 +265,19 @@ def test_a_cancel_that_rolled_back_has_done_what_it_was_to_do(run: Run) -> None:
     assert ran.code == 0
     assert ran.out.startswith(f"Rolled back: VM1 runs on {SOURCE} as before.\n")
     ran = run(f"--json cancel {JOB}", known(COPIED, PREPARED), BEFORE)
-    assert (ran.code, ran.content["outcome"]) == (0, "rolled back")
+    assert (ran.code, ran.content["outcome"], ran.content["exit_code"]) == (0, "rolled back", 0)
+
+
+@pytest.mark.parametrize(("ended", "outcome", "has_it"), [
+    (ENDED, "moved", LOCATED[1]), (ROLLED_BACK, "rolled back", LOCATED[0])])
+def test_how_a_vm_is_that_could_not_be_asked_for_is_not_told(
+    run: Run, ended: Mapping[Call, object], outcome: str, has_it: Call,
+) -> None:
+    ran = run(f"resume {JOB}", ended, {has_it: Silence()})
+    assert ran.out == f"Job {JOB} has ended: {outcome}.\n"
+    assert f"answered at {has_it[1]}" in ran.err
+    content = run(f"--json resume {JOB}", ended, {has_it: Silence()}).content
+    assert (content["outcome"], content["runs_on"]) == (outcome, None)
 
 
 def test_a_cancel_that_does_not_know_what_became_of_the_vm_has_not_done_it(run: Run) -> None:
@@ -299,6 +326,13 @@ def test_what_went_wrong_while_a_job_was_brought_to_its_end_is_told_on_stderr(ru
     assert f"Job {JOB} was brought to its end: rolled back." in ran.out
 
 
+def test_a_job_that_repair_could_not_bring_to_its_end_is_told_as_left(run: Run) -> None:
+    ran = run(f"repair VM1 {SOURCE} {DESTINATION}", known(COPIED, PREPARED), {MIGRATING: Silence()},
+              dict(zip(LOCATED, (RUNS, ABSENT))))
+    assert ran.code == ExitCode.UNKNOWN
+    assert ran.out.splitlines()[-1] == f"Job {JOB} was not brought to its end: state unknown."
+
+
 def test_a_host_that_cannot_be_asked_is_told_on_stderr(run: Run) -> None:
     ran = run(f"repair VM1 {SOURCE} {DESTINATION}", listing(), SILENT, {LOCATED[0]: RUNS})
     assert (ran.code, f"answered at {DESTINATION}" in ran.err) == (7, True)
@@ -335,3 +369,15 @@ def test_without_the_destination_is_an_option_of_its_own(run: Run) -> None:
         run(f"restore-source {JOB}", restoring(), SILENT)
     assert (caught.value.code, caught.value.exit_code) == (ErrorCode.AGENT_SILENT, ExitCode.NO_CONTACT)
     assert run(f"--without-destination restore-source {JOB}", restoring(), SILENT).code == 0
+
+
+@pytest.mark.parametrize(("line", "code", "error"), [
+    (Silence(), 7, "agent-silent"), (Interrupt(StepReport(summary="back")), 8, "detached")])
+def test_what_is_not_known_of_a_copy_is_told_as_that(run: Run, line: object, code: int, error: str) -> None:
+    ran = run(f"restore-source {JOB}", restoring(), {RESTORING: line})
+    assert (ran.code, ran.out) == (code, f"It is not certain that the copy of VM1 on {SOURCE} is back.\n")
+    assert f"restore-source {JOB}` may be repeated" in ran.err
+    again = Interrupt(StepReport(summary="back")) if isinstance(line, Interrupt) else line
+    content = run(f"--json restore-source {JOB}", restoring(), {RESTORING: again}).content
+    assert (content["exit_code"], content["summary"]) == (code, None)
+    assert [each["code"] for each in content["errors"]] == [error]

@@ -8,10 +8,26 @@ import pytest
 
 from console.jobs import repair_json, repair_text
 from constant import Command, DomainState, ExitCode, Outcome, Pause
+from control.conversation import SilenceError
 from control.repairing import RepairReport, repair
 from control.report import RunReport
 from tests.unit.samples import DESTINATION, MIGRATION, SOURCE
-from tests.unit.scripted import GREETED, LISTED, Call, Notes, ScriptedAgents, Silence, controller_of, job
+from tests.unit.scripted import (
+    BEFORE,
+    COPIED,
+    FAILED,
+    GREETED,
+    LISTED,
+    PREPARED,
+    Call,
+    Interrupt,
+    Notes,
+    ScriptedAgents,
+    Silence,
+    controller_of,
+    job,
+    known,
+)
 from wire.errors import ErrorCode, MigrationError
 from wire.history import JobList, JobSummary
 from wire.situation import DomainView, Situation, situation
@@ -21,6 +37,7 @@ PAUSED = DomainView(state=DomainState.PAUSED, pause=Pause.SOMEBODY)
 OFF = DomainView(state=DomainState.SHUT_OFF)
 NONE = DomainView(state=DomainState.ABSENT)
 BROKEN_OFF = DomainView(state=DomainState.PAUSED, pause=Pause.POST_COPY_FAILED, busy=True, split=True)
+SILENCE = MigrationError(ErrorCode.AGENT_SILENT, {"host": SOURCE, "port": "8002", "seconds": "90"})
 LOCATED = [(Command.LOCATE, SOURCE), (Command.LOCATE, DESTINATION)]
 
 
@@ -34,12 +51,16 @@ def views(source: object, destination: object, *jobs: JobSummary) -> dict[Call, 
 class Resuming:
     """Stands for Controller.resume."""
 
-    def __init__(self) -> None:
+    def __init__(self, *ends: Outcome | BaseException) -> None:
         self.asked: list[str] = []
+        self._ends = list(ends)
 
     def __call__(self, job_id: str) -> RunReport:
         self.asked.append(job_id)
-        return RunReport(MIGRATION, Outcome.ROLLED_BACK, SOURCE, 1.0)
+        end = self._ends.pop(0) if self._ends else Outcome.ROLLED_BACK
+        if isinstance(end, BaseException):
+            raise end
+        return RunReport(MIGRATION, end, SOURCE, 1.0)
 
 
 def repaired(script: Mapping[Call, object], resume: Resuming | None = None) -> tuple[RepairReport, ScriptedAgents]:
@@ -145,6 +166,53 @@ def test_the_jobs_that_are_left_are_brought_to_their_end_before_it_is_looked_the
     assert [run.outcome for run in report.runs] == [Outcome.ROLLED_BACK] * 3
     assert agents.calls()[-2:] == LOCATED
     assert f"Job {MIGRATION.job_id} was brought to its end: rolled back." in repair_text(report)
+
+
+@pytest.mark.parametrize("outcome", [
+    Outcome.MOVED_INCOMPLETE, Outcome.UNKNOWN, Outcome.DETACHED, Outcome.NOTHING_CHANGED])
+def test_something_is_left_to_do_of_a_job_that_did_not_come_to_its_end(outcome: Outcome) -> None:
+    report, _agents = repaired(views(RUNS, NONE, job(1)), Resuming(outcome))
+    assert (report.exit_code, repair_json(report)["exit_code"]) == (ExitCode.UNKNOWN, 7)
+    text = repair_text(report)
+    assert "Nothing is left" not in text
+    assert f"Job {MIGRATION.job_id} was not brought to its end: {outcome.value}." in text
+
+
+def test_an_admin_who_leaves_one_job_is_not_held_up_by_the_next() -> None:
+    resume = Resuming(Outcome.DETACHED)
+    repaired(views(RUNS, NONE, job(1), job(2)), resume)
+    assert resume.asked == ["00000001"]
+
+
+@pytest.mark.parametrize("end", [
+    KeyboardInterrupt(), MigrationError(ErrorCode.MESSAGE_INVALID, {}), SilenceError(SILENCE)])
+def test_what_comes_in_between_two_jobs_is_told_with_how_the_first_one_ended(end: BaseException) -> None:
+    report, _agents = repaired(views(RUNS, NONE, job(1), job(2), job(3)), Resuming(Outcome.MOVED, end))
+    assert ([run.outcome for run in report.runs], len(report.errors)) == ([Outcome.MOVED], 1)
+    assert report.exit_code is ExitCode.UNKNOWN
+    with pytest.raises(type(end)):
+        repaired(views(RUNS, NONE, job(1)), Resuming(end))
+
+
+def test_ctrl_c_while_it_is_looked_where_the_vm_is_leaves_what_was_done_told() -> None:
+    pressed = {LOCATED[0]: Interrupt(RUNS)}
+    report, _agents = repaired({**views(RUNS, NONE, job(1)), **pressed})
+    assert [run.outcome for run in report.runs] == [Outcome.ROLLED_BACK]
+    assert [error.code for error in report.errors] == [ErrorCode.MIGRATION_CANCELLED]
+    assert report.exit_code is ExitCode.UNKNOWN
+    with pytest.raises(KeyboardInterrupt):
+        repaired({**views(RUNS, NONE), LOCATED[0]: Interrupt(RUNS)})
+
+
+def test_a_look_after_a_job_is_no_part_of_it_and_ctrl_c_just_ends_it() -> None:
+    agents, notes = ScriptedAgents(), Notes()
+    agents.script = {
+        **known(COPIED, PREPARED), **BEFORE, LOCATED[0]: Interrupt(RUNS), LOCATED[1]: NONE,
+        (Command.LIVE_MIGRATION, SOURCE): FAILED}
+    controller = controller_of(agents, notes)
+    report = repair(controller.conversation, controller.resume, "VM1", SOURCE, DESTINATION)
+    assert [run.outcome for run in report.runs] == [Outcome.ROLLED_BACK]
+    assert [line for line in notes.told if "leaving" in line] == []
 
 
 def test_a_job_the_other_way_round_is_one_of_these_hosts_and_one_with_another_is_not() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
-from constant import Command, DomainState, ExitCode, Outcome, Pause
+from constant import CHALLENGE_SECONDS, Command, DomainState, ExitCode, MessageType, Outcome, Pause
 from control.restoring import Restored, restore_source
 from tests.unit.samples import AGENTS, DESTINATION, HOST_FACTS, MIGRATION, SOURCE
 from tests.unit.scripted import (
@@ -17,6 +18,8 @@ from tests.unit.scripted import (
     LISTED,
     RECALLED,
     Call,
+    Interrupt,
+    InTurn,
     Notes,
     ScriptedAgents,
     Silence,
@@ -27,8 +30,8 @@ from tests.unit.scripted import (
     network_of,
 )
 from wire.access import AddressList
-from wire.errors import ErrorCode, MigrationError
-from wire.history import JobList
+from wire.errors import ERRORS, ErrorCode, MigrationError
+from wire.history import JobDetails, JobList
 from wire.message import Request
 from wire.records import StepArguments, StepReport
 from wire.situation import DomainArguments, DomainView, MovedNote
@@ -177,10 +180,80 @@ def test_all_silent_hosts_that_have_a_say_are_named() -> None:
     assert [each.facts["host"] for each in (error, *error.others)] == [SOURCE, DESTINATION]
 
 
-def test_a_source_that_falls_silent_over_it_is_told_as_silent() -> None:
+@pytest.mark.parametrize(("line", "code"), [
+    (Silence(), ErrorCode.AGENT_SILENT),
+    *[(error_of(code, MessageType.RESPONSE), code) for code in (
+        ErrorCode.NOT_AS_EXPECTED, ErrorCode.LIBVIRT_ERROR, ErrorCode.LIBVIRT_UNREACHABLE)]])
+def test_once_the_source_may_have_begun_what_goes_wrong_leaves_it_unknown_and_may_be_repeated(
+    line: object, code: ErrorCode,
+) -> None:
+    result = restored(agents_with({RESTORING: line}))
+    assert (result.exit_code, result.summary) == (ExitCode.UNKNOWN, "")
+    assert result.error is not None
+    assert result.error.code is code
+    assert f"restore-source {JOB}` may be repeated" in result.error.hint
+    assert ERRORS[code].hint.split("{", maxsplit=1)[0] in result.error.hint
+    assert [warning.code for warning in result.warnings] == [ErrorCode.COPY_OUTDATED]
+
+
+@pytest.mark.parametrize("code", [ErrorCode.LIBVIRT_ERROR, ErrorCode.AGENT_BUSY])
+def test_what_the_source_refuses_has_changed_nothing(code: ErrorCode) -> None:
     with pytest.raises(MigrationError) as caught:
-        restored(agents_with({RESTORING: Silence()}))
-    assert (caught.value.code, caught.value.facts["host"]) == (ErrorCode.AGENT_SILENT, SOURCE)
+        restored(agents_with({RESTORING: error_of(code)}))
+    assert caught.value.code is code
+
+
+# Ctrl-C.
+
+
+def test_ctrl_c_leaves_the_source_to_it_and_says_that_it_may_be_repeated() -> None:
+    agents, notes = agents_with({RESTORING: Interrupt(BACK)}), Notes()
+    result = restore_source(controller_of(agents, notes).conversation, JOB, without_destination=False)
+    assert (result.exit_code, int(result.exit_code), result.summary) == (ExitCode.DETACHED, 8, "")
+    assert result.error is not None
+    assert f"restore-source {JOB}` may be repeated" in result.error.hint
+    assert "?" not in result.error.message + result.error.hint
+    assert agents.calls()[-1] == RESTORING
+    assert notes.told[-1] == "leaving in 2 s"
+
+
+@pytest.mark.parametrize("without_destination", [False, True])
+def test_a_second_ctrl_c_is_too_late_and_waits_for_the_source(without_destination: bool) -> None:
+    agents, notes = agents_with(SILENT if without_destination else {}, {RESTORING: Interrupt(BACK, 2)}), Notes()
+    result = restore_source(
+        controller_of(agents, notes).conversation, JOB, without_destination=without_destination)
+    assert (result.exit_code, result.summary) == (ExitCode.MOVED, BACK.summary)
+    assert "too late to cancel" in notes.told
+    assert Command.CANCEL not in {command for command, _host in agents.calls()}
+
+
+def test_a_third_ctrl_c_leaves_at_once() -> None:
+    result = restored(agents_with({RESTORING: Interrupt(BACK, 3)}))
+    assert (result.exit_code, result.summary) == (ExitCode.DETACHED, "")
+
+
+def test_ctrl_c_before_the_source_was_asked_ends_the_command() -> None:
+    agents = agents_with()
+    agents.script = {**agents.script, (Command.HELLO, SOURCE): InTurn(HOST_FACTS, Interrupt(HOST_FACTS))}
+
+    def take_long(request: Request) -> None:
+        if request.cmd is Command.RECALL:
+            agents.clock.now += CHALLENGE_SECONDS
+
+    agents.before = take_long
+    with pytest.raises(KeyboardInterrupt):
+        restored(agents)
+    assert agents.count(RESTORING) == 0
+
+
+def test_only_hosts_that_have_been_greeted_are_asked_to_cancel() -> None:
+    agents = agents_with()
+    talk = controller_of(agents, Notes()).conversation
+    talk.greet([SOURCE])
+    talk.migration = MIGRATION
+    talk.cancel()
+    assert [(each.request.cmd, each.request.agent_ip) for each in agents.asked] == [
+        (Command.HELLO, SOURCE), (Command.CANCEL, SOURCE)]
 
 
 def test_a_third_host_that_says_nothing_is_told_and_no_reason_to_refuse() -> None:
@@ -202,6 +275,15 @@ def test_a_source_that_says_nothing_is_told_also_where_the_list_only_names_its_n
 
 def test_an_admin_who_knows_better_goes_without_a_destination_whose_libvirt_is_dead() -> None:
     assert restored(agents_with({LOCATING: DEAD}), without_destination=True).summary == BACK.summary
+
+
+@pytest.mark.parametrize("changes", [
+    {"domain": "VM2"}, {"destination": THIRD}, {"job_id": "87654321"}, {"new_name": "web"}])
+def test_a_source_that_knows_the_job_as_another_than_it_listed_is_not_asked(changes: Mapping[str, Any]) -> None:
+    record = dataclasses.replace(BEGUN, arguments=StepArguments(migration=dataclasses.replace(MIGRATION, **changes)))
+    error = refused(agents_with({RECALLED[0]: JobDetails(record=record, steps=())}))
+    assert (error.code, error.facts["host"]) == (ErrorCode.MESSAGE_INVALID, SOURCE)
+    assert "?" not in error.message + error.hint
 
 
 # What there is to bring back.

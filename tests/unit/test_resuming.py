@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ from tests.unit.scripted import (
     step,
 )
 from wire.errors import ErrorCode, MigrationError
-from wire.history import StepState
+from wire.history import JobDetails, StepState
 from wire.records import MigrationReport, StepArguments
 from wire.situation import DomainView
 
@@ -157,6 +158,7 @@ def test_a_job_that_has_ended_is_told_with_how_the_vm_is_now_and_nothing_is_aske
         assert report.as_before is (state is DomainState.RUNNING)
     report, _agents, _notes = resumed(known([], [], outcomes=outcomes), {looking: Silence()})
     assert (report.outcome, codes(report)) == (outcome, [ErrorCode.AGENT_SILENT])
+    assert (report.runs_on, report.as_before) == (None, False)
 
 
 def test_a_job_that_has_ended_on_one_host_only_is_gone_on_with() -> None:
@@ -222,6 +224,44 @@ def test_nothing_is_begun_while_a_host_says_nothing_also_where_the_list_only_nam
     assert (caught.value.code, caught.value.facts["host"]) == (ErrorCode.AGENT_SILENT, host)
 
 
+@pytest.mark.parametrize("cancel", [False, True])
+@pytest.mark.parametrize("call", RECALLED)
+@pytest.mark.parametrize("changes", [
+    {"job_id": "87654321"}, {"domain": "VM2"}, {"new_name": "web"}, {"bandwidth": 5},
+    {"source": DESTINATION, "destination": SOURCE}])
+def test_nothing_is_begun_where_a_host_knows_the_job_as_another(
+    changes: Mapping[str, Any], call: Call, cancel: bool,
+) -> None:
+    other = dataclasses.replace(MIGRATION, **changes)
+    record = dataclasses.replace(BEGUN, arguments=StepArguments(migration=other, facts=FACTS))
+    agents = ScriptedAgents(script={**known(COPIED, PREPARED), call: JobDetails(record=record, steps=())})
+    controller = controller_of(agents, Notes())
+    with pytest.raises(MigrationError) as caught:
+        (controller.cancel if cancel else controller.resume)(JOB)
+    assert (caught.value.code, caught.value.exit_code) == (ErrorCode.MESSAGE_INVALID, ExitCode.REFUSED)
+    assert "?" not in caught.value.message + caught.value.hint
+    assert agents.calls() == LOOKED
+
+
+def test_a_job_is_gone_on_with_as_if_no_other_had_been_before_it() -> None:
+    agents = ScriptedAgents(script={
+        **known(COPIED, PREPARED), **BEFORE, MIGRATING: Interrupt(FAILED, 2)})
+    controller = controller_of(agents, Notes())
+    first = controller.resume(JOB)
+    agents.script = known(COPIED, PREPARED)
+    second = controller.resume(JOB)
+    assert (first.outcome, second.outcome) == (Outcome.ROLLED_BACK, Outcome.MOVED)
+    assert [each.command for each in second.steps] == [command for command, _host in MOVING[2:] + COMPLETING]
+
+
+def test_one_who_leaves_after_another_job_has_moved_its_vm_is_not_told_that_this_one_has() -> None:
+    agents = ScriptedAgents(script=known([*COPIED, step(Command.LIVE_MIGRATION, 3)], PREPARED, moved=MOVED))
+    controller = controller_of(agents, Notes())
+    assert controller.resume(JOB).outcome is Outcome.MOVED
+    agents.script = {**known(COPIED, PREPARED), MIGRATING: Interrupt(MOVED, 3)}
+    assert controller.resume(JOB).outcome is Outcome.UNKNOWN
+
+
 def test_a_silent_host_is_the_reason_why_a_job_is_not_known() -> None:
     error = refused(known(None, None), {(Command.HELLO, SOURCE): Silence()})
     assert error.code is ErrorCode.AGENT_SILENT
@@ -240,6 +280,15 @@ def test_a_move_is_cancelled_on_both_hosts_followed_to_its_end_and_undone() -> N
     assert (report.outcome, report.runs_on, codes(report)) == (
         Outcome.ROLLED_BACK, SOURCE, [ErrorCode.MIGRATION_CANCELLED])
     assert "cancelling, not by Ctrl-C" in notes.told
+
+
+@pytest.mark.parametrize("call", CANCELLING)
+def test_ctrl_c_while_it_is_cancelled_leaves_it_unknown(call: Call) -> None:
+    report, agents, _notes = resumed(
+        known([*COPIED, step(Command.LIVE_MIGRATION, 3, ended=False)], PREPARED), {call: Interrupt(HAPPY[call])},
+        cancel=True)
+    assert agents.calls() == [*LOOKED, *CANCELLING]
+    assert (report.outcome, codes(report)) == (Outcome.UNKNOWN, [ErrorCode.STATE_UNKNOWN])
 
 
 def test_files_that_are_on_their_way_are_cancelled_at_both_ends() -> None:
