@@ -32,12 +32,7 @@ def show_run(options: argparse.Namespace, report: RunReport) -> int:
 
 def _show_run(options: argparse.Namespace, report: RunReport, exit_code: int) -> int:
     show_errors(report.errors, sys.stderr)
-    text = result_text(report)
-    if report.runs_on is None and report.outcome in (Outcome.MOVED, Outcome.ROLLED_BACK):
-        # It has ended before, and how the VM is since could not be asked.
-        text = translate("Job {job} has ended: {outcome}.").format(
-            job=report.migration.job_id, outcome=translate(report.outcome.value))
-    _print(options, text, {**result_json(report), "exit_code": exit_code})
+    _print(options, result_text(report), {**result_json(report), "exit_code": exit_code})
     return exit_code
 
 

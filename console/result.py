@@ -30,6 +30,10 @@ def result_text(report: RunReport) -> str:
 def _where(report: RunReport) -> Phrase:
     """Where the VM is, and how."""
     migration = report.migration
+    if report.runs_on is None and report.outcome in (Outcome.MOVED, Outcome.ROLLED_BACK):
+        # It has ended before, and how the VM is since could not be asked.
+        return Phrase("Job {job} has ended: {outcome}.", {
+            "job": migration.job_id, "outcome": Phrase(report.outcome.value)})
     words = {
         Outcome.NOTHING_CHANGED: template("Nothing was changed on either host."),
         Outcome.MOVED: template("{there} {is_so} on {host} now."),

@@ -87,7 +87,9 @@ def _on_destination(context: StepContext, arguments: StepArguments, *, alone: bo
         return None
     is_here = view.state is facts.state or (view.state is DomainState.RUNNING and is_held(migration, facts))
     if is_here and not view.gone:
-        return _arrive(context, arguments) if alone and view.has_it else _shut_off(context, arguments)
+        if alone and view.state is DomainState.RUNNING:
+            return _arrive(context, arguments)
+        return _arrive_unless_there(context, arguments)
     source = _ask(context, migration, migration.source, migration.source_daemon, migration.domain)
     if source is None or source.busy or source.half:
         return None
@@ -107,8 +109,11 @@ def _on_destination(context: StepContext, arguments: StepArguments, *, alone: bo
     return None
 
 
-def _shut_off(context: StepContext, arguments: StepArguments) -> Outcome | None:
-    """Of a VM that is moved shut off: its definition comes last, so that with it everything is here."""
+def _arrive_unless_there(context: StepContext, arguments: StepArguments) -> Outcome | None:
+    """Of a VM that does not run: the source may hold it as well, if it has not heard of the arrival.
+
+    The definition of one that is moved shut off comes last, so that with it everything is here.
+    """
     migration = arguments.migration
     source = _ask(context, migration, migration.source, migration.source_daemon, migration.domain)
     if source is None or source.has_it:

@@ -229,12 +229,19 @@ def test_nothing_is_cleared_away_while_the_vm_may_be_nowhere_else(site: Site, th
 
 
 @pytest.mark.parametrize(("here", "facts", "migration"), [
-    (RUNNING, FACTS, HELD), (RUNNING, FACTS, POST_COPY), (PAUSED, WAS_PAUSED, HELD)])
-def test_a_vm_that_is_here_as_it_was_has_arrived_for_good(
+    (RUNNING, FACTS, HELD), (RUNNING, FACTS, POST_COPY)])
+def test_a_vm_that_runs_here_has_arrived_for_good(
     site: Site, here: DomainView, facts: DomainFacts, migration: Migration,
 ) -> None:
     assert site.settle(DESTINATION, here, NOBODY, facts=facts, migration=migration) is Outcome.MOVED
     assert (site.ran, site.asked) == (ARRIVING, [])
+
+
+@pytest.mark.parametrize(("there", "outcome"), [(MIGRATED, Outcome.MOVED), (PAUSED, None), (NOBODY, None)])
+def test_a_vm_that_was_paused_has_arrived_once_the_source_does_not_hold_it_any_more(
+    site: Site, there: DomainView | None, outcome: Outcome | None,
+) -> None:
+    assert site.settle(DESTINATION, PAUSED, there, facts=WAS_PAUSED) is outcome
 
 
 @pytest.mark.parametrize("view", [RUNNING, ABSENT, SHUT_OFF, HALF])
