@@ -347,7 +347,7 @@ def test_a_second_ctrl_c_cancels(stage: Stage) -> None:
     pane.wait_for("Leaving: the job goes on.")
     pane.type("C-c")
     lines = pane.wait_for_end()
-    assert "Cancelling: the VM stays where it is. A second Ctrl-C leaves at once, with the" in lines
+    assert any(line.startswith("Cancelling: the VM stays where it is. Another Ctrl-C") for line in lines)
     assert "copying the disk" not in "\n".join(lines)
     assert lines[-1].startswith("Rolled back: VM1 runs on ")
 
