@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import libvirt
 import pytest
 
-from bench.life_events import LifeEvent, switchover
-from bench.meter import Mark, Process, Usage, accounts, flowing_since, program, usage, wire_bytes
-from bench.peer_cases import CASES, MINUTE, PLAIN, Case, chosen, order
-from bench.peer_commands import Image, Line, Names, Way, lines
-from bench.peer_figures import Results, Run, job_figures, longest_gap, median, ratio, verdicts
-from bench.peer_scene import with_disks
+libvirt = pytest.importorskip(
+    "libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)", exc_type=ImportError)
+pytest.importorskip("paramiko", reason="paramiko is not installed (apt-get install python3-paramiko)")
+
+from bench.life_events import LifeEvent, switchover  # noqa: E402 - nothing below can be imported without both
+from bench.meter import Mark, Process, Usage, accounts, flowing_since, program, usage, wire_bytes  # noqa: E402
+from bench.peer_cases import CASES, MINUTE, PLAIN, Case, chosen, order  # noqa: E402
+from bench.peer_commands import Image, Line, Names, Way, lines  # noqa: E402
+from bench.peer_figures import Results, Run, job_figures, longest_gap, median, ratio, verdicts  # noqa: E402
+from bench.peer_scene import with_disks  # noqa: E402
 
 GIB = 1 << 30
 IMAGE = Image("/var/lib/libvirt/images/VM1.qcow2", "vda", 8 * GIB)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("paramiko", reason="paramiko is not installed (apt-get install python3-paramiko)")
+
 from host import file_ranges
 from host.copy_link import Watch
 from host.file_sending import Sent

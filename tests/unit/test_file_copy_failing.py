@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("paramiko", reason="paramiko is not installed (apt-get install python3-paramiko)")
+
 from host import copy_link, file_receiving
 from host.copy_link import Watch
 from host.file_sending import Outgoing, send_files
