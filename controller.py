@@ -32,7 +32,7 @@ from udpmodule import ControllerSocket
 from wire.errors import ErrorCode, MigrationError, first_of
 from wire.facts import DomainFacts
 from wire.findings import Check, Finding
-from wire.phrase import Phrase, joined
+from wire.phrase import SEMICOLON, Phrase, joined
 from wire.records import Migration, MigrationReport, RollBackReport, StepArguments, StepReport, post_copy_failed
 from wire.situation import DomainView, has_whole
 
@@ -524,4 +524,8 @@ def _moved(report: MigrationReport) -> str:
 
 def _rolled_back(report: RollBackReport) -> str:
     facts = {"state": Phrase(report.state.value), "paths": joined(report.removed)}
-    return Phrase("VM {state} here, removed {paths}" if report.removed else "VM {state} here", facts)
+    said = Phrase("VM {state} here, removed {paths}" if report.removed else "VM {state} here", facts)
+    if not report.spared:
+        return said
+    return joined((said, Phrase("{paths} left alone, another VM uses it as well", {
+        "paths": joined(report.spared)})), SEMICOLON)

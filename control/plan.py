@@ -235,15 +235,15 @@ class _Words:
             return
         files, devices = self._own()
         if files and wanted is not SourceAfter.DELETE:
-            yield Phrase("rename {paths}, unless read-only or named by another VM as well", {"paths": joined(files)})
+            yield Phrase("rename {paths}, unless read-only or used by another VM as well", {"paths": joined(files)})
         if devices and kept:
-            yield Phrase("have its definition name something else than {paths}, unless named by another VM as well", {
+            yield Phrase("have its definition name something else than {paths}, unless used by another VM as well", {
                 "paths": joined(devices)})
         if kept:
             return
         yield Phrase("undefine it once {host} has said that all is well there", {"host": self.migration.destination})
         if files and wanted is SourceAfter.DELETE:
-            yield Phrase("delete {paths} then, unless read-only or named by another VM as well", {
+            yield Phrase("delete {paths} then, unless read-only or used by another VM as well", {
                 "paths": joined(files)})
         if devices:
             yield Phrase("leave {paths} alone", {"paths": joined(devices)})

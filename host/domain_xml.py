@@ -29,7 +29,8 @@ class DiskElement:
     cache: str = "default"
     layers: tuple[tuple[str, str | None], ...] = ()
     """Path and format of the images below the top one, as far as the XML names them; a remote one is `?`."""
-
+    volume: tuple[str, str] | None = None
+    """The storage pool and the volume in it, of a disk that is named by these."""
 
     @property
     def mirrored(self) -> bool:
@@ -199,7 +200,13 @@ def _disk(element: ElementTree.Element) -> DiskElement:
         transient=element.find("transient") is not None,
         cache=driver.get("cache", "default") if driver is not None else "default",
         layers=tuple(_layers(element)),
+        volume=_volume(source),
     )
+
+
+def _volume(source: ElementTree.Element | None) -> tuple[str, str] | None:
+    pool, volume = (source.get("pool"), source.get("volume")) if source is not None else (None, None)
+    return (pool, volume) if pool and volume else None
 
 
 def _source_path(source: ElementTree.Element | None) -> str | None:

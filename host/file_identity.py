@@ -63,6 +63,22 @@ def remove_if_same(path: str, identity: FileIdentity) -> None:
         os.unlink(path)
 
 
+def is_open_elsewhere(descriptor: int) -> bool:
+    """Whether another process has the block device open that is open here."""
+    device, own = os.fstat(descriptor).st_rdev, str(os.getpid())
+    for process in os.listdir("/proc"):
+        if not process.isdigit() or process == own:
+            continue
+        # A process may end meanwhile.
+        with contextlib.suppress(OSError), os.scandir(f"/proc/{process}/fd") as opened:
+            for entry in opened:
+                with contextlib.suppress(OSError):
+                    status = entry.stat()
+                    if stat.S_ISBLK(status.st_mode) and status.st_rdev == device:
+                        return True
+    return False
+
+
 def mount_point(path: str) -> str:
     """The directory at which the file system of the path, which need not exist, is mounted."""
     path = os.path.realpath(path)

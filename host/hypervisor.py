@@ -85,6 +85,16 @@ class Network:
     bridge: str | None = None
 
 
+@dataclass(frozen=True)
+class OtherDomain:
+    """A domain of this host that a job is not about: as it runs, as it is defined, and whether it has moved away."""
+
+    name: str
+    running: DomainDescription | None
+    defined: DomainDescription | None
+    moved: MovedNote | None
+
+
 def _silent(_context: object, _error: object) -> None:
     """libvirt would print each error on stderr as well as raise it."""
 
@@ -339,6 +349,11 @@ class Hypervisor:
         return [(str(pool.name()), bool(pool.isActive())) for pool in pools
                 if capabilities.pool_directory(pool.XMLDesc(0)) == directory]
 
+    def volume_path(self, pool: str, volume: str) -> str:
+        """Where a volume of a storage pool lies. Raises MigrationError LIBVIRT_ERROR if the pool is not active, say."""
+        with libvirt_errors(self._host):
+            return str(self._connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path())
+
     def has_secret(self, secret: str) -> bool:
         """Whether libvirt here has that secret: a UUID or `usage TYPE NAME`."""
         if not secret.startswith("usage "):
@@ -515,11 +530,14 @@ class Hypervisor:
         flags = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | getattr(libvirt, "VIR_DOMAIN_UNDEFINE_KEEP_TPM", 0)
         self._find(domain).undefineFlags(flags)
 
-    def disks_of_others(self, domain: str) -> frozenset[str]:
-        """The paths of all disks that any other domain here names."""
-        return frozenset(
-            disk.path for other in self._connection.listAllDomains(0) if other.name() != domain
-            for disk in describe(other.XMLDesc(0)).disks if disk.path)
+    def others(self, domain: str) -> list[OtherDomain]:
+        """All domains here but this one."""
+        return [
+            OtherDomain(
+                name=str(other.name()), moved=self.moved_note(other.name()),
+                running=describe(other.XMLDesc(0)) if other.isActive() else None,
+                defined=describe(other.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if other.isPersistent() else None)
+            for other in self._connection.listAllDomains(0) if other.name() != domain]
 
     def _is_defined(self, domain: str) -> bool:
         try:

@@ -98,6 +98,27 @@ def examine(question: ImageQuestion, *, sent: bool) -> DiskFacts:
         preallocated=_is_preallocated(size, int(information["cluster-size"])))
 
 
+def files_below(question: ImageQuestion) -> Iterator[str]:
+    """The paths of the images below a qcow2 image that is there, the nearest first, and of what keeps its data apart.
+
+    What a header names and is not there ends the chain. Raises MigrationError TOOL_MISSING, TOOL_FAILED,
+    BACKING_UNREADABLE, DISK_UNSUPPORTED.
+    """
+    information = _information(question.path, question.format, question.host)
+    data = information["format-specific"]["data"].get("data-file")
+    if data is not None:
+        yield _layer_path(question, question.path, str(data))
+    try:
+        for layer in _layers(question, information):
+            yield layer.path
+    except MigrationError as error:
+        name = error.facts.get("path", "")
+        # Files too may be named so.
+        if error.code is not ErrorCode.BACKING_UNREADABLE or name.startswith(("json:", "file:")) or (
+                os.path.lexists(name)):
+            raise
+
+
 def _is_preallocated(size: Size, cluster_size: int) -> bool:
     """Whether a qcow2 image has room on the disk for less of its clusters than it has (`preallocation=metadata`)."""
     # The file of any small image is a bit longer than what it takes: its tables do not fill their clusters.
@@ -148,7 +169,7 @@ def _layers(question: ImageQuestion, top: dict[str, Any]) -> Iterator[LayerFacts
         information = {} if layer is ImageFormat.RAW else _information(path, layer, question.host)
         yield LayerFacts(
             path=path, format=layer, virtual_size=int(information.get("virtual-size", size.length)),
-            backing_name=information.get("backing-filename"))
+            backing_name=information.get("backing-filename"), allocated=size.allocated)
         above = path
     raise question.refuse(Phrase("its chain has more than {limit} layers", {"limit": str(LAYERS_LIMIT)}))
 
@@ -235,8 +256,9 @@ def rename_backing(path: str, name: str, below: ImageFormat, host: str) -> None:
 
 
 def flattened(disk: DiskFacts) -> DiskFacts:
-    """The same disk as one image without layers."""
-    return replace(disk, backing_name=None, layers=())
+    """The same disk as one image without layers, which takes at most what all of them take together."""
+    together = disk.allocated + sum(layer.allocated for layer in disk.layers)
+    return replace(disk, backing_name=None, layers=(), allocated=max(disk.allocated, min(together, disk.virtual_size)))
 
 
 def device_problem(path: str, length: int, host: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from constant import LIBVIRT_SOCKETS, SOCKET_PATH_LIMIT, LibvirtDaemon, Transport
-from host.file_identity import FileIdentity, mount_point
+from host.file_identity import FileIdentity, is_open_elsewhere, mount_point
 from host.process import run_tool
 from wire.errors import ErrorCode, MigrationError
 from wire.phrase import Phrase
@@ -272,9 +273,15 @@ def _remove_directory(path: str) -> None:
 
 
 def _blank(path: str) -> None:
-    """Take away from a block device what says that it holds something: its first MiB was zeros, and is again."""
-    descriptor = os.open(path, os.O_WRONLY)
+    """Take away from a block device what says that it holds something: its first MiB was zeros, and is again.
+
+    Raises OSError while anything on this host has it open.
+    """
+    # Exclusively: refused while it is mounted or part of a volume group. Of QEMU only its descriptor tells.
+    descriptor = os.open(path, os.O_WRONLY | os.O_EXCL)
     try:
+        if is_open_elsewhere(descriptor):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
         os.pwrite(descriptor, bytes(1024 * 1024), 0)
         os.fsync(descriptor)
     finally:
@@ -349,6 +356,14 @@ class Ledger:
         """Forget what is of these kinds: it is the domain's now, and never to be removed by this job."""
         if self._path.exists():
             self._write([made for made in self.entries() if made.kind not in kinds])
+
+    def spare(self, is_in_use: Callable[[str], bool]) -> tuple[str, ...]:
+        """Forget what would be the domain's own but is another's meanwhile. Returns the paths."""
+        found = [made for made in self.entries() if made.kind in OF_DOMAIN - {MadeKind.DIRECTORY}
+                 and made.still_there() and is_in_use(made.path)]
+        if found:
+            self._write([made for made in self.entries() if made not in found])
+        return tuple(made.path for made in found)
 
     def remove(self, paths: Sequence[str]) -> None:
         """Remove those of the paths that are still what the job made, and forget them. Raises OSError."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import time
+import weakref
 from collections.abc import Collection
 from pathlib import Path
 
@@ -20,17 +22,52 @@ log = logging.getLogger(__name__)
 _END_SECONDS = 5.0
 
 
+class Process:
+    """A process, by a descriptor of its own: none that is given the same number later is taken for it.
+
+    Before Linux 5.3 there is none (pidfd_open(2)); then the number has to do.
+    """
+
+    def __init__(self, pid: int) -> None:
+        """Raises ProcessLookupError if there is none."""
+        self.pid = pid
+        self._descriptor: int | None = None
+        try:
+            self._descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            raise
+        except OSError:
+            return
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def ended(self) -> bool:
+        """Whether it is gone."""
+        if self._descriptor is None:
+            return not os.path.exists(f"/proc/{self.pid}/exe")
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal; one that is gone takes none."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._descriptor is None:
+                os.kill(self.pid, number)
+            else:
+                signal.pidfd_send_signal(self._descriptor, number)
+
+
 class OrphanedTunnel:
     """The tunnel of an earlier life of this agent: seen, and ended, by the process's own descriptor."""
 
-    def __init__(self, login: Login, pids: list[int]) -> None:
+    def __init__(self, login: Login, processes: list[Process]) -> None:
         self._login = login
-        self._pids = pids
+        self._processes = processes
         self._kept = False
 
     def ended(self) -> bool:
         """Whether it is gone, and with it everything that was forwarded."""
-        return not any(os.path.exists(f"/proc/{pid}/exe") for pid in self._pids)
+        return all(process.ended() for process in self._processes)
 
     def lost(self) -> MigrationError:
         """The error for that."""
@@ -47,10 +84,10 @@ class OrphanedTunnel:
 
     def close(self) -> None:
         """End it."""
-        end(self._pids)
+        end(self._processes)
 
 
-def find(directory: str) -> list[int]:
+def find(directory: str) -> list[Process]:
     """The ssh processes of this network namespace that forward sockets in a job's directory."""
     found = []
     here = os.readlink("/proc/self/ns/net")
@@ -58,10 +95,12 @@ def find(directory: str) -> list[int]:
         if not entry.isdigit():
             continue
         with contextlib.suppress(OSError):
+            # First of all, so that what is read then is said of the process that it stands for.
+            process = Process(int(entry))
             words = Path(f"/proc/{entry}/cmdline").read_bytes().decode(errors="replace").split("\0")
             if (os.path.basename(words[0]) == "ssh" and any(word.startswith(directory + "/") for word in words)
-                    and os.readlink(f"/proc/{entry}/ns/net") == here):
-                found.append(int(entry))
+                    and os.readlink(f"/proc/{entry}/ns/net") == here and not process.ended()):
+                found.append(process)
     return found
 
 
@@ -83,16 +122,15 @@ def clear_all_but(job_ids: Collection[str]) -> None:
             clear(directory)
 
 
-def end(pids: list[int]) -> None:
+def end(processes: list[Process]) -> None:
     """End these processes, by SIGKILL if they do not go by SIGTERM."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+        for process in processes:
+            process.send(number)
         deadline = time.monotonic() + _END_SECONDS
-        while any(os.path.exists(f"/proc/{pid}/exe") for pid in pids) and time.monotonic() < deadline:
+        while not all(process.ended() for process in processes) and time.monotonic() < deadline:
             time.sleep(0.02)
-        pids = [pid for pid in pids if os.path.exists(f"/proc/{pid}/exe")]
-        if not pids:
+        processes = [process for process in processes if not process.ended()]
+        if not processes:
             return
-    log.warning("ssh of an earlier agent does not end: %s", pids)
+    log.warning("ssh of an earlier agent does not end: %s", [process.pid for process in processes])

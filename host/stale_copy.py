@@ -9,13 +9,15 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from host.disks_of_others import DisksOfOthers
 from host.domain_edit import Changes, edit
 from host.domain_files import TPM_DIRECTORY
 from host.domain_xml import describe
 from host.hypervisor import Hypervisor
+from wire.errors import MigrationError
 from wire.phrase import Phrase
 from wire.placement import is_device
-from wire.situation import MovedNote
+from wire.situation import MovedNote, hidden_name
 
 
 @dataclass(frozen=True)
@@ -29,26 +31,34 @@ class StaleCopy:
     files: tuple[str, ...]
     devices: tuple[str, ...]
     shared: tuple[str, ...] = ()
-    """What another VM's definition names as well: it is left alone."""
+    """What another VM uses as well, or might: it is left alone."""
+    unknown: MigrationError | None = None
+    """Why it is not known what other VMs use."""
 
     @classmethod
-    def of(cls, hypervisor: Hypervisor, domain: str, job_id: str) -> StaleCopy:
+    def of(cls, hypervisor: Hypervisor, domain: str, job_id: str, host: str) -> StaleCopy:
         """What libvirt here says belongs to the domain alone. Raises MigrationError DOMAIN_MISSING."""
         description = describe(hypervisor.document(domain, inactive=True))
-        others = hypervisor.disks_of_others(domain)
+        others = DisksOfOthers.of(hypervisor, domain, host)
         disks = [
-            disk.path.removesuffix(_ending(job_id)) for disk in description.disks
+            disk.path.removesuffix(hidden_name("", job_id)) for disk in description.disks
             if disk.path is not None and disk.mirrored and not disk.shareable]
-        own = [path for path in disks if path not in others]
-        more = [description.nvram.path] if description.nvram is not None else []
-        more += [f"{TPM_DIRECTORY}/{description.uuid}"] if description.has_tpm else []
+        nvram = [description.nvram.path] if description.nvram is not None else []
+
+        def is_shared(path: str) -> bool:
+            # What has its other name already was the domain's own when it was given that.
+            doubtful = others.unknown is not None and not os.path.lexists(hidden_name(path, job_id))
+            return doubtful or others.include(path)
+
+        own = [path for path in (*disks, *nvram) if not is_shared(path)]
+        tpm = (f"{TPM_DIRECTORY}/{description.uuid}",) if description.has_tpm else ()
         return cls(
-            job_id, tuple(path for path in own if not is_device(path)) + tuple(more),
-            tuple(path for path in own if is_device(path)), tuple(path for path in disks if path in others))
+            job_id, (*(path for path in own if not is_device(path)), *tpm), tuple(filter(is_device, own)),
+            tuple(filter(is_shared, (*disks, *nvram))), others.unknown)
 
     def hidden(self, path: str) -> str:
         """The name under which it lies while nobody is to find it."""
-        return path + _ending(self.job_id)
+        return hidden_name(path, self.job_id)
 
     def hide(self, hypervisor: Hypervisor, domain: str, note: MovedNote) -> list[str]:
         """Have the domain not start here any more, and say in its definition why. Returns what went wrong."""
@@ -80,6 +90,10 @@ class StaleCopy:
         """What another VM has taken the name of since it was hidden."""
         return [path for path in self.shared if os.path.lexists(self.hidden(path))]
 
+    def beyond(self) -> list[str]:
+        """What delete() leaves: the data on block devices, and files that are only linked to."""
+        return [*self.devices, *(path for path in self.files if os.path.islink(self.hidden(path)))]
+
     def delete(self) -> list[str]:
         """Remove what was hidden, for good. Returns what went wrong."""
         problems: list[str] = []
@@ -99,10 +113,6 @@ def take_note_off(hypervisor: Hypervisor, domain: str) -> None:
     """Of a VM that has arrived: a copy that somebody has started all the same is none where it comes to be moved."""
     if hypervisor.moved_note(domain) is not None:
         hypervisor.set_moved_note(domain, None)
-
-
-def _ending(job_id: str) -> str:
-    return f".moved-{job_id}"
 
 
 def _rename(names: dict[str, str]) -> list[str]:
@@ -128,5 +138,5 @@ def leftovers(paths: Iterable[str]) -> list[str]:
         directory, name = os.path.split(path)
         if os.path.isdir(directory):
             found += [f"{directory}/{each}" for each in sorted(os.listdir(directory))
-                      if each.startswith(f"{name}.moved-")]
+                      if each.startswith(hidden_name(name, ""))]
     return found

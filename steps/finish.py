@@ -58,7 +58,7 @@ def _leave_copy(context: StepContext, hypervisor: Hypervisor, arguments: StepArg
     """
     migration = arguments.migration
     domain, wanted = migration.domain, migration.source_after
-    copy = StaleCopy.of(hypervisor, domain, migration.job_id)
+    copy = StaleCopy.of(hypervisor, domain, migration.job_id, context.host)
     problems = copy.hide(hypervisor, domain, MovedNote(
         job_id=migration.job_id, destination=migration.destination, at=context.wall))
     said: str = Phrase("shut off here, cannot be started")
@@ -72,13 +72,21 @@ def _leave_copy(context: StepContext, hypervisor: Hypervisor, arguments: StepArg
             hypervisor.undefine(domain)
             said = Phrase("undefined here, its disks kept under other names")
             if wanted is SourceAfter.DELETE:
+                stays = copy.beyond()
                 problems, said = copy.delete(), Phrase("undefined here, its disks deleted")
+                if stays:
+                    said = Phrase("undefined here, its files deleted, the data of {paths} kept", {
+                        "paths": joined(stays)})
     if problems:
         raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
             "host": context.host, "problem": joined(problems, SEMICOLON), "domain": domain})
     if copy.shared:
-        said = joined((said, Phrase("{paths} left alone, another VM names it as well", {
-            "paths": joined(copy.shared)})), SEMICOLON)
+        left = Phrase("{paths} left alone, another VM uses it as well", {"paths": joined(copy.shared)})
+        if copy.unknown is not None:
+            log.warning("VM %s: what other VMs use cannot be seen: %s", domain, copy.unknown.message)
+            left = Phrase("{paths} left alone, another VM may use it as well: {reason}", {
+                "paths": joined(copy.shared), "reason": copy.unknown.facts.get("reason", copy.unknown.code.value)})
+        said = joined((said, left), SEMICOLON)
     return said
 
 

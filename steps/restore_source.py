@@ -23,7 +23,7 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
         if not view.gone or view.moved is None or view.moved.job_id != migration.job_id:
             raise MigrationError(ErrorCode.NO_STALE_COPY, {
                 "host": context.host, "domain": domain, "job": migration.job_id, "state": Phrase(view.state.value)})
-        copy = StaleCopy.of(hypervisor, domain, migration.job_id)
+        copy = StaleCopy.of(hypervisor, domain, migration.job_id, context.host)
         problems: list[str] = [
             *(Phrase("{path} is not there any more", {"path": path}) for path in copy.lacking()),
             *(Phrase("another VM has {path} now", {"path": path}) for path in copy.taken())]

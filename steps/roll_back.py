@@ -10,6 +10,7 @@ import time
 
 from constant import DomainState
 from host import orphans
+from host.disks_of_others import DisksOfOthers
 from host.hypervisor import RESTART_SECONDS, Hypervisor
 from host.job_files import JobSockets, MadeKind
 from host.set_aside import put_back
@@ -48,12 +49,14 @@ def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
             return RollBackReport(state=state, removed=(), arrived=has_arrived(view), split=view.split)
         ledger = context.ledger(migration)
         put_back(hypervisor, migration.name_there, ledger)
+        others = DisksOfOthers.of(hypervisor, migration.name_there, context.host)
+    spared = ledger.spare(others.include)
     removed, problems = ledger.close(frozenset(MadeKind))
     if problems:
         raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
             "host": context.host, "problem": Phrase("cannot remove {problem}", {
                 "problem": joined(problems, SEMICOLON)}), "domain": migration.domain})
-    return RollBackReport(state=state, removed=tuple(removed), cleared=True)
+    return RollBackReport(state=state, removed=tuple(removed), cleared=True, spared=spared)
 
 
 def _on_source(context: StepContext, arguments: StepArguments) -> RollBackReport:

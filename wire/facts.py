@@ -23,11 +23,12 @@ class LayerFacts:
     virtual_size: int
     backing_name: Optional[str] = None
     """How its header names the next layer."""
+    allocated: int = 0
 
     def __post_init__(self) -> None:
         check_path(template("Layer path"), self.path)
-        if self.virtual_size <= 0:
-            raise ValueError("a layer without a size")
+        if self.virtual_size <= 0 or self.allocated < 0:
+            raise ValueError("layer sizes out of range")
 
 
 @record

@@ -341,6 +341,8 @@ class RollBackReport:
     """On the source: whether libvirt here has ended its copy because it was migrated away."""
     split: bool = False
     """Whether a part of its memory is on the other host: it is in post-copy, or that broke off."""
+    spared: tuple[str, ...] = ()
+    """What the job made or took that another VM uses meanwhile: it is that VM's now."""
 
 
 @record

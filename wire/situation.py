@@ -37,6 +37,11 @@ class MovedNote:
         check_address(self.destination)
 
 
+def hidden_name(path: str, job_id: str) -> str:
+    """The name under which a file of the copy that stays behind lies, so that it is not found."""
+    return f"{path}.moved-{job_id}"
+
+
 @record
 class DomainView:
     """How a domain is on one host, as its libvirt says."""

@@ -18,7 +18,7 @@ pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get 
                     exc_type=ImportError)
 
 from constant import DomainState, Pause
-from host.hypervisor import SYSTEM_URI, Hypervisor
+from host.hypervisor import SYSTEM_URI, Hypervisor, OtherDomain
 from host.job_statistics import JobStatistics
 from steps.context import Cancellation, StepContext
 from tests.unit.samples import AGENTS, MOVED, FakeClock
@@ -58,6 +58,7 @@ class OneDomain:
     """What libvirt counts of its job, at each look."""
     refusing: bool = False
     """Whether it does nothing that it is asked to do."""
+    others_here: list[OtherDomain] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)
     """The URI of each connection."""
@@ -71,6 +72,10 @@ class OneDomain:
     def view(self, _domain: str) -> DomainView:
         """The next one."""
         return self.views.pop(0) if len(self.views) > 1 else self.views[0]
+
+    def others(self, _domain: str) -> list[OtherDomain]:
+        """The other domains."""
+        return self.others_here
 
     def state(self, domain: str) -> DomainState:
         """How it is."""

@@ -12,6 +12,7 @@ from tests.unit.samples import ISO, LAYERED, MIGRATION, QCOW2, ROOT, SOURCE
 
 # isort: split
 from host.domain_xml import describe
+from host.image import flattened
 from steps.checks import disks, domain
 from steps.checks.domain import SourceView
 from steps.checks.look import Saw, fine, look, stops, warns
@@ -215,6 +216,13 @@ def test_a_chain_is_made_one_image_only_on_the_way_of_a_running_vm() -> None:
     shut_off = dataclasses.replace(running, state=DomainState.SHUT_OFF)
     assert said(LOOKS, shut_off, Check.BACKING_CHAIN) == stopping(ErrorCode.FLATTEN_NEEDS_RUNNING)
     assert running.facts().disks[0].layers == ()
+    # What has to fit over there is all that lies in the chain, but not more than its top image can hold.
+    chain = LAYERED
+    for below, together in ((chain.virtual_size // 4, chain.allocated + chain.virtual_size // 4),
+                            (chain.virtual_size * 2, chain.virtual_size)):
+        layer = dataclasses.replace(chain.layers[0], allocated=below)
+        filled = dataclasses.replace(chain, layers=(layer,))
+        assert flattened(filled).allocated == together
 
 
 def test_a_map_that_fits_nothing_of_the_vm_stops_the_move() -> None:

@@ -178,12 +178,16 @@ def test_a_definition_is_forgotten_without_what_belongs_to_it(vm: Domain, monkey
         Hypervisor(vm.site, "here").undefine("VM7")
 
 
-def test_the_disks_of_all_other_vms_are_told(vm: Domain) -> None:
-    for number, disks in enumerate((["/srv/a.qcow2", "/dev/vg/b"], [], ["/srv/x.qcow2"])):
-        vm.site.add(document(*disks, name=f"other{number}", uuid=str(number) * 32))
-    assert Hypervisor(vm.site, "here").disks_of_others("VM1") == {"/srv/a.qcow2", "/dev/vg/b", "/srv/x.qcow2"}
-    assert Hypervisor(vm.site, "here").disks_of_others("other2") == {"/srv/a.qcow2", "/dev/vg/b", "/srv/x.qcow2"}
-    assert Hypervisor(vm.site, "here").disks_of_others("other0") == {"/srv/x.qcow2"}
+def test_all_other_vms_are_told_as_they_run_and_as_they_are_defined(vm: Domain) -> None:
+    vm.site.add(document("/srv/a", name="off", uuid="1" * 32), note=NOTE)
+    vm.site.add(document("/srv/b", name="transient", uuid="2" * 32), RUNS).persistent = False
+    vm.site.add(document("/srv/c", name="on", uuid="3" * 32), RUNS)
+    told = {each.name: each for each in Hypervisor(vm.site, "here").others("VM1")}
+    assert {name: (each.running is not None, each.defined is not None, each.moved) for name, each in told.items()} == {
+        "off": (False, True, NOTE), "transient": (True, False, None), "on": (True, True, None)}
+    assert "on" not in {each.name for each in Hypervisor(vm.site, "here").others("on")}
+    assert told["on"].running is not None
+    assert told["on"].running.disks[0].path == "/srv/c"
 
 
 # Whether the source has all of it.

@@ -87,7 +87,7 @@ def test_a_dry_run_prints_the_plan_and_changes_nothing(option: str, admin: Admin
         "  7 FINISH                  192.0.2.11       see that it does not run; keep it defined, but so that "
         "it cannot be started by mistake",
         "                                             rename /var/lib/libvirt/images/node.qcow2, unless read-only or "
-        "named by another VM as well",
+        "used by another VM as well",
         "to send   2.00 GiB of disk (what is allocated), up to 300 MiB of memory",
         "link      100 MiB/s; the guest writes 0 B/s of memory and 0 B/s of disk",
         "expected  22 s to 32 s",

@@ -13,7 +13,8 @@ pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get 
                     exc_type=ImportError)
 
 from constant import DomainState, SourceAfter
-from host.hypervisor import RESTART_SECONDS, Hypervisor
+from host.domain_xml import describe
+from host.hypervisor import RESTART_SECONDS, Hypervisor, OtherDomain
 from steps import finish
 from steps.context import Cancellation, StepContext
 from tests.unit.samples import AGENTS, DESTINATION, FACTS, MIGRATION, SOURCE
@@ -41,7 +42,8 @@ class Site:
     starts: bool = True
     told: list[str] = dataclasses.field(default_factory=list)
     disk: str = "/none.qcow2"
-    others: frozenset[str] = frozenset()
+    used: tuple[str, ...] = ()
+    """By other VMs."""
     note: MovedNote | None = None
     defined: bool = True
 
@@ -49,8 +51,8 @@ class Site:
         assert inactive
         return document(self.disk)
 
-    def disks_of_others(self, _domain: str) -> frozenset[str]:
-        return self.others
+    def others(self, _domain: str) -> list[OtherDomain]:
+        return [OtherDomain(f"other {path}", describe(document(path)), None, None) for path in self.used]
 
     def set_moved_note(self, _domain: str, note: MovedNote | None) -> None:
         self.note = note
@@ -167,10 +169,34 @@ def test_the_copy_goes_only_if_that_was_asked_for_and_the_destination_has_said_t
     assert {path.name for path in disk.parent.glob("node*")} == left
 
 
-def test_a_disk_that_another_vm_names_as_well_is_left_alone(ended: Finish, disk: Path) -> None:
-    site = Site(DomainState.SHUT_OFF, disk=str(disk), others=frozenset({str(disk)}))
-    assert f"{disk} left alone" in ended(site, SOURCE, after=SourceAfter.DELETE).summary
+def test_a_disk_that_another_vm_uses_as_well_is_left_alone(ended: Finish, disk: Path) -> None:
+    site = Site(DomainState.SHUT_OFF, disk=str(disk), used=(str(disk),))
+    summary = ended(site, SOURCE, after=SourceAfter.DELETE).summary
+    assert summary == f"undefined here, its disks deleted; {disk} left alone, another VM uses it as well"
     assert disk.exists()
+
+
+def test_where_it_cannot_be_seen_what_another_vm_uses_a_disk_is_left_alone(
+    ended: Finish, disk: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unseen(*_what: object) -> None:
+        raise MigrationError(ErrorCode.TOOL_FAILED, {"host": SOURCE, "tool": "qemu-img", "reason": "it is torn"})
+
+    monkeypatch.setattr("host.disks_of_others._used", unseen)
+    site = Site(DomainState.SHUT_OFF, disk=str(disk), used=("/srv/other.qcow2",))
+    assert ended(site, SOURCE).summary == (
+        f"shut off here, cannot be started; {disk} left alone, another VM may use it as well: it is torn")
+    assert disk.exists()
+
+
+def test_what_stays_when_the_copy_is_deleted_is_told(ended: Finish, disk: Path) -> None:
+    disk.rename(disk.with_name("elsewhere.qcow2"))
+    disk.symlink_to("elsewhere.qcow2")
+    site = Site(DomainState.SHUT_OFF, disk=str(disk))
+    summary = ended(site, SOURCE, after=SourceAfter.DELETE).summary
+    assert summary == f"undefined here, its files deleted, the data of {disk} kept"
+    assert disk.with_name("elsewhere.qcow2").read_text() == "as it was at the switch"
+    assert not disk.is_symlink()
 
 
 def test_nothing_is_put_in_the_place_of_another_file(ended: Finish, disk: Path) -> None:

@@ -86,7 +86,7 @@ def hide(libvirtd: Libvirtd, *disks: Path | str) -> None:
     """Leave the copy of a VM with these disks behind, as FINISH does."""
     libvirtd.add(document(*map(str, disks)))
     with Hypervisor.open(SOURCE) as hypervisor:
-        assert StaleCopy.of(hypervisor, "VM1", JOB).hide(hypervisor, "VM1", NOTE) == []
+        assert StaleCopy.of(hypervisor, "VM1", JOB, "here").hide(hypervisor, "VM1", NOTE) == []
 
 
 def test_the_copy_is_brought_back_and_not_started(libvirtd: Libvirtd, disk: Path, tmp_path: Path) -> None:

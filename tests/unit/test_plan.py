@@ -150,13 +150,13 @@ def test_the_plan_names_every_step_that_changes_a_host_with_its_host() -> None:
 
 NODE, DEVICE = QCOW2.path, "/dev/vg/vm1"
 CANNOT = "see that it does not run; keep it defined, but so that it cannot be started by mistake"
-STOPPED, UNLESS = "see that it does not run", "unless read-only or named by another VM as well"
+STOPPED, UNLESS = "see that it does not run", "unless read-only or used by another VM as well"
 UNDEFINED = f"undefine it once {DESTINATION} has said that all is well there"
 
 
 @pytest.mark.parametrize(("wanted", "files", "device"), [
     (SourceAfter.KEEP, [CANNOT, f"rename {NODE}, {UNLESS}"], [
-        CANNOT, f"have its definition name something else than {DEVICE}, unless named by another VM as well"]),
+        CANNOT, f"have its definition name something else than {DEVICE}, unless used by another VM as well"]),
     (SourceAfter.UNDEFINE, [STOPPED, f"rename {NODE}, {UNLESS}", UNDEFINED], [
         STOPPED, UNDEFINED, f"leave {DEVICE} alone"]),
     (SourceAfter.DELETE, [STOPPED, UNDEFINED, f"delete {NODE} then, {UNLESS}"], [

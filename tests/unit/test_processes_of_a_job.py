@@ -18,10 +18,9 @@ import pytest
 
 from host import connections, orphans, qemu_process
 from host.connections import cut_connections, read_address, tcp_ports
-from host.orphans import OrphanedTunnel
+from host.orphans import OrphanedTunnel, Process
 from host.qemu_process import ExitWatch, process_id
 from host.ssh import Login
-from tests.unit.one_domain import put_clock
 from tests.unit.samples import DESTINATION, SOURCE
 from wire.errors import ErrorCode, MigrationError
 
@@ -158,7 +157,12 @@ def left_behind(name: str, *arguments: str) -> Iterator[int]:
     try:
         yield int(done.stdout)
     finally:
-        orphans.end([int(done.stdout)])
+        orphans.end([Process(int(done.stdout))])
+
+
+def found(directory: str) -> list[int]:
+    """The process ids of what is found there."""
+    return sorted(each.pid for each in orphans.find(directory))
 
 
 def test_only_an_ssh_that_forwards_below_the_jobs_directory_is_found_of_this_life_or_an_earlier_one() -> None:
@@ -167,7 +171,7 @@ def test_only_an_ssh_that_forwards_below_the_jobs_directory_is_found_of_this_lif
             left_behind("ssh", "-L", f"{DIRECTORY}-look/libvirt:/x"), left_behind("ssh", DIRECTORY):
         own = subprocess.Popen(["ssh", *WAITING, forward], executable=sys.executable)  # noqa: S607 - it is no ssh
         try:
-            wait_for(lambda: sorted(orphans.find(DIRECTORY)) == sorted([ours, own.pid]))
+            wait_for(lambda: found(DIRECTORY) == sorted([ours, own.pid]))
         finally:
             own.kill()
             own.wait()
@@ -182,7 +186,7 @@ def test_an_agent_that_begins_ends_what_its_earlier_life_has_left_but_for_its_op
         (tmp_path / name).mkdir()
     with left_behind("ssh", "-L", f"{tmp_path}/vmmigration-0000000a/libvirt:/x") as ended, \
             left_behind("ssh", "-L", f"{tmp_path}/vmmigration-0000000b/libvirt:/x") as kept:
-        wait_for(lambda: orphans.find(f"{tmp_path}/vmmigration-0000000a") == [ended])
+        wait_for(lambda: found(f"{tmp_path}/vmmigration-0000000a") == [ended])
         orphans.clear_all_but(["0000000b"])
         assert not Path(f"/proc/{ended}/exe").exists()
         assert Path(f"/proc/{kept}/exe").exists()
@@ -199,7 +203,7 @@ def wait_for(holds: Callable[[], bool]) -> None:
 
 def test_a_tunnel_that_was_left_behind_is_seen_and_ended() -> None:
     with left_behind("ssh") as pid:
-        tunnel = OrphanedTunnel(LOGIN, [pid])
+        tunnel = OrphanedTunnel(LOGIN, [Process(pid)])
         assert not tunnel.ended()
         tunnel.keep()
         tunnel.let_go()
@@ -215,16 +219,41 @@ def test_where_no_ssh_was_left_behind_the_tunnel_is_gone() -> None:
     assert OrphanedTunnel(LOGIN, []).ended()
 
 
-def test_a_process_that_does_not_go_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+# It ignores SIGTERM, and says when it does.
+STUBBORN = (
+    "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)")
+
+
+@pytest.mark.parametrize("descriptors", [True, False], ids=["by descriptor", "before Linux 5.3"])
+def test_a_process_that_does_not_go_is_killed(monkeypatch: pytest.MonkeyPatch, *, descriptors: bool) -> None:
+    monkeypatch.setattr("host.orphans._END_SECONDS", 0.1)
+    if not descriptors:
+        monkeypatch.setattr(os, "pidfd_open", no_descriptor)
+    stubborn = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE)
+    assert stubborn.stdout is not None
+    assert stubborn.stdout.readline() == b"\n"
+    process = Process(stubborn.pid)
+    assert not process.ended()
+    orphans.end([process])
+    assert stubborn.wait() == -signal.SIGKILL
+    stubborn.stdout.close()
+    assert process.ended()
+    # To one that is gone nothing is sent, whoever has its number now.
+    orphans.end([process])
+
+
+def no_descriptor(_pid: int) -> int:
+    """What a kernel says that has no descriptors of processes."""
+    raise OSError(38, "Function not implemented")
+
+
+def test_a_number_that_is_given_again_is_not_taken_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
-
-    def kill(_pid: int, number: int) -> None:
-        sent.append(number)
-
-    there = iter([True] * 3 + [False] * 9)
-    put_clock(monkeypatch)
-    monkeypatch.setattr("host.orphans._END_SECONDS", 0.0)
-    monkeypatch.setattr("host.orphans.os.kill", kill)
-    monkeypatch.setattr("host.orphans.os.path.exists", lambda _path: next(there))
-    orphans.end([4711])
-    assert sent == [signal.SIGTERM, signal.SIGKILL]
+    with child() as process:
+        earlier = Process(process.pid)
+    monkeypatch.setattr(os, "kill", lambda pid, _number: sent.append(pid))
+    earlier.send(signal.SIGTERM)
+    assert earlier.ended()
+    assert sent == []
+    with pytest.raises(ProcessLookupError):
+        Process(process.pid)

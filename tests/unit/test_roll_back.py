@@ -14,9 +14,12 @@ pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get 
                     exc_type=ImportError)
 
 from constant import DomainState, Pause
+from host.domain_xml import describe
 from host.file_identity import FileIdentity
+from host.hypervisor import OtherDomain
 from host.job_files import JobSockets, Ledger, MadeKind
 from steps import roll_back
+from tests.unit.libvirtd import document
 from tests.unit.one_domain import (
     ABSENT,
     ARRIVED,
@@ -166,6 +169,19 @@ def test_what_cannot_be_removed_is_told_after_all_the_rest_is_gone(rolled_back: 
     assert left(tmp_path) == {"vmmigration"}
 
 
+def test_what_another_vm_has_been_given_since_is_left_alone_and_told(
+    rolled_back: RollBack, tmp_path: Path,
+) -> None:
+    image = str(tmp_path / "image")
+    other = OtherDomain("other", describe(document(image, name="other")), None, None)
+    report = rolled_back(OneDomain.of(ABSENT, others_here=[other]))
+    assert (report.spared, report.cleared) == ((image,), True)
+    assert report.removed == (str(tmp_path / "vmmigration-0badcafe"),)
+    assert left(tmp_path) == {"image"}
+    # It is not this job's any more: a second roll back finds nothing either.
+    assert not list((tmp_path / "jobs").iterdir())
+
+
 # The source.
 
 
@@ -217,11 +233,11 @@ def test_a_source_on_which_the_vm_stays_busy_says_so(rolled_back: RollBack) -> N
 def test_the_source_ends_the_ssh_of_an_agent_that_was_killed_and_removes_its_sockets(
     rolled_back: RollBack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ended: list[int] = []
-    monkeypatch.setattr("host.orphans.find", lambda directory: [len(directory)])
+    ended: list[str] = []
+    monkeypatch.setattr("host.orphans.find", lambda directory: [directory])
     monkeypatch.setattr("host.orphans.end", ended.extend)
     rolled_back(OneDomain.of(RUNNING), host=SOURCE)
-    assert ended == [len(JobSockets.of(MIGRATION).directory)]
+    assert ended == [JobSockets.of(MIGRATION).directory]
     assert left(tmp_path) == {"image"}
     # What is left of a post-copy may still go through it.
     rolled_back(OneDomain.of(BROKEN_OFF), host=SOURCE, migration=POST_COPY)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.libvirtd import Domain, Libvirtd, document
+from tests.unit.libvirtd import RUNS, Domain, Libvirtd, document
 from tests.unit.samples import FACTS, MIGRATION, NOTE
 
 # isort: split
@@ -51,7 +51,7 @@ class Site:
 
     def copy(self, job: str = JOB) -> StaleCopy:
         """The copy of it that a job leaves behind."""
-        return StaleCopy.of(self.connection, "VM1", job)
+        return StaleCopy.of(self.connection, "VM1", job, "here")
 
     def hide(self) -> list[str]:
         """Have it not start here any more."""
@@ -96,12 +96,12 @@ def test_it_is_what_the_definition_names_as_files_and_devices_apart(site: Site) 
 
 def test_a_vm_that_is_not_there_has_no_copy(site: Site) -> None:
     with pytest.raises(MigrationError) as caught:
-        StaleCopy.of(site.connection, "VM7", JOB)
+        StaleCopy.of(site.connection, "VM7", JOB, "here")
     assert caught.value.code is ErrorCode.DOMAIN_MISSING
 
 
 def test_what_another_vm_names_as_well_is_shared_and_left_alone(site: Site) -> None:
-    site.libvirtd.add(document(str(site.disk), DEVICE, name="other", uuid="1" * 32))
+    site.libvirtd.add(document(str(site.disk), DEVICE, name="other", uuid="1" * 32), RUNS)
     copy = site.copy()
     assert copy.shared == (str(site.disk), DEVICE)
     assert copy.devices == ()

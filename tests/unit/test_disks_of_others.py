@@ -1,0 +1,149 @@
+"""What other VMs of a host use: by any name, below any image, and what cannot be seen of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.unit.libvirtd import RUNS, Libvirtd, document, error
+from tests.unit.samples import NOTE
+
+# isort: split
+import libvirt
+
+from host.disks_of_others import DisksOfOthers
+from host.file_identity import is_open_elsewhere
+from host.hypervisor import Hypervisor
+from wire.errors import ErrorCode
+
+pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+
+
+def make(path: Path, below: Path | str | None = None, *, apart: Path | None = None) -> Path:
+    """A qcow2 image, on top of another one or with its data in another file."""
+    more = ["-u", "-b", str(below), "-F", "qcow2"] if below is not None else []
+    more += ["-o", f"data_file={apart}"] if apart is not None else []
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *more, str(path), "1M"], check=True)  # noqa: S607
+    return path
+
+
+def seen(libvirtd: Libvirtd) -> DisksOfOthers:
+    """What is seen by the job of VM1."""
+    return DisksOfOthers.of(Hypervisor(libvirtd, "here"), "VM1", "here")
+
+
+def other(*disks: object, nvram: str = "") -> str:
+    """The document of another VM."""
+    return document(*map(str, disks), name="other", uuid="1" * 32, nvram=nvram)
+
+
+def test_all_images_below_those_of_a_vm_that_is_shut_off_are_used(tmp_path: Path) -> None:
+    base = make(tmp_path / "base.qcow2")
+    middle = make(tmp_path / "middle.qcow2", "base.qcow2")
+    libvirtd = Libvirtd()
+    libvirtd.add(other(make(tmp_path / "top.qcow2", middle)))
+    found = seen(libvirtd)
+    assert found.include(str(base))
+    assert found.include(str(middle))
+    assert not found.include(str(tmp_path / "another.qcow2"))
+    assert found.unknown is None
+
+
+def test_of_a_vm_that_runs_libvirt_tells_the_chain_and_no_image_is_read(tmp_path: Path) -> None:
+    torn = tmp_path / "top.qcow2"
+    torn.write_text("not read")
+    text = other(torn).replace("</disk>", "<backingStore type='file'><format type='qcow2'/>"
+                               f"<source file='{tmp_path}/base.qcow2'/><backingStore/></backingStore></disk>")
+    libvirtd = Libvirtd()
+    libvirtd.add(text, RUNS)
+    found = seen(libvirtd)
+    assert found.include(f"{tmp_path}/base.qcow2")
+    assert found.unknown is None
+
+
+def test_an_image_is_known_by_each_of_its_names(tmp_path: Path) -> None:
+    image = make(tmp_path / "a.qcow2")
+    (tmp_path / "link").symlink_to(image)
+    os.link(image, tmp_path / "second-name")
+    libvirtd = Libvirtd()
+    libvirtd.add(other(tmp_path / "link"), RUNS)
+    assert seen(libvirtd).include(str(image))
+    assert seen(libvirtd).include(str(tmp_path / "second-name"))
+    assert not seen(libvirtd).include(str(make(tmp_path / "b.qcow2")))
+
+
+def test_nvram_volumes_and_data_kept_apart_are_used_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apart, volume = tmp_path / "data.raw", make(tmp_path / "volume.qcow2")
+    disk = make(tmp_path / "a.qcow2", apart=apart)
+    text = other(disk, "/a", nvram="/srv/VARS.fd").replace(
+        "type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/a'/>",
+        "type='volume' device='disk'><source pool='default' volume='volume.qcow2'/>")
+    libvirtd = Libvirtd()
+    libvirtd.add(text)
+    monkeypatch.setattr(Hypervisor, "volume_path", lambda _self, pool, name: f"{tmp_path}/{name}")
+    found = seen(libvirtd)
+    assert all(map(found.include, ["/srv/VARS.fd", str(apart), str(volume), str(disk)]))
+
+
+def test_what_a_copy_that_has_moved_away_stands_on_is_used(tmp_path: Path) -> None:
+    base = make(tmp_path / "base.qcow2")
+    top = make(tmp_path / "top.qcow2", base)
+    top.rename(f"{top}.moved-{NOTE.job_id}")
+    libvirtd = Libvirtd()
+    libvirtd.add(other(top), note=NOTE)
+    assert seen(libvirtd).include(str(base))
+
+
+@pytest.mark.parametrize("below", ["gone.qcow2", "nbd://192.0.2.9/base"])
+def test_what_is_not_a_file_of_this_host_ends_a_chain(tmp_path: Path, below: str) -> None:
+    libvirtd = Libvirtd()
+    libvirtd.add(other(make(tmp_path / "top.qcow2", below), tmp_path / "gone as well.qcow2"))
+    assert seen(libvirtd).unknown is None
+
+
+def test_an_image_that_cannot_be_read_leaves_it_unknown_what_is_used(tmp_path: Path) -> None:
+    torn = tmp_path / "torn.qcow2"
+    torn.write_text("no image")
+    libvirtd = Libvirtd()
+    libvirtd.add(other(torn))
+    unknown = seen(libvirtd).unknown
+    assert unknown is not None
+    assert unknown.code is ErrorCode.TOOL_FAILED
+
+
+def test_a_layer_that_is_named_as_an_option_of_qemu_leaves_it_unknown(tmp_path: Path) -> None:
+    named = 'json:{"driver":"qcow2","file":{"driver":"file","filename":"/srv/base.qcow2"}}'
+    libvirtd = Libvirtd()
+    libvirtd.add(other(make(tmp_path / "top.qcow2", named)))
+    unknown = seen(libvirtd).unknown
+    assert unknown is not None
+    assert unknown.code is ErrorCode.BACKING_UNREADABLE
+
+
+def test_a_volume_of_a_pool_that_is_not_started_leaves_it_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_pool: str) -> None:
+        raise error(libvirt.VIR_ERR_NO_STORAGE_POOL, "pool not found")
+
+    libvirtd = Libvirtd()
+    monkeypatch.setattr(libvirtd, "storagePoolLookupByName", gone, raising=False)
+    libvirtd.add(other("/a").replace(
+        "type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/a'/>",
+        "type='volume' device='disk'><source pool='default' volume='v'/>"))
+    unknown = seen(libvirtd).unknown
+    assert unknown is not None
+    assert "pool not found" in unknown.message
+
+
+def test_whether_a_device_is_open_elsewhere_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every machine has such devices, of characters.
+    monkeypatch.setattr("stat.S_ISBLK", lambda _mode: True)
+    with open("/dev/full", "wb", buffering=0) as full, open("/dev/null", "wb", buffering=0) as null:
+        assert not is_open_elsewhere(full.fileno())
+        with subprocess.Popen(["sleep", "60"], stdin=null) as process:  # noqa: S607
+            seen_now = is_open_elsewhere(null.fileno())
+            process.kill()
+        assert seen_now
