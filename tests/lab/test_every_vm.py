@@ -607,3 +607,24 @@ def test_a_block_device_goes_to_another_one_that_is_blank_and_has_its_size(
     assert copied.stat().st_size == 256 << 20
     assert copied.stat().st_blocks * 512 < 128 << 20
     assert digest(copied) == digest(Path(there))
+
+
+def test_the_device_of_a_move_that_fails_is_blank_again_but_not_while_something_has_it_open(
+    admin: Admin, make_guest: MakeGuest, devices: list[str],
+) -> None:
+    node2 = admin.lab.nodes[1]
+    there = devices[1]
+    guest = make_guest("vain", image_format="raw", disk_mib=256, data_mib=64)
+    options = ("--disk-map", f"vda={there}", "--bandwidth", "10", "--timeout", "2")
+    failed = admin.migrate("vain", *options)
+    assert failed.code == 5, failed.text
+    assert not Path(there).read_bytes()[:1 << 20].strip(b"\0")
+    holder = node2.popen(["sh", "-c", f"exec sleep 600 <{there}"])
+    try:
+        failed = admin.migrate("vain", *options)
+        assert failed.code == 5, failed.text
+        assert f"cannot remove {there}: Device or resource busy" in failed.text
+    finally:
+        holder.kill()
+        holder.wait()
+    assert guest.witness.report().sound

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import uuid
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
 from . import Host
-from .conftest import Admin, Guest, MakeGuest, job_leftovers, virsh
+from .conftest import IMAGES, Admin, Guest, MakeGuest, job_leftovers, virsh
 
 
 def moved(admin: Admin, guest: Guest, *options: str, back: bool = False) -> str:
@@ -134,3 +135,34 @@ def test_source_after_says_what_becomes_of_the_copy(admin: Admin, make_guest: Ma
     assert not node1.path(guest.disk).exists()
     assert node1.path(f"{guest.disk}.moved-{job_id}").exists() is (after == "undefine")
     assert guest.witness.report().sound
+
+
+def test_an_image_on_which_another_vm_stands_keeps_its_name_and_the_other_vm_starts(
+    admin: Admin, make_guest: MakeGuest,
+) -> None:
+    guest = make_guest("template")
+    node1, node2 = admin.lab.nodes
+    guest.on(node1, "destroy")
+    clone = f"{IMAGES}/clone.qcow2"
+    node1.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", guest.disk, "-F", "qcow2", clone])
+    domain = ElementTree.fromstring(virsh(node1, "dumpxml", guest.name, "--inactive"))  # noqa: S314 - our own libvirt's
+    for name, text in (("name", "clone"), ("uuid", str(uuid.uuid4()))):
+        element = domain.find(name)
+        assert element is not None
+        element.text = text
+    source = domain.find("devices/disk/source")
+    assert source is not None
+    source.set("file", clone)
+    node1.path("/root/clone.xml").write_text(ElementTree.tostring(domain, "unicode"))
+    virsh(node1, "define", "/root/clone.xml")
+    try:
+        run = admin.migrate(guest.name, "--source-after", "delete")
+        assert run.code == 0, run.text
+        assert f"{guest.disk} left alone, another VM uses it as well" in run.text
+        assert (guest.state(node1), guest.state(node2)) == ("absent", "shut off")
+        virsh(node1, "start", "clone")
+    finally:
+        for command in ("destroy", "undefine"):
+            node1.run(["virsh", "-q", command, "clone"], check=False)
+        for path in (clone, "/root/clone.xml"):
+            node1.path(path).unlink()
