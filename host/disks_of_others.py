@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from constant import ImageFormat
 from host.domain_xml import DiskElement
+from host.file_identity import on_other_hosts
 from host.hypervisor import Hypervisor, OtherDomain
 from host.image import ImageQuestion, files_below
 from wire.errors import MigrationError
@@ -37,7 +38,8 @@ class DisksOfOthers:
                 names.update(_used(hypervisor, other, host))
             except MigrationError as error:
                 unknown = error
-        return cls(frozenset(names), frozenset(filter(None, map(_thing, names))), unknown)
+        things = map(_thing, names - on_other_hosts(names))
+        return cls(frozenset(names), frozenset(filter(None, things)), unknown)
 
     def include(self, path: str) -> bool:
         """Whether what is to be found at the path is certainly another VM's as well."""
@@ -54,19 +56,22 @@ def _used(hypervisor: Hypervisor, other: OtherDomain, host: str) -> Iterator[str
             yield description.nvram.path
         for disk in description.disks:
             path = hypervisor.volume_path(*disk.volume) if disk.volume is not None else disk.path
-            if path is not None and path not in seen:
-                seen.add(path)
-                yield path
-                yield from (layer for layer, _format in disk.layers)
-                # Of a running domain libvirt tells the whole chain.
-                if description is not other.running and disk.format == ImageFormat.QCOW2.value:
-                    yield from _below(disk, path, other, host)
+            if path is None or path in seen:
+                continue
+            seen.add(path)
+            if other.moved is not None and os.path.lexists(hidden_name(path, other.moved.job_id)):
+                # Of its copy: what has got its name since is somebody else's.
+                path = hidden_name(path, other.moved.job_id)
+            yield path
+            yield from (layer for layer, _format in disk.layers)
+            # Of a running domain libvirt tells the whole chain.
+            if description is not other.running and disk.format == ImageFormat.QCOW2.value:
+                yield from _below(disk, path, other, host)
 
 
 def _below(disk: DiskElement, path: str, other: OtherDomain, host: str) -> Iterator[str]:
-    if other.moved is not None and not os.path.lexists(path):
-        path = hidden_name(path, other.moved.job_id)
-    if os.path.exists(path):
+    # qemu-img, unlike this thread, can be ended where a server does not answer.
+    if on_other_hosts([path]) or os.path.exists(path):
         yield from files_below(
             ImageQuestion(disk.target, path, ImageFormat.QCOW2, dict(disk.layers), host, other.name))
 

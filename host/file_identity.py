@@ -8,12 +8,18 @@ import array
 import contextlib
 import fcntl
 import os
+import re
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 # linux/fs.h: _IOR('v', 1, long), of which file systems fill an int: the inode's generation, new whenever an inode
 # number is given again. A file handle of NFS tells a file by the same two.
 _FS_IOC_GETVERSION = 0x80087601
+_MOUNTS = Path("/proc/self/mountinfo")
+_OF_OTHER_HOSTS = frozenset({
+    "9p", "afs", "autofs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "nfs", "nfs4", "smb3"})
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,22 @@ def remove_if_same(path: str, identity: FileIdentity) -> None:
     """Remove the file at the path if it still is this one."""
     if identity.is_at(path):
         os.unlink(path)
+
+
+def on_other_hosts(paths: Collection[str]) -> set[str]:
+    """Those of the paths, as they are written, that are on a file system of another host: whoever so much as looks at
+    one may wait for ever.
+    """
+    mounts = []
+    for line in _MOUNTS.read_text().splitlines():
+        # proc_pid_mountinfo(5): the kind of file system is the first word after the dash; blanks are written in octal.
+        words, _dash, kind = line.partition(" - ")
+        place = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), words.split()[4])
+        mounts.append((place.rstrip("/") + "/", kind.split()[0]))
+    # Of mounts at one place the last one lies on top.
+    kinds = {path: max(((len(place), number, kind) for number, (place, kind) in enumerate(mounts)
+                        if path.startswith(place)), default=(0, 0, ""))[2] for path in paths}
+    return {path for path, kind in kinds.items() if kind in _OF_OTHER_HOSTS}
 
 
 def is_open_elsewhere(descriptor: int) -> bool:

@@ -532,12 +532,17 @@ class Hypervisor:
 
     def others(self, domain: str) -> list[OtherDomain]:
         """All domains here but this one."""
-        return [
-            OtherDomain(
-                name=str(other.name()), moved=self.moved_note(other.name()),
-                running=describe(other.XMLDesc(0)) if other.isActive() else None,
-                defined=describe(other.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if other.isPersistent() else None)
-            for other in self._connection.listAllDomains(0) if other.name() != domain]
+        found = []
+        for other in self._connection.listAllDomains(0):
+            try:
+                running = describe(other.XMLDesc(0)) if other.isActive() else None
+                defined = describe(other.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if other.isPersistent() else None
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+                continue
+            found.append(OtherDomain(str(other.name()), running, defined, self.moved_note(other.name())))
+        return [each for each in found if each.name != domain]
 
     def _is_defined(self, domain: str) -> bool:
         try:

@@ -16,7 +16,7 @@ from tests.unit.samples import NOTE
 import libvirt
 
 from host.disks_of_others import DisksOfOthers
-from host.file_identity import is_open_elsewhere
+from host.file_identity import is_open_elsewhere, on_other_hosts
 from host.hypervisor import Hypervisor
 from wire.errors import ErrorCode
 
@@ -96,6 +96,40 @@ def test_what_a_copy_that_has_moved_away_stands_on_is_used(tmp_path: Path) -> No
     libvirtd = Libvirtd()
     libvirtd.add(other(top), note=NOTE)
     assert seen(libvirtd).include(str(base))
+
+
+def test_the_name_that_a_copy_had_before_it_moved_away_is_free_for_another(tmp_path: Path) -> None:
+    top = make(tmp_path / "top.qcow2")
+    top.rename(f"{top}.moved-{NOTE.job_id}")
+    make(top)
+    libvirtd = Libvirtd()
+    libvirtd.add(other(top), note=NOTE)
+    assert not seen(libvirtd).include(str(top))
+    assert seen(libvirtd).include(f"{top}.moved-{NOTE.job_id}")
+
+
+MOUNTS = r"""22 1 8:1 / / rw - ext4 /dev/sda1 rw
+31 22 0:44 / /mnt/nfs\040store rw,relatime shared:1 - nfs4 192.0.2.9:/store rw,hard
+32 31 8:2 / /mnt/nfs\040store/local rw - xfs /dev/sdb1 rw
+33 22 0:45 / /mnt/both rw - nfs 192.0.2.9:/old rw
+34 33 8:3 / /mnt/both rw - ext4 /dev/sdc1 rw
+"""
+
+
+def test_what_lies_on_another_host_is_not_looked_at_by_a_thread_that_nobody_can_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "mountinfo").write_text(MOUNTS)
+    monkeypatch.setattr("host.file_identity._MOUNTS", tmp_path / "mountinfo")
+    remote, looked_at = "/mnt/nfs store/a", list[str]()
+    others = {"/srv/a", "/mnt/nfs store/local/a", "/mnt/both/a", "/mnt/nfs store2"}
+    assert on_other_hosts({remote, *others}) == {remote}
+    monkeypatch.setattr("host.disks_of_others._thing", looked_at.append)
+    libvirtd = Libvirtd()
+    libvirtd.add(other(remote, *sorted(others)), RUNS)
+    found = seen(libvirtd)
+    assert set(looked_at) == others
+    assert remote in found.names
 
 
 @pytest.mark.parametrize("below", ["gone.qcow2", "nbd://192.0.2.9/base"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.libvirtd import PAUSED, RUNS, Domain, Libvirtd, document, libvirt
+from tests.unit.libvirtd import PAUSED, RUNS, Domain, Libvirtd, document, error, libvirt
 from tests.unit.samples import NOTE
 
 # isort: split
@@ -188,6 +188,20 @@ def test_all_other_vms_are_told_as_they_run_and_as_they_are_defined(vm: Domain) 
     assert "on" not in {each.name for each in Hypervisor(vm.site, "here").others("on")}
     assert told["on"].running is not None
     assert told["on"].running.disks[0].path == "/srv/c"
+
+
+def test_a_vm_that_goes_while_the_others_are_asked_for_is_none_of_them(
+    vm: Domain, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gone(_flags: int) -> str:
+        raise error(code, "Domain not found")
+
+    monkeypatch.setattr(vm.site.add(document("/srv/a", name="goes", uuid="1" * 32)), "XMLDesc", gone)
+    code = libvirt.VIR_ERR_NO_DOMAIN
+    assert Hypervisor(vm.site, "here").others("VM1") == []
+    code = libvirt.VIR_ERR_INTERNAL_ERROR
+    with pytest.raises(libvirt.libvirtError):
+        Hypervisor(vm.site, "here").others("VM1")
 
 
 # Whether the source has all of it.
