@@ -148,7 +148,8 @@ def link_arguments(
     return LinkArguments(
         job_id=migration.job_id, source=migration.source, destination=migration.destination, user=migration.user,
         transport=migration.transport, destination_daemon=migration.destination_daemon, domain=migration.domain,
-        milliseconds=milliseconds, bandwidth=migration.bandwidth, at_most=at_most, keep=keep)
+        name_there=migration.new_name, milliseconds=milliseconds, bandwidth=migration.bandwidth, at_most=at_most,
+        keep=keep)
 
 
 def _reports(talk: Conversation, checked: Checked) -> Iterator[tuple[Command, CheckReport]]:

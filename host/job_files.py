@@ -59,8 +59,9 @@ def refuse_system_directory(what: str, path: str, host: str) -> None:
 class JobSockets:
     """The paths of a job's sockets, the same on both hosts.
 
-    Their names end as libvirt's AppArmor profile of the VM allows (virt-aa-helper: `*.tunnelmigrate.dest.NAME rw`
-    below /run/libvirt).
+    Their names end as libvirt's AppArmor profile of the VM at the destination allows, where QEMU makes them
+    (virt-aa-helper: `*.tunnelmigrate.dest.NAME rw` below /run/libvirt). At the source libvirt connects to the one and
+    adds the other to the VM's profile (qemuMigrationSrcStart(), qemuMigrationSrcNBDStorageCopy()).
     """
 
     directory: str
@@ -79,11 +80,11 @@ class JobSockets:
     @classmethod
     def of(cls, migration: Migration) -> JobSockets:
         """The paths for this migration."""
-        return cls.named(migration.job_id, migration.domain)
+        return cls.named(migration.job_id, migration.name_there)
 
     @classmethod
     def named(cls, job_id: str, domain: str = "", *, beside: str = "") -> JobSockets:
-        """The paths for a job; those of memory and disks only mean something with a domain's name.
+        """The paths for a job; those of memory and disks only mean something with a domain's name over there.
 
         What goes on `beside` the steps of the job has a directory of its own.
         """

@@ -97,9 +97,10 @@ class KeptTunnels:
         `host` is the source, whose libvirt says as whom QEMU runs. Raises what of() raises.
         """
         domain, users = arguments.domain, []
-        sockets = JobSockets.named(arguments.job_id, domain or "")
+        name = arguments.name_there or domain or ""
+        sockets = JobSockets.named(arguments.job_id, name)
         forwards = sockets.forwards(arguments.destination_daemon, arguments.transport)
-        keep = (arguments.keep and domain is not None and sockets.fit(domain)
+        keep = (arguments.keep and domain is not None and sockets.fit(name)
                 and hypervisor.state(domain) is not DomainState.ABSENT)
         if keep and domain is not None:
             users = qemu_users(hypervisor, describe(hypervisor.document(domain)).virtualization)

@@ -326,8 +326,9 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _REFUSED, "VM {domain} on {host} has {count} snapshot(s); libvirt cannot migrate those.",
         "Remove them: `virsh snapshot-list {domain}`, `virsh snapshot-delete {domain} NAME`."),
     ErrorCode.DOMAIN_NAME_UNFIT: ErrorText(
-        _REFUSED, "The name of VM {domain} on {host} does not fit into the socket paths of the SSH tunnel.",
-        "Use `--transport tcp`, or rename the shut-off VM with `virsh domrename`."),
+        _REFUSED,
+        "VM {domain} on {host}: its name over there, {name}, does not fit into the socket paths of the SSH tunnel.",
+        "Use `--transport tcp`, or another name (`--rename`)."),
     ErrorCode.DISK_NOT_OF_DOMAIN: ErrorText(
         _REFUSED, "{path} is not a disk of VM {domain} on {host}; its disks are {disks}.",
         "Give one of those paths, or leave the disk argument out."),

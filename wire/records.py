@@ -203,6 +203,8 @@ class LinkArguments:
     destination_daemon: LibvirtDaemon
     domain: Optional[str] = None
     """None where only the hosts are looked at."""
+    name_there: Optional[str] = None
+    """The name that it will have over there, if it has another one then."""
     milliseconds: int = 0
     """For MEASURE_LINK: how long to send; 0 only tries whether the way is open."""
     bandwidth: int = 0
@@ -216,7 +218,8 @@ class LinkArguments:
         check_job_id(self.job_id)
         for address in (self.source, self.destination):
             check_address(address)
-        if not USER_PATTERN.fullmatch(self.user) or not DOMAIN_PATTERN.fullmatch(self.domain or "none"):
+        names = (self.domain or "none", self.name_there or "none")
+        if not USER_PATTERN.fullmatch(self.user) or not all(map(DOMAIN_PATTERN.fullmatch, names)):
             raise ValueError("no such user or domain name")
         if not 0 <= self.milliseconds <= 10_000 or min(self.bandwidth, self.at_most) < 0:
             raise ValueError("time, bandwidth or bytes out of range")

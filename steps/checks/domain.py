@@ -96,9 +96,10 @@ def job(view: SourceView) -> Iterator[Saw]:
 
 
 def name(view: SourceView) -> Iterator[Saw]:
-    """The name is part of the sockets' paths, as libvirt's AppArmor profile wants it."""
-    if view.migration.transport is Transport.SSH and not JobSockets.of(view.migration).fit(view.domain):
-        yield stops(ErrorCode.DOMAIN_NAME_UNFIT)
+    """The name over there is part of the sockets' paths, as libvirt's AppArmor profile wants it."""
+    there = view.migration.name_there
+    if view.migration.transport is Transport.SSH and not JobSockets.of(view.migration).fit(there):
+        yield stops(ErrorCode.DOMAIN_NAME_UNFIT, name=there)
 
 
 def snapshots(view: SourceView) -> Iterator[Saw]:

@@ -88,6 +88,8 @@ def test_of_a_vm_that_is_shut_off_no_job_is_asked_for() -> None:
 def test_a_name_that_does_not_fit_a_socket_stops_only_the_move_through_ssh() -> None:
     long = dataclasses.replace(MIGRATION, domain="x" * 80, disk=None)
     assert said(LOOKS, view(migration=long), Check.DOMAIN_NAME) == stopping(ErrorCode.DOMAIN_NAME_UNFIT)
+    renamed = dataclasses.replace(long, new_name="web")
+    assert said(LOOKS, view(migration=renamed), Check.DOMAIN_NAME) == FINE
     over_tcp = dataclasses.replace(long, transport=Transport.TCP)
     assert said(LOOKS, view(migration=over_tcp), Check.DOMAIN_NAME) == FINE
 

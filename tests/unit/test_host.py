@@ -302,6 +302,10 @@ def test_the_sockets_of_a_job_are_named_as_the_profile_of_the_vm_allows() -> Non
         assert path.startswith(sockets.directory + "/")
         assert path.endswith(".tunnelmigrate.dest.VM1")
     assert len({sockets.memory, sockets.disks, sockets.libvirt}) == 3
+    # The profile is that of the destination, where QEMU makes them.
+    renamed = JobSockets.of(dataclasses.replace(MIGRATION, new_name="web"))
+    assert renamed.directory == sockets.directory
+    assert [path.rpartition(".")[2] for path in (renamed.memory, renamed.disks)] == ["web", "web"]
 
 
 def test_a_name_fits_as_long_as_its_socket_paths_have_107_bytes() -> None:

@@ -197,6 +197,17 @@ def test_the_tunnel_in_which_the_way_is_looked_at_is_the_one_that_the_vm_will_ta
     assert site.step(keep=False).number == 1
 
 
+def test_so_it_is_for_a_vm_that_gets_another_name(site: Site) -> None:
+    renamed = dataclasses.replace(MIGRATION, new_name="web")
+    arguments = link_arguments(renamed, keep=True)
+    with site.tunnels.of_link(SOURCE, cast(Any, Libvirt(DomainState.RUNNING)), arguments):
+        pass
+    sockets = JobSockets.of(renamed)
+    forwards = sockets.forwards(arguments.destination_daemon, renamed.transport)
+    assert any(path.endswith(".tunnelmigrate.dest.web") for path in forwards)
+    assert site.step(keep=False, forwards=forwards).number == 1
+
+
 @pytest.mark.parametrize("changes", [
     {"keep": False}, {"domain": None}, {"domain": "x" * 90}, {"state": DomainState.ABSENT}])
 def test_where_there_is_no_vm_to_take_it_the_tunnel_is_closed_again(site: Site, changes: dict[str, Any]) -> None:
