@@ -349,10 +349,14 @@ class Hypervisor:
         return [(str(pool.name()), bool(pool.isActive())) for pool in pools
                 if capabilities.pool_directory(pool.XMLDesc(0)) == directory]
 
-    def volume_path(self, pool: str, volume: str) -> str:
-        """Where a volume of a storage pool lies. Raises MigrationError LIBVIRT_ERROR if the pool is not active, say."""
-        with libvirt_errors(self._host):
-            return str(self._connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path())
+    def volume_path(self, pool: str, volume: str) -> str | None:
+        """Where a volume of a storage pool lies, as far as libvirt knows; a pool of files need not be active."""
+        try:
+            found = self._connection.storagePoolLookupByName(pool)
+            directory = capabilities.pool_directory(found.XMLDesc(0))
+            return f"{directory}/{volume}" if directory else str(found.storageVolLookupByName(volume).path())
+        except libvirt.libvirtError:
+            return None
 
     def has_secret(self, secret: str) -> bool:
         """Whether libvirt here has that secret: a UUID or `usage TYPE NAME`."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from constant import LAYERS_LIMIT, ImageFormat
-from host.file_identity import FileIdentity, remove_if_same
+from host.file_identity import FileIdentity, on_other_hosts, remove_if_same
 from host.process import run_tool
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, LayerFacts
@@ -98,25 +98,41 @@ def examine(question: ImageQuestion, *, sent: bool) -> DiskFacts:
         preallocated=_is_preallocated(size, int(information["cluster-size"])))
 
 
-def files_below(question: ImageQuestion) -> Iterator[str]:
-    """The paths of the images below a qcow2 image that is there, the nearest first, and of what keeps its data apart.
+def files_below(path: str, host: str) -> Iterator[str]:
+    """The paths of what a qcow2 image that is there needs besides itself, going by the headers, the nearest first.
 
-    What a header names and is not there ends the chain. Raises MigrationError TOOL_MISSING, TOOL_FAILED,
-    BACKING_UNREADABLE, DISK_UNSUPPORTED.
+    A chain is followed up to what is not there, is not said to be qcow2, or lies on another host. Raises MigrationError
+    TOOL_MISSING or TOOL_FAILED.
     """
-    information = _information(question.path, question.format, question.host)
-    data = information["format-specific"]["data"].get("data-file")
-    if data is not None:
-        yield _layer_path(question, question.path, str(data))
-    try:
-        for layer in _layers(question, information):
-            yield layer.path
-    except MigrationError as error:
-        name = error.facts.get("path", "")
-        # Files too may be named so.
-        if error.code is not ErrorCode.BACKING_UNREADABLE or name.startswith(("json:", "file:")) or (
-                os.path.lexists(name)):
-            raise
+    for _depth in range(LAYERS_LIMIT + 1):
+        information = _information(path, ImageFormat.QCOW2, host)
+        yield from _files_named(information["format-specific"]["data"].get("data-file"), path)
+        below = _files_named(information.get("backing-filename"), path)
+        yield from below
+        is_image = information.get("backing-filename-format") == ImageFormat.QCOW2.value
+        if not is_image or len(below) != 1 or on_other_hosts(below) or not os.path.exists(below[0]):
+            return
+        path = below[0]
+
+
+def _files_named(name: str | None, above: str) -> list[str]:
+    """The files of this host that the header of an image means by that name."""
+    if name is None:
+        return []
+    if name.startswith("json:"):
+        return sorted(_file_names(json.loads(name.removeprefix("json:"))))
+    name = name.removeprefix("file:")
+    if ":" in name.partition("/")[0]:
+        return []
+    return [os.path.normpath(name) if name.startswith("/") else here_relative(name, above)]
+
+
+def _file_names(options: Any) -> set[str]:
+    """All files in QEMU's options of a block device, and of those below it."""
+    if not isinstance(options, dict):
+        return set()
+    found = {str(name) for key, name in options.items() if key.rpartition(".")[2] == "filename"}
+    return {name for name in found if name.startswith("/")}.union(*map(_file_names, options.values()))
 
 
 def _is_preallocated(size: Size, cluster_size: int) -> bool:

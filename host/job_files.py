@@ -10,6 +10,7 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,6 +27,8 @@ from wire.records import Migration
 
 _SOCKET_ROOT = "/run/libvirt/qemu"
 _PART = ".part"
+_BUSY_SECONDS = 5.0
+_AGAIN_SECONDS = 0.1
 _STAGING = "staging"
 # What may stand in the name of a socket: ssh reads `:` `%` `$` and a backslash in a forward as its own.
 _FIT_NAME = re.compile(r"[\w.+@=,~ -]+")
@@ -276,8 +279,20 @@ def _remove_directory(path: str) -> None:
 def _blank(path: str) -> None:
     """Take away from a block device what says that it holds something: its first MiB was zeros, and is again.
 
-    Raises OSError while anything on this host has it open.
+    Raises OSError if anything on this host has it open for longer than udev, which looks at a device after each writer.
     """
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            _blank_now(path)
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(_AGAIN_SECONDS)
+
+
+def _blank_now(path: str) -> None:
     # Exclusively: refused while it is mounted or part of a volume group. Of QEMU only its descriptor tells.
     descriptor = os.open(path, os.O_WRONLY | os.O_EXCL)
     try:

@@ -14,7 +14,6 @@ from host.domain_edit import Changes, edit
 from host.domain_files import TPM_DIRECTORY
 from host.domain_xml import describe
 from host.hypervisor import Hypervisor
-from wire.errors import MigrationError
 from wire.phrase import Phrase
 from wire.placement import is_device
 from wire.situation import MovedNote, hidden_name
@@ -24,59 +23,59 @@ from wire.situation import MovedNote, hidden_name
 class StaleCopy:
     """The copy on this host that a job leaves behind: what its definition names, by the names before the move.
 
-    A file gets another name on disk; a block device cannot, so there the definition gets another name for it.
+    A file gets another name on disk. A block device cannot, and what another VM uses as well must not: there the
+    definition gets another name for it.
     """
 
     job_id: str
     files: tuple[str, ...]
     devices: tuple[str, ...]
     shared: tuple[str, ...] = ()
-    """What another VM uses as well, or might: it is left alone."""
-    unknown: MigrationError | None = None
-    """Why it is not known what other VMs use."""
+    """What another VM uses as well: it is left alone, and the definition gets another name for it."""
+    taken: tuple[str, ...] = ()
+    """What another VM has been given since."""
 
     @classmethod
     def of(cls, hypervisor: Hypervisor, domain: str, job_id: str, host: str) -> StaleCopy:
         """What libvirt here says belongs to the domain alone. Raises MigrationError DOMAIN_MISSING."""
         description = describe(hypervisor.document(domain, inactive=True))
         others = DisksOfOthers.of(hypervisor, domain, host)
-        disks = [
-            disk.path.removesuffix(hidden_name("", job_id)) for disk in description.disks
+        named = [
+            disk.path for disk in description.disks
             if disk.path is not None and disk.mirrored and not disk.shareable]
+        disks = [path.removesuffix(hidden_name("", job_id)) for path in named]
         nvram = [description.nvram.path] if description.nvram is not None else []
-
-        def is_shared(path: str) -> bool:
-            # What has its other name already was the domain's own when it was given that.
-            doubtful = others.unknown is not None and not os.path.lexists(hidden_name(path, job_id))
-            return doubtful or others.include(path)
-
-        own = [path for path in (*disks, *nvram) if not is_shared(path)]
+        own = [path for path in (*disks, *nvram) if not others.include(path)]
+        shared = tuple(path for path in (*disks, *nvram) if others.include(path))
         tpm = (f"{TPM_DIRECTORY}/{description.uuid}",) if description.has_tpm else ()
         return cls(
-            job_id, (*(path for path in own if not is_device(path)), *tpm), tuple(filter(is_device, own)),
-            tuple(filter(is_shared, (*disks, *nvram))), others.unknown)
+            job_id, (*(path for path in own if not is_device(path)), *tpm), tuple(filter(is_device, own)), shared,
+            tuple(path for path in shared if os.path.lexists(hidden_name(path, job_id)) or (
+                hidden_name(path, job_id) in named and path in others.named)))
 
     def hidden(self, path: str) -> str:
         """The name under which it lies while nobody is to find it."""
         return hidden_name(path, self.job_id)
 
-    def hide(self, hypervisor: Hypervisor, domain: str, note: MovedNote) -> list[str]:
-        """Have the domain not start here any more, and say in its definition why. Returns what went wrong."""
-        hypervisor.set_autostart(domain, False)
-        hypervisor.set_moved_note(domain, note)
-        self._name_devices(hypervisor, domain, {path: self.hidden(path) for path in self.devices})
+    def hide(self, hypervisor: Hypervisor, domain: str) -> list[str]:
+        """Have the domain not find here what it needs to start. Returns what went wrong."""
+        self._name(hypervisor, domain, {path: self.hidden(path) for path in (*self.devices, *self._left())})
         return _rename({path: self.hidden(path) for path in self.files})
 
     def bring_back(self, hypervisor: Hypervisor, domain: str) -> list[str]:
-        """Undo that, but for autostart. Returns what went wrong; the note stays then."""
+        """Undo that and mark(), but for autostart. Returns what went wrong; the note stays then."""
         problems = _rename({self.hidden(path): path for path in self.files})
         if not problems:
-            self._name_devices(hypervisor, domain, {self.hidden(path): path for path in self.devices})
+            self._name(hypervisor, domain, {self.hidden(path): path for path in (*self.devices, *self._left())})
             hypervisor.set_moved_note(domain, None)
         return problems
 
+    def _left(self) -> list[str]:
+        """What is shared and was so when the copy was hidden: it lies under its own name alone."""
+        return [path for path in self.shared if not os.path.lexists(self.hidden(path))]
+
     @staticmethod
-    def _name_devices(hypervisor: Hypervisor, domain: str, paths: dict[str, str]) -> None:
+    def _name(hypervisor: Hypervisor, domain: str, paths: dict[str, str]) -> None:
         document = hypervisor.document(domain, inactive=True)
         changed = edit(document, Changes(paths=paths))
         if changed != document:
@@ -85,10 +84,6 @@ class StaleCopy:
     def lacking(self) -> list[str]:
         """What is under neither name, so that it would have to be made anew."""
         return [path for path in self.files if not (os.path.lexists(path) or os.path.lexists(self.hidden(path)))]
-
-    def taken(self) -> list[str]:
-        """What another VM has taken the name of since it was hidden."""
-        return [path for path in self.shared if os.path.lexists(self.hidden(path))]
 
     def beyond(self) -> list[str]:
         """What delete() leaves: the data on block devices, and files that are only linked to."""
@@ -107,6 +102,12 @@ class StaleCopy:
                 problems.append(Phrase("cannot remove {path}: {reason}", {
                     "path": path, "reason": error.strerror or str(error)}))
         return problems
+
+
+def mark(hypervisor: Hypervisor, domain: str, note: MovedNote) -> None:
+    """Have the copy of a VM that has moved not start with its host, and say in its definition why."""
+    hypervisor.set_autostart(domain, False)
+    hypervisor.set_moved_note(domain, note)
 
 
 def take_note_off(hypervisor: Hypervisor, domain: str) -> None:

@@ -210,7 +210,11 @@ class _Receiving:
             Incoming(path=path, owner=owner, mode=self._mode(file), ending=ending)
             for path, file in zip(paths, self._files)]
         # What an agent that was ended in the middle of this has left.
-        self._ledger.remove([name for each in incoming for name in (each.path, each.part)])
+        try:
+            self._ledger.remove([name for each in incoming for name in (each.path, each.part)])
+        except OSError as error:
+            facts = {"path": error.filename or Phrase("the ledger"), "reason": error.strerror or str(error)}
+            raise MigrationError(ErrorCode.FILE_NOT_WRITTEN, facts) from error
         for path, file in zip(paths, self._files):
             self._take_place(path, file)
         for each in incoming:

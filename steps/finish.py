@@ -8,7 +8,7 @@ from constant import CLOCK_PAUSE, DomainState, SourceAfter
 from host import orphans
 from host.hypervisor import RESTART_SECONDS, Hypervisor
 from host.job_files import OF_JOB, JobSockets
-from host.stale_copy import StaleCopy
+from host.stale_copy import StaleCopy, mark
 from steps.context import StepContext
 from wire.errors import ErrorCode, MigrationError
 from wire.phrase import SEMICOLON, Phrase, joined
@@ -58,9 +58,11 @@ def _leave_copy(context: StepContext, hypervisor: Hypervisor, arguments: StepArg
     """
     migration = arguments.migration
     domain, wanted = migration.domain, migration.source_after
-    copy = StaleCopy.of(hypervisor, domain, migration.job_id, context.host)
-    problems = copy.hide(hypervisor, domain, MovedNote(
+    # First of all: what other VMs use is looked for on their disks, which takes time.
+    mark(hypervisor, domain, MovedNote(
         job_id=migration.job_id, destination=migration.destination, at=context.wall))
+    copy = StaleCopy.of(hypervisor, domain, migration.job_id, context.host)
+    problems = copy.hide(hypervisor, domain)
     said: str = Phrase("shut off here, cannot be started")
     if not problems and wanted is not SourceAfter.KEEP:
         if not arguments.destination_verified:
@@ -70,23 +72,21 @@ def _leave_copy(context: StepContext, hypervisor: Hypervisor, arguments: StepArg
                 {"host": migration.destination})
         else:
             hypervisor.undefine(domain)
-            said = Phrase("undefined here, its disks kept under other names")
+            said = Phrase("undefined here")
             if wanted is SourceAfter.DELETE:
-                stays = copy.beyond()
-                problems, said = copy.delete(), Phrase("undefined here, its disks deleted")
+                stays, problems = copy.beyond(), copy.delete()
                 if stays:
-                    said = Phrase("undefined here, its files deleted, the data of {paths} kept", {
-                        "paths": joined(stays)})
+                    said = Phrase("undefined here, the data of {paths} kept", {"paths": joined(stays)})
+                elif copy.files:
+                    said = Phrase("undefined here, its disks deleted")
+            elif copy.files:
+                said = Phrase("undefined here, its disks kept under other names")
     if problems:
         raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
             "host": context.host, "problem": joined(problems, SEMICOLON), "domain": domain})
     if copy.shared:
-        left = Phrase("{paths} left alone, another VM uses it as well", {"paths": joined(copy.shared)})
-        if copy.unknown is not None:
-            log.warning("VM %s: what other VMs use cannot be seen: %s", domain, copy.unknown.message)
-            left = Phrase("{paths} left alone, another VM may use it as well: {reason}", {
-                "paths": joined(copy.shared), "reason": copy.unknown.facts.get("reason", copy.unknown.code.value)})
-        said = joined((said, left), SEMICOLON)
+        said = joined((said, Phrase("{paths} left alone, another VM uses it as well", {
+            "paths": joined(copy.shared)})), SEMICOLON)
     return said
 
 

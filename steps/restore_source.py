@@ -26,7 +26,7 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
         copy = StaleCopy.of(hypervisor, domain, migration.job_id, context.host)
         problems: list[str] = [
             *(Phrase("{path} is not there any more", {"path": path}) for path in copy.lacking()),
-            *(Phrase("another VM has {path} now", {"path": path}) for path in copy.taken())]
+            *(Phrase("another VM has {path} now", {"path": path}) for path in copy.taken)]
         problems = problems or copy.bring_back(hypervisor, domain)
     if problems:
         raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {

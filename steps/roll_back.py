@@ -50,13 +50,26 @@ def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
         ledger = context.ledger(migration)
         put_back(hypervisor, migration.name_there, ledger)
         others = DisksOfOthers.of(hypervisor, migration.name_there, context.host)
-    spared = ledger.spare(others.include)
+    coming = _coming(context, migration)
+    spared = ledger.spare(lambda path: path in coming or others.include(path))
     removed, problems = ledger.close(frozenset(MadeKind))
     if problems:
         raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
             "host": context.host, "problem": Phrase("cannot remove {problem}", {
                 "problem": joined(problems, SEMICOLON)}), "domain": migration.domain})
     return RollBackReport(state=state, removed=tuple(removed), cleared=True, spared=spared)
+
+
+def _coming(context: StepContext, migration: Migration) -> set[str]:
+    """What other VMs that are on their way to this host will need: a base that several have is sent once."""
+    found: set[str] = set()
+    for record in context.history.all():
+        other, facts = record.arguments.migration, record.arguments.facts
+        if (record.outcome is None and facts is not None and other.job_id != migration.job_id
+                and other.destination == context.host):
+            placement = other.placement(facts)
+            found.update(map(placement.path, placement.paths))
+    return found
 
 
 def _on_source(context: StepContext, arguments: StepArguments) -> RollBackReport:

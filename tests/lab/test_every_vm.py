@@ -612,7 +612,7 @@ def test_a_block_device_goes_to_another_one_that_is_blank_and_has_its_size(
 def test_the_device_of_a_move_that_fails_is_blank_again_but_not_while_something_has_it_open(
     admin: Admin, make_guest: MakeGuest, devices: list[str],
 ) -> None:
-    node2 = admin.lab.nodes[1]
+    node1, node2 = admin.lab.nodes
     there = devices[1]
     guest = make_guest("vain", image_format="raw", disk_mib=256, data_mib=64)
     options = ("--disk-map", f"vda={there}", "--bandwidth", "10", "--timeout", "2")
@@ -627,4 +627,10 @@ def test_the_device_of_a_move_that_fails_is_blank_again_but_not_while_something_
     finally:
         holder.kill()
         holder.wait()
+    # It is still written down, and goes as soon as it can.
+    ended = admin.command("repair", "vain", node1.address, node2.address)
+    assert ended.code == 0, ended.text
+    assert f"removed {there}" in ended.text
+    assert not Path(there).read_bytes()[:1 << 20].strip(b"\0")
+    assert job_leftovers(node1) == job_leftovers(node2) == []
     assert guest.witness.report().sound

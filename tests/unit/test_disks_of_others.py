@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.unit.libvirtd import RUNS, Libvirtd, document, error
+from tests.unit.one_domain import put_clock
 from tests.unit.samples import NOTE
 
 # isort: split
@@ -18,7 +20,7 @@ import libvirt
 from host.disks_of_others import DisksOfOthers
 from host.file_identity import is_open_elsewhere, on_other_hosts
 from host.hypervisor import Hypervisor
-from wire.errors import ErrorCode
+from host.job_files import Made, MadeKind
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 
@@ -50,7 +52,6 @@ def test_all_images_below_those_of_a_vm_that_is_shut_off_are_used(tmp_path: Path
     assert found.include(str(base))
     assert found.include(str(middle))
     assert not found.include(str(tmp_path / "another.qcow2"))
-    assert found.unknown is None
 
 
 def test_of_a_vm_that_runs_libvirt_tells_the_chain_and_no_image_is_read(tmp_path: Path) -> None:
@@ -62,7 +63,6 @@ def test_of_a_vm_that_runs_libvirt_tells_the_chain_and_no_image_is_read(tmp_path
     libvirtd.add(text, RUNS)
     found = seen(libvirtd)
     assert found.include(f"{tmp_path}/base.qcow2")
-    assert found.unknown is None
 
 
 def test_an_image_is_known_by_each_of_its_names(tmp_path: Path) -> None:
@@ -119,57 +119,84 @@ MOUNTS = r"""22 1 8:1 / / rw - ext4 /dev/sda1 rw
 def test_what_lies_on_another_host_is_not_looked_at_by_a_thread_that_nobody_can_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "mountinfo").write_text(MOUNTS)
+    # Only a line feed ends a line, and not all names are UTF-8.
+    odd = "20 1 8:9 / /odd\u2028name rw - ext4 /dev/sdz rw\n".encode() + b"21 1 8:8 / /\xff rw - ext4 /dev/sdy rw\n"
+    (tmp_path / "mountinfo").write_bytes(MOUNTS.encode() + odd)
     monkeypatch.setattr("host.file_identity._MOUNTS", tmp_path / "mountinfo")
     remote, looked_at = "/mnt/nfs store/a", list[str]()
-    others = {"/srv/a", "/mnt/nfs store/local/a", "/mnt/both/a", "/mnt/nfs store2"}
-    assert on_other_hosts({remote, *others}) == {remote}
+    others = {"/srv/a", "/mnt/both/a", "/mnt/nfs store2"}
+    # The way to what is mounted in there goes through it.
+    within = "/mnt/nfs store/local/a"
+    assert on_other_hosts({remote, within, *others}) == {remote, within}
+    for name, target in (("images", "/mnt/nfs store/images"), ("near", "images/../images"), ("local", "/srv"),
+                         ("around", "around")):
+        (tmp_path / name).symlink_to(target)
+    links = {f"{tmp_path}/{name}/disk" for name in ("images", "near", "local", "around", "near/../x")}
+    assert on_other_hosts(links) == {f"{tmp_path}/{name}/disk" for name in ("images", "near", "near/../x")}
     monkeypatch.setattr("host.disks_of_others._thing", looked_at.append)
     libvirtd = Libvirtd()
     libvirtd.add(other(remote, *sorted(others)), RUNS)
     found = seen(libvirtd)
     assert set(looked_at) == others
-    assert remote in found.names
+    assert remote in found.named
 
 
-@pytest.mark.parametrize("below", ["gone.qcow2", "nbd://192.0.2.9/base"])
-def test_what_is_not_a_file_of_this_host_ends_a_chain(tmp_path: Path, below: str) -> None:
+@pytest.mark.parametrize(("below", "found"), [
+    ("gone.qcow2", {"gone.qcow2"}), ("nbd://192.0.2.9/base", set()), ("file:base.qcow2", {"base.qcow2", "lowest.img"}),
+    ('json:{"driver":"qcow2","file":{"driver":"file","filename":"/srv/base.qcow2"}}', {"/srv/base.qcow2"}),
+    ('json:{"file.driver":"nbd","file.server.host":"192.0.2.9","file.filename":"/srv/a"}', {"/srv/a"}),
+    ('json:{"driver":"nbd","server":{"type":"inet","host":"192.0.2.9"}}', set())])
+def test_a_chain_is_followed_as_far_as_it_is_on_this_host_and_said_to_be_of_images(
+    tmp_path: Path, below: str, found: set[str],
+) -> None:
+    make(tmp_path / "base.qcow2", "lowest.img")
     libvirtd = Libvirtd()
     libvirtd.add(other(make(tmp_path / "top.qcow2", below), tmp_path / "gone as well.qcow2"))
-    assert seen(libvirtd).unknown is None
+    assert seen(libvirtd).below == {os.path.join(tmp_path, name) for name in found}
 
 
-def test_an_image_that_cannot_be_read_leaves_it_unknown_what_is_used(tmp_path: Path) -> None:
+def test_an_image_of_another_vm_that_cannot_be_read_is_used_and_no_more_is_known_of_it(tmp_path: Path) -> None:
     torn = tmp_path / "torn.qcow2"
     torn.write_text("no image")
     libvirtd = Libvirtd()
     libvirtd.add(other(torn))
-    unknown = seen(libvirtd).unknown
-    assert unknown is not None
-    assert unknown.code is ErrorCode.TOOL_FAILED
+    libvirtd.add(document("/srv/b", name="second", uuid="2" * 32))
+    assert seen(libvirtd).named == {str(torn), "/srv/b"}
+    assert not seen(libvirtd).below
 
 
-def test_a_layer_that_is_named_as_an_option_of_qemu_leaves_it_unknown(tmp_path: Path) -> None:
-    named = 'json:{"driver":"qcow2","file":{"driver":"file","filename":"/srv/base.qcow2"}}'
+@dataclass
+class Pool:
+    """A storage pool of libvirt's."""
+
+    text: str
+
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802 - libvirt's name
+        """Its definition."""
+        return self.text
+
+    def storageVolLookupByName(self, _name: str) -> None:  # noqa: N802 - libvirt's name
+        """It is not started."""
+        raise error(libvirt.VIR_ERR_OPERATION_INVALID, "storage pool is not active")
+
+
+@pytest.mark.parametrize(("pool", "path"), [
+    (Pool("<pool type='dir'><target><path>/srv/pool</path></target></pool>"), "/srv/pool/v"),
+    (Pool("<pool type='logical'/>"), None), (None, None)])
+def test_a_volume_lies_where_its_pool_says_if_that_can_be_told(
+    monkeypatch: pytest.MonkeyPatch, pool: Pool | None, path: str | None,
+) -> None:
+    def look_up(_name: str) -> Pool:
+        if pool is None:
+            raise error(libvirt.VIR_ERR_NO_STORAGE_POOL, "pool not found")
+        return pool
+
     libvirtd = Libvirtd()
-    libvirtd.add(other(make(tmp_path / "top.qcow2", named)))
-    unknown = seen(libvirtd).unknown
-    assert unknown is not None
-    assert unknown.code is ErrorCode.BACKING_UNREADABLE
-
-
-def test_a_volume_of_a_pool_that_is_not_started_leaves_it_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(_pool: str) -> None:
-        raise error(libvirt.VIR_ERR_NO_STORAGE_POOL, "pool not found")
-
-    libvirtd = Libvirtd()
-    monkeypatch.setattr(libvirtd, "storagePoolLookupByName", gone, raising=False)
+    monkeypatch.setattr(libvirtd, "storagePoolLookupByName", look_up, raising=False)
     libvirtd.add(other("/a").replace(
         "type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/a'/>",
         "type='volume' device='disk'><source pool='default' volume='v'/>"))
-    unknown = seen(libvirtd).unknown
-    assert unknown is not None
-    assert "pool not found" in unknown.message
+    assert seen(libvirtd).named == ({path} if path else set())
 
 
 def test_whether_a_device_is_open_elsewhere_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,3 +208,22 @@ def test_whether_a_device_is_open_elsewhere_is_seen(monkeypatch: pytest.MonkeyPa
             seen_now = is_open_elsewhere(null.fileno())
             process.kill()
         assert seen_now
+
+
+@pytest.mark.parametrize(("busy", "blanked"), [(3, True), (1000, False)])
+def test_a_device_is_made_blank_as_soon_as_nothing_looks_at_it_any_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, busy: int, blanked: bool,
+) -> None:
+    clock, left = put_clock(monkeypatch), iter(range(busy, -1, -1))
+    began = clock.now
+    monkeypatch.setattr("host.job_files.is_open_elsewhere", lambda _descriptor: next(left) > 0)
+    device = tmp_path / "device"
+    device.write_bytes(b"what was written" + bytes(2 << 20))
+    made = Made(MadeKind.DEVICE, str(device), 0, 0)
+    if blanked:
+        made.remove()
+    else:
+        with pytest.raises(OSError, match="busy"):
+            made.remove()
+    assert device.read_bytes().startswith(b"what was written") is not blanked
+    assert clock.now - began < 6.0

@@ -54,6 +54,9 @@ class Site:
     def others(self, _domain: str) -> list[OtherDomain]:
         return [OtherDomain(f"other {path}", describe(document(path)), None, None) for path in self.used]
 
+    def define(self, text: str) -> None:
+        self.disk = str(describe(text).disks[0].path)
+
     def set_moved_note(self, _domain: str, note: MovedNote | None) -> None:
         self.note = note
 
@@ -169,24 +172,30 @@ def test_the_copy_goes_only_if_that_was_asked_for_and_the_destination_has_said_t
     assert {path.name for path in disk.parent.glob("node*")} == left
 
 
-def test_a_disk_that_another_vm_uses_as_well_is_left_alone(ended: Finish, disk: Path) -> None:
+@pytest.mark.parametrize(("after", "said"), [
+    (SourceAfter.KEEP, "shut off here, cannot be started"), (SourceAfter.UNDEFINE, "undefined here"),
+    (SourceAfter.DELETE, "undefined here")])
+def test_a_disk_that_another_vm_uses_as_well_is_left_alone_and_the_copy_does_not_start_for_all_that(
+    ended: Finish, disk: Path, after: SourceAfter, said: str,
+) -> None:
     site = Site(DomainState.SHUT_OFF, disk=str(disk), used=(str(disk),))
-    summary = ended(site, SOURCE, after=SourceAfter.DELETE).summary
-    assert summary == f"undefined here, its disks deleted; {disk} left alone, another VM uses it as well"
-    assert disk.exists()
+    for _twice in range(2):
+        assert ended(site, SOURCE, after=after).summary == f"{said}; {disk} left alone, another VM uses it as well"
+        assert disk.exists()
+        assert site.disk == str(disk.with_name(HIDDEN))
 
 
-def test_where_it_cannot_be_seen_what_another_vm_uses_a_disk_is_left_alone(
+def test_the_copy_is_marked_before_the_disks_of_others_are_looked_at(
     ended: Finish, disk: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def unseen(*_what: object) -> None:
-        raise MigrationError(ErrorCode.TOOL_FAILED, {"host": SOURCE, "tool": "qemu-img", "reason": "it is torn"})
+    def dies(*_what: object) -> None:
+        raise MigrationError(ErrorCode.TOOL_MISSING, {"host": SOURCE, "tool": "qemu-img", "package": "qemu-utils"})
 
-    monkeypatch.setattr("host.disks_of_others._used", unseen)
-    site = Site(DomainState.SHUT_OFF, disk=str(disk), used=("/srv/other.qcow2",))
-    assert ended(site, SOURCE).summary == (
-        f"shut off here, cannot be started; {disk} left alone, another VM may use it as well: it is torn")
-    assert disk.exists()
+    monkeypatch.setattr("host.disks_of_others.DisksOfOthers.of", dies)
+    site = Site(DomainState.SHUT_OFF, disk=str(disk))
+    with pytest.raises(MigrationError):
+        ended(site, SOURCE)
+    assert (site.starts, site.note is not None) == (False, True)
 
 
 def test_what_stays_when_the_copy_is_deleted_is_told(ended: Finish, disk: Path) -> None:
@@ -194,7 +203,7 @@ def test_what_stays_when_the_copy_is_deleted_is_told(ended: Finish, disk: Path) 
     disk.symlink_to("elsewhere.qcow2")
     site = Site(DomainState.SHUT_OFF, disk=str(disk))
     summary = ended(site, SOURCE, after=SourceAfter.DELETE).summary
-    assert summary == f"undefined here, its files deleted, the data of {disk} kept"
+    assert summary == f"undefined here, the data of {disk} kept"
     assert disk.with_name("elsewhere.qcow2").read_text() == "as it was at the switch"
     assert not disk.is_symlink()
 

@@ -20,7 +20,7 @@ from host.file_identity import FileIdentity
 from host.hypervisor import Hypervisor
 from host.job_files import Ledger, Made, MadeKind
 from host.set_aside import put_back, set_aside
-from host.stale_copy import StaleCopy
+from host.stale_copy import StaleCopy, mark
 from steps import (
     check_source,
     define_virtual_machine,
@@ -86,7 +86,8 @@ def hide(libvirtd: Libvirtd, *disks: Path | str) -> None:
     """Leave the copy of a VM with these disks behind, as FINISH does."""
     libvirtd.add(document(*map(str, disks)))
     with Hypervisor.open(SOURCE) as hypervisor:
-        assert StaleCopy.of(hypervisor, "VM1", JOB, "here").hide(hypervisor, "VM1", NOTE) == []
+        mark(hypervisor, "VM1", NOTE)
+        assert StaleCopy.of(hypervisor, "VM1", JOB, "here").hide(hypervisor, "VM1") == []
 
 
 def test_the_copy_is_brought_back_and_not_started(libvirtd: Libvirtd, disk: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.unit.one_domain import POST_COPY, WAS_PAUSED
 pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)",
                     exc_type=ImportError)
 
-from constant import DomainState, Pause
+from constant import DomainState, Outcome, Pause
 from host.domain_xml import describe
 from host.file_identity import FileIdentity
 from host.hypervisor import OtherDomain
@@ -38,6 +38,7 @@ from tests.unit.one_domain import (
 from tests.unit.samples import DESTINATION, FACTS, MIGRATION, SOURCE, FakeClock
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
+from wire.history import JobRecord
 from wire.records import Migration, RollBackReport, StepArguments
 from wire.situation import DomainView
 
@@ -180,6 +181,21 @@ def test_what_another_vm_has_been_given_since_is_left_alone_and_told(
     assert left(tmp_path) == {"image"}
     # It is not this job's any more: a second roll back finds nothing either.
     assert not list((tmp_path / "jobs").iterdir())
+
+
+def test_what_another_vm_that_is_on_its_way_here_will_need_is_left_for_it(
+    rolled_back: RollBack, tmp_path: Path,
+) -> None:
+    image = str(tmp_path / "image")
+    facts = dataclasses.replace(FACTS, disks=(dataclasses.replace(FACTS.disks[0], path=image),))
+    history = context_on(DESTINATION, tmp_path).history
+    other = dataclasses.replace(MIGRATION, job_id="12345678", domain="other", disk=None)
+    record = JobRecord(arguments=StepArguments(migration=other, facts=facts), asked_by="admin", since=1)
+    history.put(record)
+    assert rolled_back(OneDomain.of(ABSENT)).spared == (image,)
+    (tmp_path / "image").unlink()
+    history.put(record.ending(Outcome.ROLLED_BACK, 2))
+    assert rolled_back(OneDomain.of(ABSENT)).spared == ()
 
 
 # The source.

@@ -17,7 +17,7 @@ from tests.unit.samples import FACTS, MIGRATION, NOTE
 
 # isort: split
 from host.hypervisor import Hypervisor
-from host.stale_copy import StaleCopy, leftovers
+from host.stale_copy import StaleCopy, leftovers, mark
 from wire.errors import ErrorCode, MigrationError
 
 JOB = MIGRATION.job_id
@@ -55,7 +55,8 @@ class Site:
 
     def hide(self) -> list[str]:
         """Have it not start here any more."""
-        return self.copy().hide(self.connection, "VM1", NOTE)
+        mark(self.connection, "VM1", NOTE)
+        return self.copy().hide(self.connection, "VM1")
 
     def bring_back(self) -> list[str]:
         """Undo that."""
@@ -105,9 +106,32 @@ def test_what_another_vm_names_as_well_is_shared_and_left_alone(site: Site) -> N
     copy = site.copy()
     assert copy.shared == (str(site.disk), DEVICE)
     assert copy.devices == ()
-    assert site.hide() == []
-    assert site.disk.read_text() == "disk"
-    assert f"dev='{DEVICE}'" in site.vm.text.replace('"', "'")
+    for _twice in range(2):
+        assert site.hide() == []
+        assert site.disk.read_text() == "disk"
+        # All the same it does not start.
+        for path in (site.disk, DEVICE):
+            assert f"'{path}{HIDDEN}'" in site.vm.text.replace('"', "'")
+
+
+def test_what_another_vm_stands_on_comes_back_under_its_name(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = site.copy()
+    monkeypatch.setattr("host.disks_of_others.DisksOfOthers.include", lambda _others, path: path == str(site.disk))
+    site.hide()
+    assert site.copy().shared == (str(site.disk),)
+    assert site.copy().taken == ()
+    assert site.bring_back() == []
+    monkeypatch.undo()
+    assert f"'{site.disk}'" in site.vm.text.replace('"', "'")
+    assert site.connection.moved_note("VM1") is None
+    assert before.files[0] == str(site.disk)
+
+
+def test_a_device_that_another_vm_has_been_given_since_is_taken(site: Site) -> None:
+    site.hide()
+    assert site.copy().taken == ()
+    site.libvirtd.add(document(DEVICE, name="other", uuid="1" * 32))
+    assert site.copy().taken == (DEVICE,)
 
 
 def test_media_and_disks_for_several_vms_are_left_alone(site: Site) -> None:
