@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import Enum, IntEnum
 from types import MappingProxyType
 
-VERSION = "0.5.0"
+VERSION = "0.6.0"
 
 # The original's ports. The controller takes any free port when another run already holds its own.
 CONTROLLER_PORT = 8001

@@ -6,7 +6,7 @@ from setuptools import setup
 
 setup(
     name="vmmigration",
-    version="0.5.0",
+    version="0.6.0",
     description="Moves a running KVM virtual machine, with its disks, between two hosts that share no storage",
     long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -198,8 +198,8 @@ def test_the_hosts_and_ways_are_told_in_lines() -> None:
     report, _agents = look(script_of(silent, {(Command.CHECK_LINK, NODES[0]): CheckReport(findings=(NO_LOGIN,))}))
     assert fleet_text(report).splitlines() == [
         "host        name          agent  libvirt  QEMU    clock   free jobs  free space",
-        "192.0.2.11  node1         0.5.0  9.0.0    7.2.22  +0.0 s  1 of 2     5.00 GiB in /var/lib/libvirt/images",
-        "192.0.2.12  node1         0.5.0  9.0.0    7.2.22  +0.0 s  1 of 2     5.00 GiB in /var/lib/libvirt/images",
+        "192.0.2.11  node1         0.6.0  9.0.0    7.2.22  +0.0 s  1 of 2     5.00 GiB in /var/lib/libvirt/images",
+        "192.0.2.12  node1         0.6.0  9.0.0    7.2.22  +0.0 s  1 of 2     5.00 GiB in /var/lib/libvirt/images",
         "192.0.2.13  agent-silent",
         "",
         "SSH and libvirt between them:",

@@ -209,7 +209,7 @@ TOLD = {
         "moved, exit code 0", "mail runs on 192.168.111.132 now.", "kvm-node1 (192.168.111.130)", "1a2b3c4d",
         "2026-11-22, 19:28:45 to 19:37:46 (+0100)", "55.29 GiB", "files 2.00 GiB, disk 41.29 GiB, memory 12.00 GiB",
         "412 ms", "675 ms were allowed in the end", "passes over the memory 5", "as expected", "Warning", "way-back",
-        "Skipped", COMMAND, "root@BOSS", "VMMigration 0.5.0",
+        "Skipped", COMMAND, "root@BOSS", "VMMigration 0.6.0",
         "vda 42 MiB/s, up to 49 MiB/s", "written by the guest", "link, measured beforehand 112 MiB/s",
         "10.0.0 (virtqemud)", "8.2.2", "-0.3 s", "bridge br0 → bridge br-lan (52:54:00:3a:11:7c)",
         "/var/lib/libvirt/images/mail-spool.img → /srv/vm/mail-spool.img", "qcow2 1.1, mirrored by QEMU",
