@@ -43,10 +43,10 @@ class StaleCopy:
         named = [
             disk.path for disk in description.disks
             if disk.path is not None and disk.mirrored and not disk.shareable]
-        disks = [path.removesuffix(hidden_name("", job_id)) for path in named]
-        nvram = [description.nvram.path] if description.nvram is not None else []
-        own = [path for path in (*disks, *nvram) if not others.include(path)]
-        shared = tuple(path for path in (*disks, *nvram) if others.include(path))
+        named += [description.nvram.path] if description.nvram is not None else []
+        paths = [path.removesuffix(hidden_name("", job_id)) for path in named]
+        shared = tuple(filter(others.include, paths))
+        own = [path for path in paths if path not in shared]
         tpm = (f"{TPM_DIRECTORY}/{description.uuid}",) if description.has_tpm else ()
         return cls(
             job_id, (*(path for path in own if not is_device(path)), *tpm), tuple(filter(is_device, own)), shared,
@@ -59,20 +59,20 @@ class StaleCopy:
 
     def hide(self, hypervisor: Hypervisor, domain: str) -> list[str]:
         """Have the domain not find here what it needs to start. Returns what went wrong."""
-        self._name(hypervisor, domain, {path: self.hidden(path) for path in (*self.devices, *self._left())})
+        self._name(hypervisor, domain, {path: self.hidden(path) for path in self._on_paper()})
         return _rename({path: self.hidden(path) for path in self.files})
 
     def bring_back(self, hypervisor: Hypervisor, domain: str) -> list[str]:
         """Undo that and mark(), but for autostart. Returns what went wrong; the note stays then."""
         problems = _rename({self.hidden(path): path for path in self.files})
         if not problems:
-            self._name(hypervisor, domain, {self.hidden(path): path for path in (*self.devices, *self._left())})
+            self._name(hypervisor, domain, {self.hidden(path): path for path in self._on_paper()})
             hypervisor.set_moved_note(domain, None)
         return problems
 
-    def _left(self) -> list[str]:
-        """What is shared and was so when the copy was hidden: it lies under its own name alone."""
-        return [path for path in self.shared if not os.path.lexists(self.hidden(path))]
+    def _on_paper(self) -> list[str]:
+        """What gets another name in the definition alone; what has come to be shared only since has one on disk."""
+        return [*self.devices, *(path for path in self.shared if not os.path.lexists(self.hidden(path)))]
 
     @staticmethod
     def _name(hypervisor: Hypervisor, domain: str, paths: dict[str, str]) -> None:

@@ -127,6 +127,19 @@ def test_what_another_vm_stands_on_comes_back_under_its_name(site: Site, monkeyp
     assert before.files[0] == str(site.disk)
 
 
+def test_an_nvram_that_another_vm_uses_as_well_is_left_alone_and_comes_back_in_the_definition(site: Site) -> None:
+    site.libvirtd.add(document("/srv/other", nvram=str(site.nvram), name="other", uuid="1" * 32), RUNS)
+    for _twice in range(2):
+        assert site.hide() == []
+        assert site.copy().shared == (str(site.nvram),)
+        assert site.copy().lacking() == []
+        assert site.nvram.read_text() == "variables"
+    assert f"{site.nvram}{HIDDEN}" in site.vm.text
+    assert site.copy().taken == (str(site.nvram),)
+    assert site.bring_back() == []
+    assert f"{site.nvram}{HIDDEN}" not in site.vm.text
+
+
 def test_a_device_that_another_vm_has_been_given_since_is_taken(site: Site) -> None:
     site.hide()
     assert site.copy().taken == ()
