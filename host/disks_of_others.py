@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from constant import ImageFormat
-from host.file_identity import on_other_hosts
 from host.hypervisor import Hypervisor, OtherDomain
 from host.image import files_below
+from host.mounts import on_other_hosts
 from wire.errors import MigrationError
 from wire.situation import hidden_name
 
@@ -61,9 +61,9 @@ def _images(hypervisor: Hypervisor, other: OtherDomain, host: str) -> Iterator[t
             if path is None or path in seen:
                 continue
             seen.add(path)
-            if other.moved is not None and os.path.lexists(hidden_name(path, other.moved.job_id)):
+            if other.moved is not None and os.path.lexists(hidden := hidden_name(path, other.moved.job_id)):
                 # Of its copy: what has got its name since is somebody else's.
-                path = hidden_name(path, other.moved.job_id)
+                path = hidden
             layers = [layer for layer, _format in disk.layers]
             # Of a running domain libvirt tells the whole chain.
             if description is not other.running and disk.format == ImageFormat.QCOW2.value:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from constant import LAYERS_LIMIT, ImageFormat
-from host.file_identity import FileIdentity, on_other_hosts, remove_if_same
+from host.file_identity import FileIdentity, remove_if_same
+from host.mounts import on_other_hosts
 from host.process import run_tool
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, LayerFacts

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from constant import LIBVIRT_SOCKETS, SOCKET_PATH_LIMIT, LibvirtDaemon, Transport
-from host.file_identity import FileIdentity, is_open_elsewhere, mount_point
+from host.file_identity import FileIdentity, is_open_elsewhere
+from host.mounts import mount_point
 from host.process import run_tool
 from wire.errors import ErrorCode, MigrationError
 from wire.phrase import Phrase
@@ -375,10 +376,11 @@ class Ledger:
 
     def spare(self, is_in_use: Callable[[str], bool]) -> tuple[str, ...]:
         """Forget what would be the domain's own but is another's meanwhile. Returns the paths."""
-        found = [made for made in self.entries() if made.kind in OF_DOMAIN - {MadeKind.DIRECTORY}
+        entries = self.entries()
+        found = [made for made in entries if made.kind in OF_DOMAIN - {MadeKind.DIRECTORY}
                  and made.still_there() and is_in_use(made.path)]
         if found:
-            self._write([made for made in self.entries() if made not in found])
+            self._write([made for made in entries if made not in found])
         return tuple(made.path for made in found)
 
     def remove(self, paths: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from . import Host
 from .conftest import IMAGES, Admin, Guest, MakeGuest, job_leftovers, virsh
+from .test_every_vm import document
 
 
 def moved(admin: Admin, guest: Guest, *options: str, back: bool = False) -> str:
@@ -145,7 +146,7 @@ def test_an_image_on_which_another_vm_stands_keeps_its_name_and_the_other_vm_sta
     guest.on(node1, "destroy")
     clone = f"{IMAGES}/clone.qcow2"
     node1.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", guest.disk, "-F", "qcow2", clone])
-    domain = ElementTree.fromstring(virsh(node1, "dumpxml", guest.name, "--inactive"))  # noqa: S314 - our own libvirt's
+    domain = document(node1, guest.name, "--inactive")
     for name, text in (("name", "clone"), ("uuid", str(uuid.uuid4()))):
         element = domain.find(name)
         assert element is not None

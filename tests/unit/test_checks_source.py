@@ -219,11 +219,10 @@ def test_a_chain_is_made_one_image_only_on_the_way_of_a_running_vm() -> None:
     assert said(LOOKS, shut_off, Check.BACKING_CHAIN) == stopping(ErrorCode.FLATTEN_NEEDS_RUNNING)
     assert running.facts().disks[0].layers == ()
     # What has to fit over there is all that lies in the chain, but not more than its top image can hold.
-    chain = LAYERED
-    for below, together in ((chain.virtual_size // 4, chain.allocated + chain.virtual_size // 4),
-                            (chain.virtual_size * 2, chain.virtual_size)):
-        layer = dataclasses.replace(chain.layers[0], allocated=below)
-        filled = dataclasses.replace(chain, layers=(layer,))
+    for below, together in ((LAYERED.virtual_size // 4, LAYERED.allocated + LAYERED.virtual_size // 4),
+                            (LAYERED.virtual_size * 2, LAYERED.virtual_size)):
+        layer = dataclasses.replace(LAYERED.layers[0], allocated=below)
+        filled = dataclasses.replace(LAYERED, layers=(layer,))
         assert flattened(filled).allocated == together
 
 

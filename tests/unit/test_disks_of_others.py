@@ -18,9 +18,10 @@ from tests.unit.samples import NOTE
 import libvirt
 
 from host.disks_of_others import DisksOfOthers
-from host.file_identity import is_open_elsewhere, on_other_hosts
+from host.file_identity import is_open_elsewhere
 from host.hypervisor import Hypervisor
 from host.job_files import Made, MadeKind
+from host.mounts import on_other_hosts
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 
@@ -122,7 +123,7 @@ def test_what_lies_on_another_host_is_not_looked_at_by_a_thread_that_nobody_can_
     # Only a line feed ends a line, and not all names are UTF-8.
     odd = "20 1 8:9 / /odd\u2028name rw - ext4 /dev/sdz rw\n".encode() + b"21 1 8:8 / /\xff rw - ext4 /dev/sdy rw\n"
     (tmp_path / "mountinfo").write_bytes(MOUNTS.encode() + odd)
-    monkeypatch.setattr("host.file_identity._MOUNTS", tmp_path / "mountinfo")
+    monkeypatch.setattr("host.mounts._MOUNTS", tmp_path / "mountinfo")
     remote, looked_at = "/mnt/nfs store/a", list[str]()
     others = {"/srv/a", "/mnt/both/a", "/mnt/nfs store2"}
     # The way to what is mounted in there goes through it.

@@ -17,8 +17,9 @@ from tests.unit.samples import DESTINATION, FACTS, MIGRATION, NOTE, NVRAM, QCOW2
 
 # isort: split
 from constant import FilePurpose
-from host.file_identity import FileIdentity, mount_point
+from host.file_identity import FileIdentity
 from host.job_files import JobSockets, Ledger, Made, MadeKind
+from host.mounts import mount_point
 from steps import prepare_destination, roll_back
 from tests.unit.one_domain import context_on, put_clock
 from wire.errors import ErrorCode, MigrationError
