@@ -23,7 +23,7 @@ def view_elsewhere(login: Login, daemon: LibvirtDaemon, job_id: str, domain: str
     orphans.clear(sockets.directory)
     try:
         with socket_directory(sockets.directory, (0, 0), [], login.host), \
-                tunnel(login, {sockets.libvirt: LIBVIRT_SOCKETS[daemon]}), \
+                tunnel(login, {sockets.libvirt: LIBVIRT_SOCKETS[daemon]}, sockets.control), \
                 Hypervisor.open(login.destination, f"qemu+unix:///system?socket={sockets.libvirt}") as there:
             return there.view(domain)
     except MigrationError as error:

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -78,6 +78,8 @@ class JobSockets:
     """And at the destination: in a directory of its own, as the job's is made there meanwhile."""
     files: str
     """For COPY_DISK_FILE."""
+    control: str
+    """By which ssh is told more while the tunnel is open, at the source."""
     staging: str
     """No socket but a directory of the destination, to which the source uploads small files by SFTP."""
 
@@ -96,13 +98,18 @@ class JobSockets:
         ending = f"tunnelmigrate.dest.{domain}"
         return cls(
             directory, f"{directory}/m.{ending}", f"{directory}/d.{ending}", f"{directory}/libvirt",
-            f"{directory}/probe", f"{directory}-probe/probe", f"{directory}/files", f"{directory}/{_STAGING}")
+            f"{directory}/probe", f"{directory}-probe/probe", f"{directory}/files", f"{directory}/control",
+            f"{directory}/{_STAGING}")
 
     def forwards(self, daemon: LibvirtDaemon, transport: Transport) -> dict[str, str]:
         """What the job's tunnel forwards: each local socket and the one over there."""
         over_ssh = {self.memory: self.memory, self.disks: self.disks, self.probe: self.probed}
         return {self.libvirt: LIBVIRT_SOCKETS[daemon], self.files: self.files,
                 **(over_ssh if transport is Transport.SSH else {})}
+
+    def of_root(self, forwards: Iterable[str]) -> list[str]:
+        """Those of these local sockets that QEMU's user has no business with: libvirt over there obeys whoever asks."""
+        return [path for path in forwards if path not in (self.memory, self.disks)]
 
     def fit(self, domain: str) -> bool:
         """Whether the kernel and ssh take such paths."""

@@ -85,7 +85,10 @@ class KeptTunnels:
                     # Of an agent that was killed between two steps.
                     orphans.clear(sockets.directory)
                 closing.enter_context(socket_directory(sockets.directory, (0, 0), list(users), login.host))
-                opened = closing.enter_context(tunnel(login, forwards))
+                opened = closing.enter_context(tunnel(login, forwards, sockets.control))
+                for path in sockets.of_root(forwards):
+                    # Beside the owner's rights that takes away those of the access list.
+                    os.chmod(path, 0o600)
             yield opened
             if keep and not opened.ended():
                 self._keep(sockets.directory, login, forwards, opened, closing.pop_all())

@@ -147,8 +147,8 @@ def meet(family: int, address: str | tuple[str, int]) -> socket.socket:
         try:
             connection.settimeout(max(0.1, deadline - time.monotonic()))
             connection.connect(address)
-            # The first word is this end's: sshd sends small packets as Nagle has it, and without anything that goes the
-            # other way TCP acknowledges the opening of the channel 40 ms later (measured).
+            # The first word is this end's: sshd, until a session has begun, sends small packets as Nagle has it, and
+            # without anything that goes the other way TCP acknowledges its opening 40 ms late (measured).
             connection.sendall(b"s")
             if connection.recv(1):
                 return connection

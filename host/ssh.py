@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
-from host.process import last_line, tool_environment, tool_path
+from host.process import last_line, run_tool, tool_environment, tool_path
 from wire.errors import ErrorCode, MigrationError
 from wire.phrase import Phrase
 
@@ -52,8 +53,10 @@ _OPTIONS: Mapping[str, str] = MappingProxyType({
     "StreamLocalBindMask": "0117",
     "Ciphers": "^aes128-gcm@openssh.com,aes256-gcm@openssh.com",
     "Compression": "no",
+    # Those that say otherwise say so before these.
     "ControlMaster": "no",
     "ControlPath": "none",
+    "ControlPersist": "no",
     "ForwardAgent": "no",
     "ForwardX11": "no",
     "PermitLocalCommand": "no",
@@ -164,18 +167,38 @@ def _listening() -> set[str]:
 
 
 @contextmanager
-def tunnel(login: Login, forwards: Mapping[str, str]) -> Iterator[Tunnel]:
-    """Forward each local unix socket to one over there for the length of a `with`.
+def tunnel(login: Login, forwards: Mapping[str, str], control: str) -> Iterator[Tunnel]:
+    """Forward each local unix socket to one over there for the length of a `with`; ssh is told more at `control`.
 
     Raises MigrationError TOOL_MISSING, or one of the SSH errors if the login fails.
     """
-    words = ["-N", "-T"]
+    words = ["-M", "-S", control, "-N", "-T"]
     for local, remote in forwards.items():
         words += ["-L", f"{local}:{remote}"]
     with _child(login, words, [], subprocess.DEVNULL) as opened:
         opened.wait_until_open(list(forwards))
+        threading.Thread(
+            target=_have_answers_sent_at_once, args=(login, control), name="empty-session", daemon=True).start()
         log.info("SSH tunnel to %s@%s is open (pid %d)", login.user, login.destination, opened.pid)
         yield opened
+
+
+def _have_answers_sent_at_once(login: Login, control: str) -> None:
+    """Have sshd not hold an answer back until what it sent before is acknowledged, which takes 40 ms: by a session.
+
+    With forwards alone it leaves TCP_NODELAY off, until a session begins (OpenSSH's do_exec_no_pty()). A migration has
+    up to four such answers after the guest has stopped: it stood still for 194 ms, and for 104 with this (measured).
+    One that ends at once will do, and one that is made to run something else; without any it only takes longer.
+    """
+    deadline = time.monotonic() + _CONNECT_SECONDS
+    while not os.path.exists(control) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    # Through that connection or not at all.
+    words = ["-S", control, "-o", "ProxyCommand=false", "-T", "-s"]
+    try:
+        run_tool(_arguments(login, words, ["sftp"]), login.host)
+    except MigrationError as error:
+        log.debug("no session of %s@%s: %s", login.user, login.destination, error.message)
 
 
 @contextmanager
@@ -193,10 +216,8 @@ def subsystem(login: Login, name: str) -> Iterator[tuple[Tunnel, socket.socket]]
 @contextmanager
 def _child(login: Login, words: list[str], command: list[str], stream: int) -> Iterator[Tunnel]:
     """The child for the length of a `with`; `stream` is what it reads from and writes to."""
-    arguments = [tool_path("ssh", login.host), *words]
-    for name, value in _OPTIONS.items():
-        arguments += ["-o", f"{name}={value}"]
-    arguments += ["--", f"{login.user}@{login.destination}", *command]
+    arguments = _arguments(login, words, command)
+    arguments[0] = tool_path(arguments[0], login.host)
     with tempfile.TemporaryFile() as messages:
         # A session of its own: a Ctrl-C that is meant for the agent must not cut a running migration.
         process = subprocess.Popen(
@@ -209,3 +230,10 @@ def _child(login: Login, words: list[str], command: list[str], stream: int) -> I
         finally:
             opened.let_go()
             atexit.unregister(opened.let_go)
+
+
+def _arguments(login: Login, words: list[str], command: list[str]) -> list[str]:
+    arguments = ["ssh", *words]
+    for name, value in _OPTIONS.items():
+        arguments += ["-o", f"{name}={value}"]
+    return [*arguments, "--", f"{login.user}@{login.destination}", *command]

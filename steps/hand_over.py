@@ -54,8 +54,7 @@ class Peer:
     """libvirt at the destination, as the source reaches it through the job's tunnel.
 
     The connection is opened, and the VM looked up, beforehand: each moment between the end of the copy here and the
-    release over there is one for which the guest stands still. An answer may come 40 ms late, while sshd waits for the
-    acknowledgement of what closes the other channels; so the first question is the one that lets the VM go on.
+    release over there is one for which the guest stands still. So the first question is the one that lets it go on.
     """
 
     def __init__(self, connection: str, migration: Migration) -> None:

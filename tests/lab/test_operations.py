@@ -4,10 +4,16 @@ key, the packet filter, the program that watches, the smallest controller.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import re
+import socket
+import stat
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +55,67 @@ def ssh(lab: Lab, *words: str, last: tuple[str, ...] = ()) -> tuple[int, str]:
     options = ["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", *words]
     done = node1.run(["ssh", *options, f"kvm@{node2.address}", *last], check=False)
     return done.returncode, done.stdout
+
+
+# Opens a tunnel as an agent does, and keeps it open until its input ends.
+OPEN_A_TUNNEL = f"""
+import sys
+sys.path.insert(0, {str(CHECKOUT)!r})
+from host.job_files import JobSockets, socket_directory
+from host.ssh import Login, tunnel
+sockets = JobSockets.named("5" * 32, beside="look")
+with socket_directory(sockets.directory, (0, 0), ["64055"], "node1"), tunnel(
+        Login("node1", "kvm", sys.argv[1]), {{sockets.libvirt: "/run/libvirt/libvirt-sock"}}, sockets.control):
+    print(sockets.directory, flush=True)
+    sys.stdin.read()
+"""
+# pidfd_getfd(2), which Python does not have; the number is the same on every machine.
+_PIDFD_GETFD = 438
+
+
+@contextmanager
+def open_tunnel(lab: Lab) -> Iterator[Path]:
+    """A tunnel from node1 to node2; the directory of its sockets."""
+    node1, node2 = lab.nodes
+    pipe = subprocess.PIPE
+    with node1.popen([PYTHON, "-c", OPEN_A_TUNNEL, node2.address], stdin=pipe, stdout=pipe) as program:
+        try:
+            assert program.stdout is not None
+            directory = program.stdout.readline().strip()
+            assert directory
+            yield node1.path(directory)
+        finally:
+            assert program.stdin is not None
+            program.stdin.close()
+
+
+def sshd_sends_at_once(host: Host) -> bool:
+    """Whether the sshd of user kvm has TCP_NODELAY on: it does not wait until what it sent before is acknowledged."""
+    inside = os.readlink(f"/proc/{host.init.pid}/ns/pid")
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes()
+            if words.startswith(b"sshd: kvm") and b"[priv]" not in words and os.readlink(entry / "ns/pid") == inside:
+                return any(map(_sends_at_once, _sockets(int(entry.name))))
+    return False
+
+
+def _sockets(pid: int) -> Iterator[socket.socket]:
+    """A process's sockets, as copies of their descriptors."""
+    process = os.pidfd_open(pid)
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            if os.readlink(entry).startswith("socket:"):
+                copied = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, process, int(entry.name), 0)
+                assert copied >= 0, os.strerror(ctypes.get_errno())
+                with socket.socket(fileno=copied) as found:
+                    yield found
+    finally:
+        os.close(process)
+
+
+def _sends_at_once(found: socket.socket) -> bool:
+    return found.family is socket.AF_INET and bool(found.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
 
 @contextmanager
@@ -124,6 +191,18 @@ def test_a_vm_moves_by_a_restricted_key_through_the_packet_filter(
     assert (NO_SFTP in agents["node1"].log.read_text()[logged:]) == ("/bin/false" in line)
     for node in lab.nodes:
         node.path(MEDIUM).unlink()
+
+
+@pytest.mark.parametrize("line", [*RESTRICTED_LINES, ""], ids=["no-command", "sftp", "unrestricted"])
+def test_sshd_answers_through_a_tunnel_without_waiting_for_acknowledgements(lab: Lab, line: str) -> None:
+    node2 = lab.host("node2")
+    key = next(each for each in node2.path(AUTHORIZED_KEYS).read_text().splitlines() if "node1" in each)
+    options = in_the_lab(line, lab).partition("ssh-ed25519 ")[0]
+    with rewritten(node2, AUTHORIZED_KEYS, f"{options}{key}\n"), open_tunnel(lab) as directory:
+        node2.wait_for("the empty session", lambda: sshd_sends_at_once(node2))
+        # Who has this one may have more opened over there.
+        assert stat.S_IMODE((directory / "control").stat().st_mode) == 0o600
+    assert not directory.exists()
 
 
 def test_a_key_for_another_address_is_refused_and_the_check_says_so(admin: Admin) -> None:

@@ -44,9 +44,10 @@ class Site:
     tunnels: KeptTunnels
     events: list[str] = field(default_factory=list)
     logins: int = 0
+    modes: dict[str, int] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def tunnel(self, _login: Login, _forwards: dict[str, str]) -> Iterator[Child]:
+    def tunnel(self, _login: Login, _forwards: dict[str, str], _control: str) -> Iterator[Child]:
         """Log in."""
         self.logins += 1
         child = Child(self.logins)
@@ -78,6 +79,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     made = Site(KeptTunnels(seconds=3600.0))
     monkeypatch.setattr(kept_tunnels, "tunnel", made.tunnel)
     monkeypatch.setattr(kept_tunnels, "socket_directory", made.directory)
+    monkeypatch.setattr("host.kept_tunnels.os.chmod", lambda path, mode: made.modes.update({path: mode}))
     yield made
     made.tunnels.close(SOCKETS.directory)
 
@@ -86,6 +88,12 @@ def test_all_steps_of_a_run_go_through_one_tunnel_and_the_last_one_closes_it(sit
     assert [site.step(keep=keep).number for keep in (True, True, False)] == [1, 1, 1]
     assert site.events == ["directory for ['64055']", "opened 1", "closed 1", "removed"]
     assert site.step(keep=False).number == 2
+
+
+def test_the_user_of_qemu_gets_at_memory_and_disks_and_not_at_libvirt_over_there(site: Site) -> None:
+    site.step(keep=False)
+    assert site.modes == dict.fromkeys(FORWARDS.keys() - {SOCKETS.memory, SOCKETS.disks}, 0o600)
+    assert SOCKETS.libvirt in site.modes
 
 
 def test_a_step_that_fails_leaves_no_tunnel_behind(site: Site) -> None:

@@ -189,7 +189,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     made = Site(tmp_path, put_clock(monkeypatch))
 
     @contextlib.contextmanager
-    def tunnel(_login: object, forwards: dict[str, str]) -> Iterator[Way]:
+    def tunnel(_login: object, forwards: dict[str, str], _control: str) -> Iterator[Way]:
         made.events.append(f"tunnel of {len(forwards)}")
         yield made.way
         made.events.append("tunnel closed")
@@ -202,6 +202,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     put_here(monkeypatch, made.here, made.there)
     monkeypatch.setattr("host.kept_tunnels.tunnel", tunnel)
     monkeypatch.setattr("host.kept_tunnels.socket_directory", directory)
+    monkeypatch.setattr("host.kept_tunnels.os.chmod", lambda _path, _mode: None)
     monkeypatch.setattr(live_migration, "MigrationThread", made.thread)
     monkeypatch.setattr(live_migration, "process_id", lambda _domain: PID)
     monkeypatch.setattr(live_migration, "ExitWatch", made.watching)
