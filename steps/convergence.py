@@ -171,6 +171,15 @@ class ConvergenceControl:
         """Whether the pause may still be raised to one that QEMU would have allowed by itself."""
         return self.downtime_limit < min(DOWNTIME_OF_QEMU, self._wanted.max_downtime)
 
+    def passes_are_short(self) -> bool:
+        """Whether several may go by in half a second, so that each look may bring the last one to an end.
+
+        While a shorter pause is tried than QEMU's own: a guest that rewrote 16 MiB took 250 MiB instead of 177 to get
+        across, as each pass that was noticed too late crossed for nothing (measured at 1 Gbit/s).
+        """
+        copies = self._statistics is not None and not self._statistics.mirroring and self.passes >= 1
+        return copies and self.stage is Stage.COPYING and self._below_qemus()
+
     def _patience(self) -> int:
         return 1 if self._below_qemus() else _PATIENCE
 

@@ -90,6 +90,7 @@ class Watch:
     _abort_at: float = 0.0
     _closed: int = 0
     _moved_at: float = 0.0
+    _tell_at: float = 0.0
     _counted: tuple[int, ...] = ()
     _failed: frozenset[Remedy] = frozenset()
 
@@ -98,13 +99,13 @@ class Watch:
 
     def follow(self, running: Running, mirrored: tuple[str, ...]) -> None:
         """Return when it is done. Raises MigrationError with the reason that came first."""
-        began = statistics_at = self._moved_at = time.monotonic()
+        began = look_at = self._moved_at = time.monotonic()
         while running.is_alive():
             running.join(_LOOK_SECONDS)
             now = time.monotonic()
-            if now >= statistics_at and running.is_alive():
+            if now >= look_at and running.is_alive():
                 self._look(now, now - began, mirrored)
-                statistics_at = now + _STATISTICS_SECONDS
+                look_at = now if self.control.passes_are_short() else now + _STATISTICS_SECONDS
             self._stop_if_asked(now)
         if running.error is not None:
             raise self._reason(running.error)
@@ -180,7 +181,9 @@ class Watch:
                 self.begun()
             # Before the first byte libvirt tells of a job too, with nothing counted.
             self._counted, self._moved_at = counted, now
-        self.tell(statistics, disks)
+        if now >= self._tell_at:
+            self._tell_at = now + _STATISTICS_SECONDS
+            self.tell(statistics, disks)
 
     def tell(self, statistics: JobStatistics, disks: tuple[DiskProgress, ...] = ()) -> None:
         """Report how far it is."""

@@ -255,6 +255,19 @@ def test_each_disk_is_told_only_while_disks_are_mirrored_and_the_pass_only_while
     assert site.told[-1].memory is not None
 
 
+def test_each_short_pass_is_looked_at_and_the_admin_is_told_no_more_often_for_it(follow: Follow) -> None:
+    looked: list[float] = []
+
+    def at(seconds: float) -> JobStatistics:
+        looked.append(seconds)
+        return mirroring(seconds) if seconds <= 5.0 else copying(3.0)
+
+    site = Site(statistics=at, ends_at=10.0)
+    follow(site)
+    assert [len([when for when in looked if low < when <= low + 1]) for low in (3.0, 8.0)] == [2, 10]
+    assert len(site.told) <= 21
+
+
 def test_that_libvirt_has_begun_is_told_once_and_not_before(follow: Follow) -> None:
     site = Site(lambda seconds: None if seconds < 2 else mirroring(seconds), ends_at=5.0)
     follow(site)
