@@ -209,9 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = Results(*head, tuple(runs))
     print(performance_page.verdict_lines(results))
     print(f"{len(runs)} runs in {(time.monotonic() - began) / 60:.0f} min")
-    if whole and options.json is None:
-        performance_page.write(RESULTS)
-    return 0
+    return performance_page.main([]) if whole and options.json is None else 0
 
 
 if __name__ == "__main__":

@@ -313,7 +313,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="script/bench page", description=__doc__)
     parser.add_argument("figures", nargs="?", type=Path, default=FIGURES, help="default: bench/results/peers.json")
     options = parser.parse_args(argv)
-    write(options.figures)
+    try:
+        write(options.figures)
+    except ValueError as error:
+        print(f"script/bench: {error}. Mend {REASONS.relative_to(CHECKOUT)}, then run script/bench page: the page is as "
+              "it was", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bench import performance_page
@@ -48,6 +50,18 @@ def test_a_missed_goal_is_told_with_its_reason_and_one_that_is_met_is_not() -> N
 def test_a_reason_for_a_goal_that_is_met_does_not_stay() -> None:
     with pytest.raises(ValueError, match="VIRSH_POOL"):
         page(three_ways(), {("plain-full", "total", "VIRSH_POOL"): "It was slow."})
+
+
+def test_a_page_whose_reasons_do_not_fit_is_left_as_it_was_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    reasons = tmp_path / "reasons.txt"
+    reasons.write_text("plain-full gap SCP: because.\n")
+    monkeypatch.setattr(performance_page, "REASONS", reasons)
+    monkeypatch.setattr(performance_page, "CHECKOUT", tmp_path)
+    assert performance_page.main([]) == 1
+    assert "Mend reasons.txt, then run script/bench page" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [reasons]
 
 
 def test_reasons_are_read_by_case_goal_and_way() -> None:
