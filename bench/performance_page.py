@@ -316,8 +316,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         write(options.figures)
     except ValueError as error:
-        print(f"script/bench: {error}. Mend {REASONS.relative_to(CHECKOUT)}, then run script/bench page: the page is as "
-              "it was", file=sys.stderr)
+        file = REASONS.relative_to(CHECKOUT)
+        print(f"script/bench: {error}. The page is as it was: mend {file}, then run script/bench page", file=sys.stderr)
         return 1
     return 0
 

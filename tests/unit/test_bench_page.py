@@ -60,7 +60,7 @@ def test_a_page_whose_reasons_do_not_fit_is_left_as_it_was_with_a_sentence(
     monkeypatch.setattr(performance_page, "REASONS", reasons)
     monkeypatch.setattr(performance_page, "CHECKOUT", tmp_path)
     assert performance_page.main([]) == 1
-    assert "Mend reasons.txt, then run script/bench page" in capsys.readouterr().err
+    assert "mend reasons.txt, then run script/bench page" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [reasons]
 
 
