@@ -32,7 +32,6 @@ _RUN_SECONDS = 1200.0
 _ATTEMPTS = 3
 #: Until the guest has ticked on for a moment a gap may not have come to its end.
 _AFTER_SECONDS = 0.3
-RESULTS = CHECKOUT / "bench/results/peers.json"
 _COLUMNS = "{:<13} {:<26} {:>4} {:>8} {:>8} {:>7} {:>8} {:>6} {:>6} {:>7} {:>8} {:>7} {:>5}"
 _HEAD = _COLUMNS.format("case", "way", "pair", "total s", "libvirt", "outside", "1st byte", "wire", "alloc", "gap ms",
                         "agents s", "ssh s", "load")
@@ -194,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     whole = not options.quick and not options.case
-    file = options.json or (RESULTS if whole else None)
+    file = options.json or (performance_page.FIGURES if whole else None)
     runs: list[Run] = []
     at = datetime.now(timezone.utc).isoformat(timespec="minutes")
     head = (machine(), at, " ".join(["script/bench peers", *words]))

@@ -86,9 +86,11 @@ class KeptTunnels:
                     orphans.clear(sockets.directory)
                 closing.enter_context(socket_directory(sockets.directory, (0, 0), list(users), login.host))
                 opened = closing.enter_context(tunnel(login, forwards, sockets.control))
-                for path in sockets.of_root(forwards):
-                    # Beside the owner's rights that takes away those of the access list.
-                    os.chmod(path, 0o600)
+                # If ssh has ended already they are gone, and the step will say so.
+                with contextlib.suppress(FileNotFoundError):
+                    for path in sockets.of_root(forwards):
+                        # Beside the owner's rights that takes away those of the access list.
+                        os.chmod(path, 0o600)
             yield opened
             if keep and not opened.ended():
                 self._keep(sockets.directory, login, forwards, opened, closing.pop_all())

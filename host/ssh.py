@@ -135,13 +135,14 @@ class Tunnel:
         return MigrationError(
             ErrorCode.TUNNEL_LOST, self._login.facts(last_line(self.messages()) or Phrase("ssh ended without a word")))
 
-    def wait_until_open(self, sockets: list[str]) -> None:
+    def wait_until_open(self, sockets: list[str], control: str) -> None:
         """Return when ssh listens on each of the local sockets, which it does after the login. Raises MigrationError.
 
-        That a socket is there is not enough: between its bind() and its listen(), whoever connects is refused.
+        That a socket is there is not enough: between its bind() and its listen(), whoever connects is refused. Only
+        `control`, which ssh makes last, gets its name once it is listened on (muxserver_listen()).
         """
         deadline = time.monotonic() + 2 * _CONNECT_SECONDS
-        while not _listening().issuperset(sockets):
+        while not (os.path.exists(control) and _listening().issuperset(sockets)):
             if self.ended():
                 raise diagnose(self._login, self.messages())
             if time.monotonic() > deadline:
@@ -176,7 +177,7 @@ def tunnel(login: Login, forwards: Mapping[str, str], control: str) -> Iterator[
     for local, remote in forwards.items():
         words += ["-L", f"{local}:{remote}"]
     with _child(login, words, [], subprocess.DEVNULL) as opened:
-        opened.wait_until_open(list(forwards))
+        opened.wait_until_open(list(forwards), control)
         threading.Thread(
             target=_have_answers_sent_at_once, args=(login, control), name="empty-session", daemon=True).start()
         log.info("SSH tunnel to %s@%s is open (pid %d)", login.user, login.destination, opened.pid)
@@ -190,9 +191,6 @@ def _have_answers_sent_at_once(login: Login, control: str) -> None:
     up to four such answers after the guest has stopped: it stood still for 194 ms, and for 104 with this (measured).
     One that ends at once will do, and one that is made to run something else; without any it only takes longer.
     """
-    deadline = time.monotonic() + _CONNECT_SECONDS
-    while not os.path.exists(control) and time.monotonic() < deadline:
-        time.sleep(0.005)
     # Through that connection or not at all.
     words = ["-S", control, "-o", "ProxyCommand=false", "-T", "-s"]
     try:

@@ -9,7 +9,6 @@ import ctypes
 import os
 import re
 import socket
-import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import pytest
 
 from . import Agent, Host, Lab
 from .conftest import CONTROLLER, PYTHON, Admin, MakeGuest
+from .hostfiles import QEMU_USER
 from .state import CHECKOUT
 
 OPERATIONS = (CHECKOUT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -61,13 +61,24 @@ def ssh(lab: Lab, *words: str, last: tuple[str, ...] = ()) -> tuple[int, str]:
 OPEN_A_TUNNEL = f"""
 import sys
 sys.path.insert(0, {str(CHECKOUT)!r})
-from host.job_files import JobSockets, socket_directory
-from host.ssh import Login, tunnel
-sockets = JobSockets.named("5" * 32, beside="look")
-with socket_directory(sockets.directory, (0, 0), ["64055"], "node1"), tunnel(
-        Login("node1", "kvm", sys.argv[1]), {{sockets.libvirt: "/run/libvirt/libvirt-sock"}}, sockets.control):
+from constant import LibvirtDaemon, Transport
+from host.job_files import JobSockets
+from host.kept_tunnels import KeptTunnels
+from host.ssh import Login
+sockets = JobSockets.named("5" * 32, "VM1")
+forwards = sockets.forwards(LibvirtDaemon.LIBVIRTD, Transport.SSH)
+with KeptTunnels().of(Login("node1", "kvm", sys.argv[1]), sockets, forwards, [{QEMU_USER!r}], keep=False):
     print(sockets.directory, flush=True)
     sys.stdin.read()
+"""
+# As who connects to a socket: prints "open" or what the kernel says.
+CONNECT = """
+import os, socket, sys
+try:
+    socket.socket(socket.AF_UNIX).connect(sys.argv[1])
+    print("open")
+except OSError as error:
+    print(error.strerror)
 """
 # pidfd_getfd(2), which Python does not have; the number is the same on every machine.
 _PIDFD_GETFD = 438
@@ -200,9 +211,18 @@ def test_sshd_answers_through_a_tunnel_without_waiting_for_acknowledgements(lab:
     options = in_the_lab(line, lab).partition("ssh-ed25519 ")[0]
     with rewritten(node2, AUTHORIZED_KEYS, f"{options}{key}\n"), open_tunnel(lab) as directory:
         node2.wait_for("the empty session", lambda: sshd_sends_at_once(node2))
-        # Who has this one may have more opened over there.
-        assert stat.S_IMODE((directory / "control").stat().st_mode) == 0o600
     assert not directory.exists()
+
+
+def test_qemus_user_gets_at_the_sockets_of_memory_and_disks_and_at_no_other(lab: Lab) -> None:
+    node1 = lab.host("node1")
+    said = {}
+    with open_tunnel(lab) as directory:
+        for path in directory.iterdir():
+            inside = f"/run/libvirt/qemu/{directory.name}/{path.name}"
+            said[path.name] = node1.run([PYTHON, "-c", CONNECT, inside], user=QEMU_USER).stdout.strip()
+    for_qemu = {name: "open" for name in ("m.tunnelmigrate.dest.VM1", "d.tunnelmigrate.dest.VM1")}
+    assert said == {**dict.fromkeys(("libvirt", "files", "probe", "control"), "Permission denied"), **for_qemu}
 
 
 def test_a_key_for_another_address_is_refused_and_the_check_says_so(admin: Admin) -> None:

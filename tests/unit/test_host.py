@@ -562,7 +562,7 @@ def test_a_tunnel_is_open_when_ssh_takes_connections_and_not_when_its_socket_is_
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         ssh = BindingSsh(listener)
-        Tunnel(LOGIN, cast(Any, ssh), cast(Any, None)).wait_until_open([path])
+        Tunnel(LOGIN, cast(Any, ssh), cast(Any, None)).wait_until_open([path], path)
         assert ssh.asked == 3
         with socket.socket(socket.AF_UNIX) as caller:
             caller.connect(path)

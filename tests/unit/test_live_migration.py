@@ -202,7 +202,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     put_here(monkeypatch, made.here, made.there)
     monkeypatch.setattr("host.kept_tunnels.tunnel", tunnel)
     monkeypatch.setattr("host.kept_tunnels.socket_directory", directory)
-    monkeypatch.setattr("host.kept_tunnels.os.chmod", lambda _path, _mode: None)
     monkeypatch.setattr(live_migration, "MigrationThread", made.thread)
     monkeypatch.setattr(live_migration, "process_id", lambda _domain: PID)
     monkeypatch.setattr(live_migration, "ExitWatch", made.watching)
