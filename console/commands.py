@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -31,13 +31,17 @@ def show_run(options: argparse.Namespace, report: RunReport) -> int:
 
 
 def _show_run(options: argparse.Namespace, report: RunReport, exit_code: int) -> int:
-    show_errors(report.errors, sys.stderr)
-    _print(options, result_text(report), {**result_json(report), "exit_code": exit_code})
+    _tell(options, report.errors, result_text(report), {**result_json(report), "exit_code": exit_code})
     return exit_code
 
 
-def _print(options: argparse.Namespace, text: str, content: Mapping[str, object]) -> None:
-    write(sys.stdout, (json.dumps(content, indent=2) if options.json else text) + "\n")
+def _tell(
+    options: argparse.Namespace, errors: Sequence[MigrationError], text: str, content: Mapping[str, object],
+) -> None:
+    """Print what came of a command. Ctrl-C ends the printing: what was done has its exit code all the same."""
+    with contextlib.suppress(KeyboardInterrupt):
+        show_errors(errors, sys.stderr)
+        write(sys.stdout, (json.dumps(content, indent=2) if options.json else text) + "\n")
 
 
 Action = Callable[[Controller], int]
@@ -78,12 +82,12 @@ def _status_of(options: argparse.Namespace, wanted: str, controller: Controller)
 
 
 def _show_jobs(options: argparse.Namespace, report: JobsReport, nothing: str = "") -> int:
-    show_errors(report.errors, sys.stderr)
     if not report.answered:
         nothing = translate("No agent answers.")
     elif report.errors and not nothing:
         nothing = translate("The agents that answer know of nothing.")
-    _print(options, nothing if nothing and not report.jobs else jobs_text(report), jobs_json(report))
+    text = nothing if nothing and not report.jobs else jobs_text(report)
+    _tell(options, report.errors, text, jobs_json(report))
     return int(ExitCode.NO_CONTACT if report.errors and not report.jobs else ExitCode.MOVED)
 
 
@@ -108,8 +112,8 @@ def _restore_source(options: argparse.Namespace) -> Action:
 
 def _restore_copy(options: argparse.Namespace, job: str, controller: Controller) -> int:
     restored = restore_source(controller.conversation, job, without_destination=options.without_destination)
-    show_errors([*restored.warnings, *([restored.error] if restored.error is not None else [])], sys.stderr)
-    _print(options, restored_text(restored), restored_json(restored))
+    errors = [*restored.warnings, *([restored.error] if restored.error is not None else [])]
+    _tell(options, errors, restored_text(restored), restored_json(restored))
     return int(restored.exit_code)
 
 
@@ -119,8 +123,8 @@ def _repair(options: argparse.Namespace) -> Action:
 
 def _repair_vm(options: argparse.Namespace, wanted: tuple[str, str, str], controller: Controller) -> int:
     report = repair(controller.conversation, controller.resume, *wanted)
-    show_errors([*report.errors, *(error for run in report.runs for error in run.errors)], sys.stderr)
-    _print(options, repair_text(report), repair_json(report))
+    errors = [*report.errors, *(error for run in report.runs for error in run.errors)]
+    _tell(options, errors, repair_text(report), repair_json(report))
     return int(report.exit_code)
 
 

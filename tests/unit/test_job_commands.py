@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -258,6 +258,17 @@ def test_a_job_that_is_gone_on_with_and_fails_has_the_exit_code_and_the_errors_o
     assert ran.code == ExitCode.ROLLED_BACK
     assert ran.out.startswith(f"Rolled back: VM1 runs on {SOURCE} as before.\n")
     assert "no route" in ran.err
+
+
+def test_ctrl_c_while_the_result_is_printed_makes_no_other_exit_code_of_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def pressed(_stream: TextIO, _text: str) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("console.commands.write", pressed)
+    ran = run(f"resume {JOB}", known(COPIED, PREPARED), BEFORE, {MIGRATING: FAILED})
+    assert ran.code == ExitCode.ROLLED_BACK
 
 
 def test_a_cancel_that_rolled_back_has_done_what_it_was_to_do(run: Run) -> None:
