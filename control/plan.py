@@ -83,7 +83,7 @@ def make_plan(migration: Migration, facts: DomainFacts, link: LinkReport) -> Pla
 def planned_bytes(facts: DomainFacts) -> tuple[int, int]:
     """What is to be sent: of disks and files, and of memory."""
     return (
-        sum(disk.allocated for disk in facts.mirrored) + sum(file.allocated for file in facts.files),
+        sum(disk.copied for disk in facts.mirrored) + sum(file.allocated for file in facts.files),
         facts.memory_to_move)
 
 

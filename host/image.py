@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,8 @@ from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts, LayerFacts
 from wire.phrase import Phrase, joined, template
 from wire.placement import here_relative
+
+log = logging.getLogger(__name__)
 
 _TABLE_CLUSTERS = 16
 # The destination's image may take so much more than the source's.
@@ -67,10 +70,11 @@ class ImageQuestion:
             "host": self.host, "domain": self.domain, "target": self.target, "path": path, "reason": reason})
 
 
-def examine(question: ImageQuestion, *, sent: bool) -> DiskFacts:
+def examine(question: ImageQuestion, *, sent: bool, flatten: bool = False) -> DiskFacts:
     """The facts of a disk's image and of the layers below it, which may be in use.
 
-    Unless it is to be sent as a file, QEMU copies its content into an empty image: what that would lose is refused.
+    Unless it is to be sent as a file, QEMU copies its content into an empty image, with `flatten` that of its layers
+    too: what that would lose is refused.
     Raises MigrationError TOOL_MISSING or TOOL_FAILED, DISK_UNSUPPORTED, BACKING_UNREADABLE.
     """
     try:
@@ -88,7 +92,7 @@ def examine(question: ImageQuestion, *, sent: bool) -> DiskFacts:
     if reason is not None:
         raise question.refuse(reason)
     layers = tuple(_layers(question, information))
-    return DiskFacts(
+    disk = DiskFacts(
         target=question.target, path=question.path, format=question.format,
         virtual_size=int(information["virtual-size"]), allocated=size.allocated,
         cluster_size=int(information["cluster-size"]), compat=str(special["compat"]),
@@ -97,6 +101,33 @@ def examine(question: ImageQuestion, *, sent: bool) -> DiskFacts:
         compression=str(special.get("compression-type", "zlib")),
         backing_name=information.get("backing-filename"), layers=layers, sent=sent,
         preallocated=_is_preallocated(size, int(information["cluster-size"])))
+    return disk if sent else replace(disk, content=_content(disk, layers if flatten else (), question.host))
+
+
+def _content(disk: DiskFacts, layers: Sequence[LayerFacts], host: str) -> int:
+    """How many bytes of data a qcow2 image holds, and those of these layers that it lets through; 0 if unknown."""
+    node: dict[str, Any] | None = None
+    for layer in reversed(layers):
+        node = _node(layer.path, layer.format, node)
+    node = _node(disk.path, disk.format, node)
+    try:
+        # What takes as much where nothing is compressed. A running VM goes on writing, as with `info`.
+        measured = json.loads(run_tool(
+            ["qemu-img", "measure", "-U", "-O", ImageFormat.QCOW2.value, "-o", f"cluster_size={disk.cluster_size}",
+             "--output=json", f"json:{json.dumps(node)}"], host))
+    except MigrationError as error:
+        log.warning("what %s holds is not measured: %s", disk.path, error.message)
+        return 0
+    # Less the tables, which are counted for the full size.
+    full = -(-disk.virtual_size // disk.cluster_size) * disk.cluster_size
+    return max(0, int(measured["required"]) - (int(measured["fully-allocated"]) - full))
+
+
+def _node(path: str, image_format: ImageFormat, below: dict[str, Any] | None) -> dict[str, Any]:
+    """An image as QEMU opens it without a look at what its header says of the image below it."""
+    driver = "host_device" if stat.S_ISBLK(os.stat(path).st_mode) else "file"
+    node: dict[str, Any] = {"driver": image_format.value, "file": {"driver": driver, "filename": path}}
+    return node if image_format is ImageFormat.RAW else {**node, "backing": below}
 
 
 def files_below(path: str, host: str) -> Iterator[str]:

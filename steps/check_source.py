@@ -70,7 +70,7 @@ def _view(host: str, hypervisor: Hypervisor, migration: Migration, state: Domain
         describe(hypervisor.document(migration.domain, inactive=True))
         if hypervisor.is_persistent(migration.domain) else None)
     found = disks.all_disks(description, lasting, eject=migration.eject_cdrom)
-    images = disks.examine_images(found, description, state, host)
+    images = disks.examine_images(found, description, state, host, flatten=migration.flatten)
     question = FilesQuestion(
         host, migration.domain, state, tuple(each for each in (description, lasting) if each is not None),
         flatten=migration.flatten, eject=migration.eject_cdrom)

@@ -57,11 +57,15 @@ class DiskFacts:
     """Whether it is sent as a file, because QEMU does not mirror it."""
     preallocated: bool = False
     """Whether much of a qcow2 image lies in holes of its file, which QEMU mirrors as zeros."""
+    content: int = 0
+    """How much data QEMU mirrors of it: more than `allocated` where clusters are compressed. 0 if not measured."""
 
     def __post_init__(self) -> None:
         check_path(template("Disk path"), self.path)
-        if self.virtual_size <= 0 or self.allocated < 0 or not re.fullmatch(r"[a-z][a-z0-9]{1,15}", self.target):
-            raise ValueError("disk sizes or target out of range")
+        if self.virtual_size <= 0 or min(self.allocated, self.content) < 0:
+            raise ValueError("disk sizes out of range")
+        if not re.fullmatch(r"[a-z][a-z0-9]{1,15}", self.target):
+            raise ValueError("disk target out of range")
         if self.format is ImageFormat.QCOW2:
             power_of_two = self.cluster_size & (self.cluster_size - 1) == 0
             if not (512 <= self.cluster_size <= 2 * 1024 * 1024 and power_of_two and self.compat in ("1.1", "0.10")):
@@ -72,6 +76,11 @@ class DiskFacts:
             raise ValueError("a raw image has neither clusters, a version nor layers")
         if len(self.layers) > LAYERS_LIMIT or (self.backing_name is not None) is not bool(self.layers):
             raise ValueError("a chain that is too long, or broken")
+
+    @property
+    def copied(self) -> int:
+        """What crosses of it, and what the copy then takes of the other host's disk."""
+        return max(self.allocated, self.content)
 
 
 @record

@@ -104,7 +104,7 @@ def is_sent(disk: DiskElement, state: DomainState, description: DomainDescriptio
 
 
 def examine_images(
-    found: tuple[DiskElement, ...], description: DomainDescription, state: DomainState, host: str,
+    found: tuple[DiskElement, ...], description: DomainDescription, state: DomainState, host: str, *, flatten: bool,
 ) -> Mapping[tuple[str, str], DiskFacts | MigrationError]:
     """Each disk's image: what it is, or why it cannot be looked at.
 
@@ -118,7 +118,7 @@ def examine_images(
             question = ImageQuestion(
                 disk.target, disk.path, ImageFormat(disk.format), dict(disk.layers), host, description.name)
             try:
-                images[key(disk)] = examine(question, sent=sent)
+                images[key(disk)] = examine(question, sent=sent, flatten=flatten)
             except MigrationError as error:
                 images[key(disk)] = error
     return images

@@ -147,7 +147,7 @@ def _shares(view: FilesView) -> Iterator[tuple[str, int, int]]:
     for disk in view.facts.mirrored:
         path = view.placement.path(disk.path)
         if not is_device(path):
-            yield path, disk.allocated, disk.virtual_size
+            yield path, disk.copied, disk.virtual_size
     sizes = {disk.path: disk.virtual_size for disk in view.facts.disks}
     for file, path in view.sent(frozenset(FilePurpose)):
         if not is_device(path) and not os.path.lexists(path):
@@ -169,7 +169,7 @@ def _spaces(view: FilesView) -> Iterator[tuple[str, int, int, int]]:
 
 
 def disk_space(view: FilesView) -> Iterator[Saw]:
-    """What is allocated on the source fits, on each file system together."""
+    """What crosses fits, on each file system together."""
     # Where a directory is missing, its own check says so.
     yield fine(free=Phrase("unknown"), needed="0")
     for directory, free, written, _most in _spaces(view):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 
 import pytest
 
-from . import Lab, WitnessReport
+from . import Host, Lab, WitnessReport
 from .conftest import IMAGES, Admin, Guest, MakeGuest, job_leftovers, virsh
 
 # The longest silence that counts as alive on a busy CI machine; the benchmarks measure it finer.
 LIVE_GAP_MS = 3000
+# A file system that holds the compressed image, and not what is in it.
+SMALL_MIB = 60
 PAGE = "/tmp/json.html"  # noqa: S108 - the host's own /tmp
 
 
@@ -71,6 +74,36 @@ def test_a_raw_image_moves_and_stays_sparse(admin: Admin, make_guest: MakeGuest)
     source, destination = copy.stat(), node2.path(guest.disk).stat()
     assert destination.st_size == source.st_size
     assert destination.st_blocks <= source.st_blocks * 1.05
+
+
+def compressed(path: str) -> Callable[[Host], None]:
+    """An image that holds 64 MiB more, and all of it in compressed clusters."""
+    def prepare(host: Host) -> None:
+        host.run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 256M 64M", path])
+        host.run(["qemu-img", "convert", "-c", "-f", "qcow2", "-O", "qcow2", path, f"{path}.new"])
+        host.run(["mv", f"{path}.new", path])
+
+    return prepare
+
+
+def test_an_image_with_compressed_clusters_needs_the_room_of_what_they_hold(
+    admin: Admin, make_guest: MakeGuest,
+) -> None:
+    guest = make_guest("packed", data_mib=16, prepare=compressed(f"{IMAGES}/packed.qcow2"))
+    node1, node2 = admin.lab.nodes
+    packed = node1.path(guest.disk).stat().st_blocks * 512
+    assert packed < SMALL_MIB << 20
+    node2.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_MIB}m", "tmpfs", IMAGES])
+    try:
+        refused = admin.migrate(guest.name)
+    finally:
+        node2.run(["umount", IMAGES])
+    assert refused.code == 3, refused.text
+    assert f"{IMAGES} on {node2.address} has {SMALL_MIB} MiB free" in refused.stderr
+    run = admin.migrate(guest.name)
+    assert run.code == 0, run.text
+    assert_moved(guest)
+    assert node2.path(guest.disk).stat().st_blocks * 512 > packed + (60 << 20)
 
 
 def test_the_result_as_json_and_the_page_about_it_say_what_libvirt_says(admin: Admin, make_guest: MakeGuest) -> None:

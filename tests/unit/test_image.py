@@ -13,6 +13,7 @@ import pytest
 from constant import ImageFormat
 from host import image
 from host.image import ImageQuestion
+from host.process import run_tool
 from tests.unit.samples import QCOW2
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DiskFacts
@@ -32,9 +33,11 @@ def ask(path: Path, image_format: ImageFormat = ImageFormat.QCOW2, **formats: st
     return ImageQuestion("vda", str(path), image_format, formats, HOST, "VM1")
 
 
-def examined(path: Path, image_format: ImageFormat = ImageFormat.QCOW2, *, sent: bool = False) -> DiskFacts:
+def examined(
+    path: Path, image_format: ImageFormat = ImageFormat.QCOW2, *, sent: bool = False, flatten: bool = False,
+) -> DiskFacts:
     """What examine() says."""
-    return image.examine(ask(path, image_format), sent=sent)
+    return image.examine(ask(path, image_format), sent=sent, flatten=flatten)
 
 
 def refused(path: Path) -> MigrationError:
@@ -76,6 +79,61 @@ def test_an_image_whose_clusters_lie_in_holes_of_its_file_is_known(
     qemu_img("create", "-f", "qcow2", "-o", options, "image", "40M", cwd=tmp_path)
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 1 1M 4M", path], capture_output=True, check=True)  # noqa: S607
     assert examined(path).preallocated is preallocated
+
+
+def fill(path: Path, *areas: str) -> None:
+    """Write to an image: "4M 1M" is one MiB behind the first four."""
+    commands = [word for area in areas for word in ("-c", f"write -P 7 {area}")]
+    subprocess.run(["qemu-io", "-f", "qcow2", *commands, path], capture_output=True, check=True)  # noqa: S607
+
+
+def compress(path: Path, *options: str) -> None:
+    """Have an image hold the same in compressed clusters."""
+    qemu_img("convert", "-c", "-O", "qcow2", *options, path.name, "compressed", cwd=path.parent)
+    (path.parent / "compressed").rename(path)
+
+
+@pytest.mark.parametrize("options", ["cluster_size=64k", "cluster_size=4k", "cluster_size=2M"])
+def test_of_compressed_clusters_it_is_known_what_they_hold(tmp_path: Path, options: str) -> None:
+    path = tmp_path / "image"
+    # A size that is no multiple of the clusters.
+    qemu_img("create", "-f", "qcow2", "-o", options, "image", str((40 << 20) + 512), cwd=tmp_path)
+    fill(path, "0 6M", "20M 2M")
+    plain = examined(path)
+    assert (plain.content, plain.copied) == (8 << 20, plain.allocated)
+    compress(path, "-o", options)
+    packed = examined(path)
+    assert packed.allocated < plain.allocated
+    assert (packed.content, packed.copied) == (8 << 20, max(8 << 20, packed.allocated))
+    # What is sent as a file stays compressed.
+    assert examined(path, sent=True).copied == packed.allocated
+
+
+def test_of_a_chain_that_is_flattened_all_that_shows_through_counts(tmp_path: Path) -> None:
+    base, top = tmp_path / "base", tmp_path / "top"
+    qemu_img("create", "-f", "qcow2", "base", "40M", cwd=tmp_path)
+    fill(base, "0 6M")
+    compress(base)
+    qemu_img("create", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top", cwd=tmp_path)
+    fill(top, "4M 4M")
+    assert examined(top).content == 4 << 20
+    flat = image.flattened(examined(top, flatten=True))
+    assert (flat.content, flat.copied) == (8 << 20, 8 << 20)
+
+
+def test_what_cannot_be_measured_counts_as_it_is_allocated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    qemu_img("create", "-f", "qcow2", "image", "40M", cwd=tmp_path)
+    def broken(arguments: list[str], host: str) -> str:
+        if "measure" in arguments:
+            raise MigrationError(ErrorCode.TOOL_FAILED, {"tool": "qemu-img", "host": host, "reason": "no"})
+        return run_tool(arguments, host)
+
+    monkeypatch.setattr("host.image.run_tool", broken)
+    found = examined(tmp_path / "image")
+    assert (found.content, found.copied) == (0, found.allocated)
+    assert "is not measured" in caplog.text
 
 
 def test_a_chain_is_followed_by_what_the_headers_say_relative_names_and_absolute_ones(tmp_path: Path) -> None:
