@@ -51,7 +51,7 @@ UNFINISHED_LIMIT = 64
 RATE_PER_SECOND = 20
 RATE_BURST = 40
 
-# An agent remembers a result for a day, and for a month that it has seen the request, in its journal.
+# An agent remembers a result for a day, or as long as its job is open, and for a month that it has seen the request.
 RESULTS_KEPT_SECONDS = 24 * 3600.0
 IDS_KEPT_SECONDS = 30 * 24 * 3600.0
 # Answers that were never work need only outlive their controller's patience, which is GIVE_UP_SECONDS.

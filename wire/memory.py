@@ -14,6 +14,7 @@ from constant import (
     IDS_KEPT_SECONDS,
     IDS_LIMIT,
     NOT_JOURNALED,
+    OPEN_JOB,
     REPLY_TRANSITIONS,
     RESULTS_KEPT_SECONDS,
     RESULTS_LIMIT,
@@ -23,6 +24,7 @@ from constant import (
 )
 from wire.errors import ErrorCode
 from wire.forms import check_request_id
+from wire.history import outcome_of
 from wire.message import Reply, can_hold, encode
 from wire.records import Obstacle
 from wire.schema import record
@@ -124,6 +126,12 @@ class Remembered:
         return self.begun and self.cmd not in NOT_JOURNALED
 
 
+def _is_open(requests: Iterable[Remembered]) -> bool:
+    """Whether a job with these steps has begun on this host and not ended, as far as they say."""
+    ended = any(outcome_of(each.cmd, each.reply.cmd_result) is not None for each in requests if each.reply is not None)
+    return not ended and any(each.cmd in OPEN_JOB for each in requests)
+
+
 class Memory:
     """Requests by id. `now` is on the caller's clock, which only goes forward; `wall` is the time since 1970."""
 
@@ -178,14 +186,32 @@ class Memory:
                 del self._seen[next(iter(self._seen))]
 
     def forget_old(self, now: float) -> None:
-        """Drop what is past its time. A held-back copy of such a request is not fresh any more, so cannot run."""
+        """Drop what is past its time. A held-back copy of such a request is not fresh any more, so cannot run.
+
+        Of a job everything goes at once, a day after its last step, and of one that is open after a month: whoever
+        goes on with it has to know what was done.
+        """
+        jobs = self._jobs()
         for request in list(self._requests.values()):
-            kept = RESULTS_KEPT_SECONDS if request.journaled else UNJOURNALED_KEPT_SECONDS
-            if request.ended and now - request.changed > kept:
+            changed, kept = request.changed, UNJOURNALED_KEPT_SECONDS
+            if request.journaled:
+                changed, kept = jobs.get(request.job_id or "", (changed, RESULTS_KEPT_SECONDS))
+            if request.ended and now - changed > kept:
                 self._forget(request)
         for request_id, (_, changed) in list(self._seen.items()):
             if now - changed > IDS_KEPT_SECONDS:
                 del self._seen[request_id]
+
+    def _jobs(self) -> dict[str, tuple[float, float]]:
+        """Of each job: when the last of its requests changed, and for how many seconds it is kept from then on."""
+        found: dict[str, list[Remembered]] = {}
+        for request in self._requests.values():
+            if request.journaled and request.job_id is not None:
+                found.setdefault(request.job_id, []).append(request)
+        return {
+            job_id: (max(request.changed for request in requests),
+                     IDS_KEPT_SECONDS if _is_open(requests) else RESULTS_KEPT_SECONDS)
+            for job_id, requests in found.items()}
 
     # What goes to the journal and comes from it.
 

@@ -17,6 +17,7 @@ from constant import (
     RESULTS_KEPT_SECONDS,
     UNJOURNALED_KEPT_SECONDS,
     Command,
+    DomainState,
     MessageType,
 )
 from tests.unit.pair import WALL, Pair, answer, changed, done, refused, result_of, sealed, status_of
@@ -24,7 +25,7 @@ from tests.unit.samples import CONTROLLER, HOST_FACTS, SOURCE
 from wire.errors import ErrorCode
 from wire.memory import _OVERHEAD, Asker, Begun, Ended, Entry, Memory, Remembered, Seen
 from wire.message import Reply, Request, encode
-from wire.records import Obstacle, StepReport
+from wire.records import Obstacle, RollBackReport, StepReport
 
 NOW = 1000.0
 
@@ -201,6 +202,29 @@ def test_an_id_is_kept_for_its_time_after_the_end_of_its_request_and_not_longer(
     assert kept.seen(name(0)) == "digest 0"
     kept.forget_old(NOW + 100.0 + IDS_KEPT_SECONDS + 0.001)
     assert known(kept, [0]) == "-"
+
+
+@pytest.mark.parametrize(("command", "result", "expected"), [
+    # Whoever goes on with a move of days has to know that the destination is prepared.
+    (Command.EXTRACT_CONFIGURE_FILE, StepReport(summary="x"), "RR"),
+    (Command.ROLL_BACK, RollBackReport(state=DomainState.ABSENT, removed=(), cleared=False), "RR"),
+    # Of a job that has ended nothing stays longer than that, least of all its beginning alone.
+    (Command.FINISH, StepReport(summary="x"), "ss"),
+    (Command.ROLL_BACK, RollBackReport(state=DomainState.ABSENT, removed=(), cleared=True), "ss"),
+])
+def test_what_was_done_in_a_job_is_known_as_long_as_it_is_open(
+    command: Command, result: object, expected: str,
+) -> None:
+    kept = memory()
+    remember(kept, 0, command=Command.PREPARE_DESTINATION, result=StepReport(summary="x"))
+    last = NOW + RESULTS_KEPT_SECONDS / 2
+    remember(kept, 1, command=command, result=result, now=last)
+    kept.forget_old(last + RESULTS_KEPT_SECONDS)
+    assert known(kept, [0, 1]) == "RR"
+    kept.forget_old(last + RESULTS_KEPT_SECONDS + 1.0)
+    assert known(kept, [0, 1]) == expected
+    kept.forget_old(last + IDS_KEPT_SECONDS + 1.0)
+    assert known(kept, [0, 1]) == "--"
 
 
 @pytest.mark.parametrize(("age", "expected"), [

@@ -224,7 +224,7 @@ def test_the_journal_has_the_digest_of_the_whole_request(pair: Pair) -> None:
 
 
 def test_a_request_that_was_taken_before_is_answered_once_for_all_its_pages(pair: Pair) -> None:
-    request = long(pair.request(), 5000)
+    request = long(pair.request(Command.FINISH), 5000)
     pages = seal_request(AGENT_KEY, request)
     first = answers(pair, pages)
     assert [reply.msg_type for reply in first] == [MessageType.ACCEPTED]

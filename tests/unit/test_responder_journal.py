@@ -235,7 +235,8 @@ def test_the_journal_is_not_written_anew_while_an_entry_is_on_its_way(monkeypatc
 
 def test_the_journal_written_anew_holds_all_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Pair(work_seconds=300.0)
-    expired = pair.request()
+    expired = changed(pair.request(Command.FINISH), cmd_arguments=StepArguments(
+        migration=dataclasses.replace(MIGRATION, job_id="5eed5eed")))
     done(pair, expired)
     pair.let_pass(RESULTS_KEPT_SECONDS)
     ended = pair.request()
@@ -252,7 +253,7 @@ def test_the_journal_written_anew_holds_all_that_is_needed(monkeypatch: pytest.M
     for entries in (appended, pair.journal.entries):
         pair.responder = responder(entries=entries, now=pair.now, life=9)
         for request in (expired, ended, interrupted, working):
-            assert refused(answer(pair, changed(request, cmd=Command.FINISH))) is ErrorCode.REQUEST_CONFLICT
+            assert refused(answer(pair, changed(request, cmd=Command.ROLL_BACK))) is ErrorCode.REQUEST_CONFLICT
         assert answer(pair, ended).cmd_result == result_of(ended)
         assert refused(answer(pair, expired)) is ErrorCode.REQUEST_EXPIRED
         for request in (interrupted, working):
@@ -332,7 +333,7 @@ def test_work_that_was_interrupted_by_a_restart_is_told_as_that(pair: Pair) -> N
 
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_result_is_kept_for_a_day_and_its_id_for_thirty(pair: Pair, restarted: bool) -> None:
-    request = pair.request()
+    request = pair.request(Command.FINISH)
     done(pair, request)
 
     def told_after(seconds: float) -> tuple[Reply, Reply]:
