@@ -107,16 +107,16 @@ def examine(question: ImageQuestion, *, sent: bool, flatten: bool = False) -> Di
 def _content(disk: DiskFacts, layers: Sequence[LayerFacts], host: str) -> int:
     """How many bytes of data a qcow2 image holds, and those of these layers that it lets through; 0 if unknown."""
     node: dict[str, Any] | None = None
-    for layer in reversed(layers):
-        node = _node(layer.path, layer.format, node)
-    node = _node(disk.path, disk.format, node)
     try:
+        for layer in reversed(layers):
+            node = _node(layer.path, layer.format, node)
+        node = _node(disk.path, disk.format, node)
         # What takes as much where nothing is compressed. A running VM goes on writing, as with `info`.
         measured = json.loads(run_tool(
             ["qemu-img", "measure", "-U", "-O", ImageFormat.QCOW2.value, "-o", f"cluster_size={disk.cluster_size}",
              "--output=json", f"json:{json.dumps(node)}"], host))
-    except MigrationError as error:
-        log.warning("what %s holds is not measured: %s", disk.path, error.message)
+    except (MigrationError, OSError) as error:
+        log.warning("what %s holds is not measured: %s", disk.path, error)
         return 0
     # Less the tables, which are counted for the full size.
     full = -(-disk.virtual_size // disk.cluster_size) * disk.cluster_size

@@ -6,7 +6,7 @@ as entries.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Optional, Union
 
@@ -126,7 +126,7 @@ class Remembered:
         return self.begun and self.cmd not in NOT_JOURNALED
 
 
-def _is_open(requests: Iterable[Remembered]) -> bool:
+def _is_open(requests: Sequence[Remembered]) -> bool:
     """Whether a job with these steps has begun on this host and not ended, as far as they say."""
     ended = any(outcome_of(each.cmd, each.reply.cmd_result) is not None for each in requests if each.reply is not None)
     return not ended and any(each.cmd in OPEN_JOB for each in requests)
