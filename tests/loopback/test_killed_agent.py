@@ -14,6 +14,8 @@ from tests.loopback.site import Node, Site, assert_journal_agrees, many_at_once,
 from wire.errors import ErrorCode
 
 COMMANDS = (Command.EXTRACT_CONFIGURE_FILE, Command.PREPARE_DESTINATION, Command.LIVE_MIGRATION, Command.FINISH)
+# Of these nothing is left to be done, so that after a day their ids alone are known.
+ENDED_JOBS = (Command.EXTRACT_CONFIGURE_FILE, Command.DEFINE_VIRTUAL_MACHINE, Command.FINISH)
 # The agent writes the head of its journal, and then a line as each request begins and one as it ends: not of checks.
 HEAD = 1
 ON_SOURCE = (Command.COPY_DISK_FILE, Command.LIVE_MIGRATION, Command.FINISH)
@@ -109,7 +111,7 @@ def test_a_migration_one_of_whose_agents_is_killed_at_any_write_ends_as_it_says(
 @pytest.mark.parametrize("when", [BEFORE, WITHIN, AFTER])
 def test_an_agent_killed_while_it_makes_its_journal_shorter_still_knows_all_ids(site: Site, when: str) -> None:
     node = site.node().start()
-    asked = site.ask(node, COMMANDS).finish()
+    asked = site.ask(node, ENDED_JOBS).finish()
     node.running.end(signal.SIGTERM)
     begun = node.begun()
     node.pass_time(25 * 3600)
