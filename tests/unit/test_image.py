@@ -28,6 +28,12 @@ def qemu_img(*arguments: str, cwd: Path) -> None:
     subprocess.run(["qemu-img", *arguments], cwd=cwd, capture_output=True, check=True)  # noqa: S607
 
 
+def fill(path: Path, *areas: str) -> None:
+    """Write to an image: "4M 1M" is one MiB behind the first four."""
+    commands = [word for area in areas for word in ("-c", f"write -P 7 {area}")]
+    subprocess.run(["qemu-io", "-f", "qcow2", *commands, path], capture_output=True, check=True)  # noqa: S607 - by PATH
+
+
 def ask(path: Path, image_format: ImageFormat = ImageFormat.QCOW2, **formats: str) -> ImageQuestion:
     """What examine() is asked about an image."""
     return ImageQuestion("vda", str(path), image_format, formats, HOST, "VM1")
@@ -77,14 +83,8 @@ def test_an_image_whose_clusters_lie_in_holes_of_its_file_is_known(
         tmp_path: Path, options: str, preallocated: bool) -> None:
     path = tmp_path / "image"
     qemu_img("create", "-f", "qcow2", "-o", options, "image", "40M", cwd=tmp_path)
-    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 1 1M 4M", path], capture_output=True, check=True)  # noqa: S607
+    fill(path, "1M 4M")
     assert examined(path).preallocated is preallocated
-
-
-def fill(path: Path, *areas: str) -> None:
-    """Write to an image: "4M 1M" is one MiB behind the first four."""
-    commands = [word for area in areas for word in ("-c", f"write -P 7 {area}")]
-    subprocess.run(["qemu-io", "-f", "qcow2", *commands, path], capture_output=True, check=True)  # noqa: S607
 
 
 def compress(path: Path, *options: str) -> None:
@@ -125,6 +125,7 @@ def test_what_cannot_be_measured_counts_as_it_is_allocated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:
     qemu_img("create", "-f", "qcow2", "image", "40M", cwd=tmp_path)
+
     def broken(arguments: list[str], host: str) -> str:
         if "measure" in arguments:
             raise MigrationError(ErrorCode.TOOL_FAILED, {"tool": "qemu-img", "host": host, "reason": "no"})
