@@ -133,8 +133,10 @@ class GuestSpec:
         the memory: QEMU before 9.0 forgets to take its mark away when it reads which pages are dirty (its commit
         03bfc2188f). Measured in five migrations each that took one pass more than usual: without pti 3.2 pages lost on
         average, and 2 guests did not go on; with it 0.2, and all went on. Of 432 guests in docs/faults.md one crashed.
-        A move limited to 20 MiB/s takes a second pass: of 38 guests about one in ten did not go on, some more stood
-        still for 3.5 to 5 s first; so did 4 of 11 with `virsh migrate`, that rate and a pause of 50 ms.
+        A second pass takes place where what is left of the first and what was written meanwhile (about 0.5 MiB) are
+        more than crosses in the pause that is aimed at: nearly always at 20 MiB/s with 50 ms, hardly ever at 100. Of 9
+        guests with a second pass 3 did not go on, one stood still for 3.4 s (with nohz=off highres=off 2 of 10); with
+        `virsh migrate`, the same rate and pause, 4 of 11 stood still for 3.5 s and more. At 100 MiB/s none of 10 did.
         """
         arguments = (
             f"console=ttyS0 quiet loglevel=3 panic=-1 pti=on witness.ring={RING_RECORDS} "

@@ -9,7 +9,7 @@ from wire.memory import Begun, Ended
 
 from . import Agent, Host
 from .conftest import Admin, MakeGuest, Run, job_leftovers
-from .test_interrupted import SLOW, wait_until_copying
+from .test_interrupted import SLOW, slow_guest, wait_until_copying
 
 JOURNAL = "/var/lib/vmmigration/journal"
 
@@ -32,8 +32,8 @@ def begun_and_ended(host: Host) -> tuple[list[str], list[str]]:
 def test_of_two_runs_that_move_one_vm_the_second_is_told_who_does_and_the_first_ends_well(
     admin: Admin, make_guest: MakeGuest,
 ) -> None:
-    guest = make_guest("twice")
-    first = admin.start(guest.name, "--bandwidth", "40", "--json")
+    guest = slow_guest(make_guest, "twice")
+    first = admin.start(guest.name, *SLOW, "--json")
     wait_until_copying(guest)
     second = admin.migrate(guest.name)
     stdout, stderr = first.communicate(timeout=120)
@@ -49,8 +49,8 @@ def test_of_two_runs_that_move_one_vm_the_second_is_told_who_does_and_the_first_
 def test_a_destination_agent_that_is_killed_in_the_middle_and_started_again_brings_the_run_to_its_end(
     admin: Admin, make_guest: MakeGuest, agents: dict[str, Agent],
 ) -> None:
-    guest = make_guest("killed-there")
-    process = admin.start(guest.name, "--bandwidth", "40")
+    guest = slow_guest(make_guest, "killed-there")
+    process = admin.start(guest.name, *SLOW)
     wait_until_copying(guest)
     kill(admin, agents, "node2")
     stdout, stderr = process.communicate(timeout=120)
@@ -65,7 +65,7 @@ def test_a_destination_agent_that_is_killed_in_the_middle_and_started_again_brin
 def test_a_source_agent_that_is_killed_in_the_middle_goes_on_with_the_move_and_runs_nothing_again(
     admin: Admin, make_guest: MakeGuest, agents: dict[str, Agent],
 ) -> None:
-    guest = make_guest("killed-here")
+    guest = slow_guest(make_guest, "killed-here")
     process = admin.start(guest.name, *SLOW)
     wait_until_copying(guest)
     kill(admin, agents, "node1")

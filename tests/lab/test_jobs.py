@@ -10,7 +10,7 @@ from typing import Any
 
 from . import Agent
 from .conftest import CONTROLLER, PYTHON, Admin, Guest, MakeGuest, job_leftovers
-from .test_interrupted import SLOW, assert_as_before, wait_until_copying
+from .test_interrupted import SLOW, assert_as_before, slow_guest, wait_until_copying
 
 
 def begin(admin: Admin, guest: Guest, *options: str) -> subprocess.Popen[str]:
@@ -48,7 +48,7 @@ def assert_arrived(guest: Guest) -> None:
 
 
 def test_one_ctrl_c_leaves_the_job_to_itself_and_resume_takes_it_up(admin: Admin, make_guest: MakeGuest) -> None:
-    guest = make_guest("left")
+    guest = slow_guest(make_guest, "left")
     said = leave(begin(admin, guest))
     job_id = jobs(admin)[0]["job_id"]
     assert f"`vmmigration.py resume {job_id}` takes it up again" in said
@@ -60,7 +60,7 @@ def test_one_ctrl_c_leaves_the_job_to_itself_and_resume_takes_it_up(admin: Admin
     assert_arrived(guest)
     ended = jobs(admin)[0]
     assert (ended["outcome"], ended["hosts"]) == ("moved", [node.address for node in admin.lab.nodes])
-    assert ended["bytes"] > 128 * 1024 * 1024
+    assert ended["bytes"] > 768 * 1024 * 1024
     assert ended["downtime_ms"] >= 0
     again = admin.command("resume", job_id)
     assert (again.code, "left runs on" in again.stdout) == (0, True), again.text
@@ -69,7 +69,7 @@ def test_one_ctrl_c_leaves_the_job_to_itself_and_resume_takes_it_up(admin: Admin
 def test_a_job_whose_controller_was_killed_is_finished_by_the_hosts_alone(
     admin: Admin, make_guest: MakeGuest,
 ) -> None:
-    guest = make_guest("orphan")
+    guest = slow_guest(make_guest, "orphan")
     process = begin(admin, guest)
     process.kill()
     process.communicate()
@@ -84,7 +84,7 @@ def test_a_job_whose_controller_was_killed_is_finished_by_the_hosts_alone(
 def test_cancel_from_another_command_rolls_the_job_back_and_both_say_so(
     admin: Admin, make_guest: MakeGuest,
 ) -> None:
-    guest = make_guest("called-off")
+    guest = slow_guest(make_guest, "called-off")
     process = begin(admin, guest)
     job_id = jobs(admin, "status")[0]["job_id"]
     cancelled = admin.command("cancel", job_id)
@@ -107,7 +107,7 @@ def test_cancel_after_the_switchover_says_that_it_is_too_late(admin: Admin, make
 
 
 def test_status_shows_a_job_live_until_it_ends(admin: Admin, make_guest: MakeGuest) -> None:
-    guest = make_guest("watched")
+    guest = slow_guest(make_guest, "watched")
     process = begin(admin, guest)
     shown = admin.command("--progress", "json", "status", guest.name)
     stdout, stderr = process.communicate(timeout=60)
@@ -121,7 +121,7 @@ def test_status_shows_a_job_live_until_it_ends(admin: Admin, make_guest: MakeGue
 
 
 def test_repair_says_where_a_vm_is_and_does_not_disturb_a_job_that_runs(admin: Admin, make_guest: MakeGuest) -> None:
-    guest = make_guest("where")
+    guest = slow_guest(make_guest, "where")
     addresses = [node.address for node in admin.lab.nodes]
     before = admin.command("repair", guest.name, *addresses)
     assert before.code == 0, before.text
@@ -158,7 +158,7 @@ def test_repair_of_a_vm_that_runs_twice_names_the_commands_and_does_nothing(
 def test_a_second_admin_is_told_who_moves_the_vm_from_where_and_since_when(
     admin: Admin, make_guest: MakeGuest,
 ) -> None:
-    guest = make_guest("wanted")
+    guest = slow_guest(make_guest, "wanted")
     process = begin(admin, guest)
     job_id = jobs(admin, "status")[0]["job_id"]
     refused = admin.migrate(guest.name)
