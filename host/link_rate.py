@@ -34,6 +34,11 @@ _ENOUGH_PIECES = 3
 # it is waited for up to so many times the time, until what arrived was on its way for this part of it.
 _SLOW = 4
 _LEAST_PART = 0.25
+# Nor is a slow link waited for until the end once enough pieces, one behind the other, came at the same rate: at
+# 100 Mbit/s that takes half the time. Slow start doubles its rate from one round trip to the next, and a long way
+# brings its bytes in bursts: neither looks the same.
+_STEADY_PART = 0.4
+_SAME = 0.9
 
 
 def port_of(job_id: str) -> int:
@@ -92,28 +97,23 @@ def receive(server: socket.socket, seconds: float, at_most: int = 0) -> int | No
 
 def _count(connection: socket.socket, seconds: float, at_most: int) -> int | None:
     buffer = bytearray(_CHUNK)
-    marks: list[_Mark] = []
-    arrived, now = 0, 0.0
+    now = 0.0
+    counting: Counting | None = None
     try:
-        arrived = connection.recv_into(buffer)
-        if not arrived:
-            return None
-        begin = now = time.monotonic()
-        connection.settimeout(seconds * _SLOW)
-        while arrived < at_most and (now < begin + seconds or (
-                now < begin + seconds * _SLOW and not _told_enough(marks, _Mark(now, arrived), seconds))):
+        while counting is None or counting.goes_on():
             got = connection.recv_into(buffer)
             if not got:
                 break
             now = time.monotonic()
-            arrived += got
-            warm = now > begin + seconds * _WARM_UP or arrived > at_most * _WARM_UP
-            if warm and (not marks or arrived - marks[-1].arrived >= at_most * _PIECE):
-                marks.append(_Mark(now, arrived))
+            if counting is None:
+                counting = Counting(seconds, at_most, now, got)
+                connection.settimeout(seconds * _SLOW)
+            else:
+                counting.add(now, got)
     except OSError:
         # As far as it came.
         now = time.monotonic()
-    return _rate(marks, _Mark(now, arrived))
+    return counting.rate(now) if counting is not None else None
 
 
 class _Mark(NamedTuple):
@@ -123,20 +123,59 @@ class _Mark(NamedTuple):
     arrived: int
 
 
-def _told_enough(marks: Sequence[_Mark], end: _Mark, seconds: float) -> bool:
-    return bool(marks) and end.arrived > marks[0].arrived and end.time - marks[0].time >= seconds * _LEAST_PART
+class Counting:
+    """What has arrived since the first `arrived` bytes, and whether it is enough: `seconds` or `at_most` bytes are."""
+
+    def __init__(self, seconds: float, at_most: int, now: float, arrived: int) -> None:
+        """Times are the monotonic clock's."""
+        self._seconds = seconds
+        self._at_most = at_most
+        self._begin = now
+        self._end = _Mark(now, arrived)
+        self._all = [self._end]
+        self._warm: list[_Mark] = []
+
+    def add(self, now: float, size: int) -> None:
+        """So many bytes more have arrived."""
+        self._end = _Mark(now, self._end.arrived + size)
+        warm = now > self._begin + self._seconds * _WARM_UP or self._end.arrived > self._at_most * _WARM_UP
+        for marks in (self._all, self._warm) if warm else (self._all,):
+            if not marks or self._end.arrived - marks[-1].arrived >= self._at_most * _PIECE:
+                marks.append(self._end)
+
+    def goes_on(self) -> bool:
+        """Whether more has to arrive."""
+        passed = self._end.time - self._begin
+        if self._end.arrived >= self._at_most or (passed >= self._seconds * _STEADY_PART and self._steady()):
+            return False
+        return passed < self._seconds or (passed < self._seconds * _SLOW and not self._has_told())
+
+    def _steady(self) -> list[float]:
+        """The rates of the last pieces, if they are the same and nothing has come behind them."""
+        rates = _rates(self._all)[-_ENOUGH_PIECES:] if self._end == self._all[-1] else []
+        return rates if len(rates) == _ENOUGH_PIECES and min(rates) >= max(rates) * _SAME else []
+
+    def _has_told(self) -> bool:
+        return bool(self._warm) and self._end.arrived > self._warm[0].arrived and (
+            self._end.time - self._warm[0].time >= self._seconds * _LEAST_PART)
+
+    def rate(self, now: float) -> int | None:
+        """Bytes per second until now: of the piece in the middle, where there are some; None if too little came."""
+        rates = _rates(self._warm)
+        if len(rates) < _ENOUGH_PIECES:
+            rates = self._steady() if now == self._end.time else []
+        if rates:
+            return round(statistics.median(rates))
+        if not self._warm or self._end.arrived <= self._warm[0].arrived or now <= self._warm[0].time:
+            return None
+        return round((self._end.arrived - self._warm[0].arrived) / (now - self._warm[0].time))
 
 
-def _rate(marks: Sequence[_Mark], end: _Mark) -> int | None:
-    """The rate from the first mark on, bytes per second: of the piece in the middle, where there are some."""
-    rates = [
+def _rates(marks: Sequence[_Mark]) -> list[float]:
+    """Bytes per second of each piece."""
+    return [
         (later.arrived - mark.arrived) / (later.time - mark.time)
         for mark, later in zip(marks, marks[1:]) if later.time > mark.time]
-    if len(rates) >= _ENOUGH_PIECES:
-        return round(statistics.median(rates))
-    if not marks or end.arrived <= marks[0].arrived or end.time <= marks[0].time:
-        return None
-    return round((end.arrived - marks[0].arrived) / (end.time - marks[0].time))
 
 
 def meet(family: int, address: str | tuple[str, int]) -> socket.socket:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +193,46 @@ def test_a_fast_link_is_measured_with_few_bytes(tmp_path: Path) -> None:
     assert rate is not None
     assert 10 << 20 < rate < 60 << 20
     assert took < 2.0
+
+
+MIB = 1 << 20
+
+
+def counted(pieces: Iterable[tuple[float, int]]) -> tuple[int | None, float]:
+    """What a count of 0.5 s and 12 MiB makes of bytes that arrive after such pauses, and when it has had enough."""
+    now = 0.0
+    count = link_rate.Counting(0.5, 12 * MIB, now, 1)
+    for pause, size in pieces:
+        if not count.goes_on():
+            break
+        now += pause
+        count.add(now, size)
+    return count.rate(now), now
+
+
+def test_a_slow_link_is_waited_for_no_longer_than_until_its_rate_stays_the_same() -> None:
+    rate, took = counted(itertools.repeat((0.005, 12 * MIB // 200)))
+    assert rate == pytest.approx(12 * MIB, rel=0.01)
+    assert took == pytest.approx(0.26, abs=0.01)
+
+
+def test_a_link_that_still_gets_faster_is_waited_for_to_the_end() -> None:
+    _rate, took = counted((0.02, int(100_000 * 1.1 ** number)) for number in range(40))
+    assert took == pytest.approx(0.5)
+
+
+def test_a_burst_is_not_the_rate_of_a_link_that_brings_little_behind_it() -> None:
+    burst = [(0.01, 12 * MIB // 16)] * 5
+    rate, took = counted(itertools.chain(burst, itertools.repeat((0.05, 20_000))))
+    assert took >= 0.5
+    assert rate == pytest.approx(400_000, rel=0.01)
+
+
+def test_of_a_link_that_carries_nothing_after_a_burst_no_rate_is_told() -> None:
+    count = link_rate.Counting(0.5, 12 * MIB, 0.0, 1)
+    for number in range(1, 5):
+        count.add(number / 100, 12 * MIB // 16)
+    assert count.rate(2.04) is None
 
 
 def test_the_sender_stops_where_it_is_enough_whoever_goes_on_listening(monkeypatch: pytest.MonkeyPatch) -> None:
