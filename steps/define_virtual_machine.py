@@ -17,7 +17,10 @@ from wire.records import Migration, StepArguments, StepReport
 
 
 def run(context: StepContext, arguments: StepArguments) -> StepReport:
-    """Define it if the migration has not, then look at what libvirt holds. Raises MigrationError NOT_AS_EXPECTED."""
+    """Define it if the migration has not, then look at what libvirt holds.
+
+    Raises MigrationError NOT_AS_EXPECTED, or FILE_NOT_WRITTEN where all is well but for what the job writes down here.
+    """
     migration, facts = arguments.migration, arguments.known_facts()
     domain = migration.name_there
     with Hypervisor.open(context.host, patience=RESTART_SECONDS) as hypervisor:
@@ -29,7 +32,11 @@ def run(context: StepContext, arguments: StepArguments) -> StepReport:
         if facts.persistent:
             take_note_off(hypervisor, domain)
             hypervisor.set_autostart(domain, facts.autostart)
-    context.ledger(migration).keep(OF_DOMAIN)
+    try:
+        context.ledger(migration).keep(OF_DOMAIN)
+    except OSError as error:
+        raise MigrationError(ErrorCode.FILE_NOT_WRITTEN, {
+            "path": f"{context.host}:{context.state_directory}", "reason": error.strerror or str(error)}) from error
     if not facts.persistent:
         return StepReport(summary=Phrase("transient, as it was"))
     return StepReport(summary=Phrase("persistent, autostart on" if facts.autostart else "persistent, autostart off"))

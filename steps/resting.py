@@ -6,12 +6,15 @@ What arrives at the other host is held there until this one has given it up, so 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 
-from constant import Pause
+from constant import OPEN_JOB, Pause
 from host.hypervisor import Hypervisor
+from host.job_files import JobSockets
 from host.job_statistics import JobStatistics
+from steps.context import StepContext
 from steps.hand_over import has_arrived, is_held
 from wire.errors import MigrationError
 from wire.facts import DomainFacts
@@ -84,6 +87,22 @@ def at_rest(hypervisor: Hypervisor, migration: Migration, facts: DomainFacts) ->
         hypervisor.resume(domain)
         return None
     return view
+
+
+def moved_by_another(context: StepContext, migration: Migration) -> bool:
+    """Whether another job moves the VM here now: what libvirt does with it is that job's then."""
+    for job_id, commands in context.doing.items():
+        kept = context.history.get(job_id) if job_id != migration.job_id and OPEN_JOB & {*commands} else None
+        if kept is not None and kept.arguments.migration.domain == migration.domain:
+            return True
+    return False
+
+
+def began_here(context: StepContext, migration: Migration, view: DomainView) -> bool:
+    """Whether the job has begun anything on its source, which is this host: else the VM is none of its business."""
+    return (context.history.get(migration.job_id) is not None
+            or os.path.isdir(JobSockets.of(migration).directory)
+            or (view.moved is not None and view.moved.job_id == migration.job_id))
 
 
 def has_left(view: DomainView, there: Callable[[], DomainView | None]) -> bool:

@@ -16,7 +16,7 @@ from host.job_files import JobSockets, MadeKind
 from host.set_aside import put_back
 from steps.context import StepContext
 from steps.hand_over import has_arrived, is_held
-from steps.resting import bring_to_rest
+from steps.resting import began_here, bring_to_rest, moved_by_another
 from wire.errors import ErrorCode, MigrationError
 from wire.phrase import SEMICOLON, Phrase, joined
 from wire.records import Migration, RollBackReport, StepArguments
@@ -75,19 +75,22 @@ def _coming(context: StepContext, migration: Migration) -> set[str]:
 def _on_source(context: StepContext, arguments: StepArguments) -> RollBackReport:
     migration = arguments.migration
     with Hypervisor.open(context.host, patience=RESTART_SECONDS) as hypervisor:
-        split = hypervisor.view(migration.domain).split
-    if not split:
+        view = hypervisor.view(migration.domain)
+    if moved_by_another(context, migration) or not began_here(context, migration, view):
+        # Whatever is done with the VM here, this job has no part in it, and moved nothing.
+        return RollBackReport(state=view.state, removed=(), cleared=True)
+    if not view.split:
         orphans.clear(JobSockets.of(migration).directory)
-    view = bring_to_rest(context.host, migration, arguments.known_facts())
-    if view is None:
+    rested = bring_to_rest(context.host, migration, arguments.known_facts())
+    if rested is None:
         problem = Phrase("VM {domain} is still busy with its migration", {"domain": migration.domain})
         raise MigrationError(
             ErrorCode.NOT_AS_EXPECTED, {"host": context.host, "problem": problem, "domain": migration.domain})
     keeps = has_whole(
-        view, arguments.known_facts().state, post_copy=migration.convergence.may_post_copy) or arguments.source_keeps
+        rested, arguments.known_facts().state, post_copy=migration.convergence.may_post_copy) or arguments.source_keeps
+    gave_up = rested.gave_up and not rested.left_by_another(migration.job_id)
     return RollBackReport(
-        state=view.state, removed=(), cleared=keeps and not view.gave_up, gave_up=view.gave_up,
-        split=view.split)
+        state=rested.state, removed=(), cleared=keeps and not gave_up, gave_up=gave_up, split=rested.split)
 
 
 def _wait_for_rest(host: str, migration: Migration) -> None:

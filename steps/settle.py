@@ -15,7 +15,7 @@ from host.ssh import Login
 from steps import define_virtual_machine, extract_configure_file, finish, hand_over, roll_back
 from steps.context import StepContext
 from steps.hand_over import has_arrived, is_held
-from steps.resting import bring_to_rest
+from steps.resting import bring_to_rest, moved_by_another
 from wire.errors import MigrationError
 from wire.records import Migration, StepArguments
 from wire.situation import DomainView, has_whole
@@ -39,13 +39,15 @@ def run(context: StepContext, arguments: StepArguments, *, alone: bool) -> Outco
 
 def _on_source(context: StepContext, arguments: StepArguments) -> Outcome | None:
     migration, facts = arguments.migration, arguments.known_facts()
+    if moved_by_another(context, migration):
+        return None
     view = bring_to_rest(context.host, migration, facts)
     if view is None:
         return None
     if is_held(migration, facts) and view.has_it:
         # Whatever is over there has never run.
         return _take_back(context, arguments)
-    if view.migrated:
+    if view.migrated and not view.left_by_another(migration.job_id):
         return _leave(context, arguments)
     there = _ask(context, migration, migration.destination, migration.destination_daemon, migration.name_there)
     if there is None:
@@ -103,7 +105,8 @@ def _on_destination(context: StepContext, arguments: StepArguments, *, alone: bo
     post_copy = migration.convergence.may_post_copy
     keeps = not source.gave_up and has_whole(source, facts.state, post_copy=post_copy)
     # One that is shut off and does not say why may have moved: then what waits here is all that there is of its memory.
-    is_off = not source.gave_up and source.state is DomainState.SHUT_OFF and not post_copy
+    is_off = source.left_by_another(migration.job_id) or (
+        not source.gave_up and source.state is DomainState.SHUT_OFF and not post_copy)
     if alone and ((keeps and (held or view.gone)) or (is_off and view.gone)):
         return _clear(context, arguments, keeps=keeps)
     return None

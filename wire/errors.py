@@ -223,7 +223,7 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _REFUSED, "{what} {path} cannot be used on {host}: {reason}.",
         "Choose another, such as a .xml file beside the image, or leave the argument out."),
     ErrorCode.LISTEN_FAILED: ErrorText(
-        _INPUT, "UDP {address} cannot be opened: {reason}.",
+        _REFUSED, "UDP {address} cannot be opened: {reason}.",
         "Another agent may be running here, or the address is not this host's; see `ss -lun` and --listen."),
     ErrorCode.PACKAGE_MISSING: ErrorText(
         _INPUT, "The Python module {module} is missing on this host.",
@@ -270,10 +270,10 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.REQUEST_EXPIRED: ErrorText(
         _REFUSED, "{host} was asked this {command} before and has not kept the answer.", "Run the command again."),
     ErrorCode.JOURNAL_UNUSABLE: ErrorText(
-        _INPUT, "The agent cannot keep its journal in {path}: {reason}.",
+        _REFUSED, "The agent cannot keep its journal in {path}: {reason}.",
         "Make room or mend the directory there, or choose another with --state-dir."),
     ErrorCode.JOURNAL_IN_USE: ErrorText(
-        _INPUT, "Another agent on this host keeps its journal in {path}.",
+        _REFUSED, "Another agent on this host keeps its journal in {path}.",
         "End that one first, or give this one a directory of its own with --state-dir."),
     ErrorCode.JOURNAL_NOT_WRITTEN: ErrorText(
         _REFUSED, "{host} cannot write {path}, so it did not begin {command}: {reason}.",

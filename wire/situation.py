@@ -79,6 +79,10 @@ class DomainView:
         """Of a source: whether libvirt there has ended the VM because it was migrated away, as far as it knows."""
         return self.migrated or self.state is DomainState.ABSENT
 
+    def left_by_another(self, job_id: str) -> bool:
+        """Of a source: whether it is the copy that another job's move has left, so that this job moved nothing."""
+        return self.gone and self.moved is not None and self.moved.job_id != job_id
+
     @property
     def half(self) -> bool:
         """Whether it is in the middle of a migration: paused, or running without all of its memory."""

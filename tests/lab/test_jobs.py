@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from . import Agent
-from .conftest import CONTROLLER, PYTHON, Admin, Guest, MakeGuest, job_leftovers
+from .conftest import CONTROLLER, PYTHON, Admin, Guest, MakeGuest, job_leftovers, virsh
 from .test_interrupted import SLOW, assert_as_before, slow_guest, wait_until_copying
 
 
@@ -96,6 +96,48 @@ def test_cancel_from_another_command_rolls_the_job_back_and_both_say_so(
     too_late = admin.command("cancel", job_id)
     assert too_late.code == 3, too_late.text
     assert "it has ended, rolled back" in too_late.stderr
+
+
+def test_cancel_of_a_job_that_never_began_on_the_source_leaves_alone_what_else_moves_the_vm(
+    admin: Admin, make_guest: MakeGuest,
+) -> None:
+    guest = slow_guest(make_guest, "contested")
+    node1, node2 = admin.lab.nodes
+    # Ended between PREPARE_DESTINATION and the source's first step: the link is measured meanwhile.
+    process = admin.start(guest.name, "--progress", "json")
+    assert process.stderr is not None
+    for line in process.stderr:
+        event = json.loads(line)
+        if (event["event"], event.get("command")) == ("step-ended", "PREPARE_DESTINATION"):
+            break
+    process.kill()
+    process.communicate()
+    job_id = jobs(admin)[0]["job_id"]
+    # As a person would go on by hand, to another name and file.
+    there = "/var/lib/libvirt/images/by-hand.qcow2"
+    node2.run(["qemu-img", "create", "-q", "-f", "qcow2", there, "1G"])
+    node1.path("/tmp/by-hand.xml").write_text(  # noqa: S108 - the host's own
+        guest.on(node1, "dumpxml", "--migratable").replace(guest.disk, there))
+    for node in admin.lab.nodes:
+        node.firewall(on=False)
+    try:
+        by_hand = node1.popen([
+            "virsh", "-q", "-c", "qemu:///system", "migrate", "--live", "--p2p", "--copy-storage-all", *SLOW,
+            "--xml", "/tmp/by-hand.xml", "--dname", "by-hand", guest.name,  # noqa: S108 - see above
+            f"qemu+ssh://kvm@{node2.address}/system", f"tcp://{node2.address}"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        wait_until_copying(guest)
+        cancelled = admin.command("cancel", job_id)
+        _, stderr = by_hand.communicate(timeout=120)
+    finally:
+        for node in admin.lab.nodes:
+            node.firewall()
+    assert by_hand.returncode == 0, stderr
+    assert cancelled.code == 0, cancelled.text
+    assert not node2.path(guest.disk).exists()
+    assert virsh(node2, "domstate", "by-hand").strip() == "running"
+    virsh(node2, "destroy", "by-hand")
+    node2.path(there).unlink()
 
 
 def test_cancel_after_the_switchover_says_that_it_is_too_late(admin: Admin, make_guest: MakeGuest) -> None:

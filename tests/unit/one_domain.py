@@ -21,7 +21,7 @@ from constant import DomainState, Pause
 from host.hypervisor import SYSTEM_URI, Hypervisor, OtherDomain
 from host.job_statistics import JobStatistics
 from steps.context import Cancellation, StepContext
-from tests.unit.samples import AGENTS, MOVED, FakeClock
+from tests.unit.samples import AGENTS, MOVED, NOTE, FakeClock
 from wire.errors import ErrorCode, MigrationError
 from wire.records import MigrationReport, Progress
 from wire.situation import DomainView
@@ -38,6 +38,9 @@ ABSENT = DomainView(state=DomainState.ABSENT)
 ARRIVED = PAUSED
 
 POST_COPY = dataclasses.replace(MIGRATION, convergence=Convergence(post_copy=True))
+# The same VM, moved by somebody else.
+OTHER_JOB = dataclasses.replace(MIGRATION, job_id="0ddba11e")
+MOVED_BY_ANOTHER = dataclasses.replace(MIGRATED, moved=dataclasses.replace(NOTE, job_id=OTHER_JOB.job_id))
 WAS_PAUSED = dataclasses.replace(FACTS, state=DomainState.PAUSED)
 
 

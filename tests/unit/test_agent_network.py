@@ -21,7 +21,7 @@ import pytest
 import agent as agent_module
 import udpmodule
 from agent import Agent, AgentSettings, listen_addresses, main, parse_listen
-from constant import CONTROLLER_PORT, GIVE_UP_SECONDS, JOBS_LIMIT, STATE_DIRECTORY, Command, MessageType
+from constant import CONTROLLER_PORT, GIVE_UP_SECONDS, JOBS_LIMIT, STATE_DIRECTORY, Command, ExitCode, MessageType
 from steps.context import StepContext
 from tests.unit.node import (
     WAIT_SECONDS,
@@ -188,7 +188,7 @@ def test_a_port_that_is_taken_is_told_with_its_reason(start: Start) -> None:
     node = start({})
     with pytest.raises(MigrationError) as caught:
         AgentSocket(node.udp.responder, node.addresses(), node.writer)
-    assert caught.value.code is ErrorCode.LISTEN_FAILED
+    assert (caught.value.code, caught.value.exit_code) == (ErrorCode.LISTEN_FAILED, ExitCode.REFUSED)
     assert "in use" in caught.value.message
 
 

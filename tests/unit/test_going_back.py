@@ -5,6 +5,8 @@ definition aside, and ROLL_BACK puts it back.
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -433,6 +435,21 @@ def test_the_images_are_the_vms_own_once_it_is_defined_and_the_definition_that_w
         ledger.add(kind, str(file), FileIdentity.at(str(file)))
     define_virtual_machine.run(context, STEP)
     assert [made.kind for made in ledger.entries()] == [MadeKind.DEFINITION]
+
+
+def test_a_full_disk_is_told_as_that_once_the_vm_is_defined(
+    libvirtd: Libvirtd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(_ledger: Ledger, _kinds: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    vm = libvirtd.add(document(QCOW2.path), RUNS)
+    monkeypatch.setattr(Ledger, "keep", full)
+    with pytest.raises(MigrationError, match="No space left on device") as caught:
+        define_virtual_machine.run(context_on(DESTINATION, tmp_path), STEP)
+    assert caught.value.code is ErrorCode.FILE_NOT_WRITTEN
+    assert str(tmp_path) in caught.value.message
+    assert vm.starts
 
 
 def test_the_definition_that_was_set_aside_is_not_needed_any_more_once_the_vm_is_there(

@@ -123,6 +123,14 @@ def test_it_is_refused_while_any_other_host_runs_the_vm_since_it_may_have_moved_
     assert restored(agents, listed=listed).summary == BACK.summary
 
 
+def test_a_third_host_whose_libvirt_is_dead_is_told_and_no_reason_to_refuse() -> None:
+    agents, listed = three(DEAD)
+    result = restored(agents, listed=listed)
+    assert [warning.code for warning in result.warnings] == [
+        ErrorCode.LIBVIRT_UNREACHABLE, ErrorCode.COPY_OUTDATED]
+    assert result.summary == BACK.summary
+
+
 def test_a_vm_that_got_another_name_is_looked_for_under_both() -> None:
     renamed = dataclasses.replace(MIGRATION, new_name="web")
     record = dataclasses.replace(BEGUN, arguments=StepArguments(migration=renamed))

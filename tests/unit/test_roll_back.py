@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,12 @@ from tests.unit.one_domain import POST_COPY, WAS_PAUSED
 pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)",
                     exc_type=ImportError)
 
-from constant import DomainState, Outcome, Pause
+from constant import Command, DomainState, Outcome, Pause
 from host.domain_xml import describe
 from host.file_identity import FileIdentity
 from host.hypervisor import OtherDomain
 from host.job_files import JobSockets, Ledger, MadeKind
+from host.job_history import JobHistory
 from steps import roll_back
 from tests.unit.libvirtd import document
 from tests.unit.one_domain import (
@@ -27,6 +29,8 @@ from tests.unit.one_domain import (
     HALF,
     HALF_ARRIVED,
     MIGRATED,
+    MOVED_BY_ANOTHER,
+    OTHER_JOB,
     PAUSED,
     RUNNING,
     SHUT_OFF,
@@ -59,10 +63,10 @@ def rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: FakeCloc
 
     def run(
         here: OneDomain, *, host: str = DESTINATION, source_keeps: bool = True, migration: Migration = MIGRATION,
-        facts: DomainFacts = FACTS,
+        facts: DomainFacts = FACTS, **changes: Any,
     ) -> RollBackReport:
         put_here(monkeypatch, here)
-        context = context_on(host, tmp_path)
+        context = dataclasses.replace(context_on(host, tmp_path), **changes)
         image, sockets = tmp_path / "image", Path(JobSockets.of(MIGRATION).directory)
         image.write_text("the last good copy")
         sockets.mkdir()
@@ -244,6 +248,51 @@ def test_a_source_on_which_the_vm_stays_busy_says_so(rolled_back: RollBack) -> N
         rolled_back(OneDomain.of(RUNNING, jobs=1_000_000), host=SOURCE)
     assert caught.value.code is ErrorCode.NOT_AS_EXPECTED
     assert "still busy" in caught.value.message
+
+
+def put_job(directory: Path, migration: Migration) -> None:
+    """A job that has begun on this host."""
+    JobHistory(directory).put(JobRecord(
+        arguments=StepArguments(migration=migration, facts=FACTS), asked_by="198.51.100.1", since=1))
+
+
+@pytest.mark.parametrize("view", [RUNNING, HALF, MIGRATED, MOVED_BY_ANOTHER])
+def test_a_job_that_never_began_on_the_source_ends_nothing_that_is_done_with_the_vm_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: FakeClock, view: DomainView,
+) -> None:
+    monkeypatch.setattr("host.job_files._SOCKET_ROOT", str(tmp_path))
+    here = OneDomain.of(dataclasses.replace(view, busy=True), jobs=1_000_000)
+    put_here(monkeypatch, here)
+    context = dataclasses.replace(context_on(SOURCE, tmp_path), doing={OTHER_JOB.job_id: (Command.LIVE_MIGRATION,)})
+    report = roll_back.run(context, StepArguments(migration=MIGRATION, facts=FACTS))
+    # It did not move the VM, whoever did.
+    assert report == RollBackReport(state=view.state, removed=(), cleared=True)
+    assert here.done == []
+
+
+@pytest.mark.parametrize(("command", "ended"), [
+    (Command.LIVE_MIGRATION, []), (Command.COPY_DISK_FILE, []), (Command.CHECK_SOURCE, ["abort VM1"])])
+def test_what_another_job_does_with_the_vm_now_is_not_ended_by_one_that_was_given_up(
+    rolled_back: RollBack, tmp_path: Path, command: Command, ended: list[str],
+) -> None:
+    for migration in (MIGRATION, OTHER_JOB):
+        put_job(tmp_path, migration)
+    here = OneDomain.of(RUNNING, jobs=1)
+    report = rolled_back(here, host=SOURCE, doing={OTHER_JOB.job_id: (command,)})
+    assert report == RollBackReport(state=DomainState.RUNNING, removed=(), cleared=True)
+    assert here.done == ended
+
+
+def test_a_move_of_another_vm_is_no_reason_to_leave_this_one_locked(rolled_back: RollBack, tmp_path: Path) -> None:
+    put_job(tmp_path, dataclasses.replace(OTHER_JOB, domain="VM2"))
+    here = OneDomain.of(RUNNING, jobs=1)
+    rolled_back(here, host=SOURCE, doing={OTHER_JOB.job_id: (Command.LIVE_MIGRATION,)})
+    assert here.done == ["abort VM1"]
+
+
+def test_a_source_whose_vm_was_moved_by_another_job_did_not_give_it_up_to_this_one(rolled_back: RollBack) -> None:
+    report = rolled_back(OneDomain.of(MOVED_BY_ANOTHER), host=SOURCE, source_keeps=False)
+    assert (report.state, report.gave_up, report.cleared) == (DomainState.SHUT_OFF, False, False)
 
 
 def test_the_source_ends_the_ssh_of_an_agent_that_was_killed_and_removes_its_sockets(

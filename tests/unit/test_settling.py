@@ -14,7 +14,7 @@ from tests.unit.one_domain import WAS_PAUSED
 pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get install python3-libvirt)",
                     exc_type=ImportError)
 
-from constant import DomainState, LibvirtDaemon, Outcome
+from constant import Command, DomainState, LibvirtDaemon, Outcome
 from host.job_history import JobHistory
 from host.ssh import Login
 from steps import settle
@@ -26,6 +26,8 @@ from tests.unit.one_domain import (
     HALF,
     HALF_ARRIVED,
     MIGRATED,
+    MOVED_BY_ANOTHER,
+    OTHER_JOB,
     PAUSED,
     RUNNING,
     SHUT_OFF,
@@ -34,7 +36,7 @@ from tests.unit.one_domain import (
     put_clock,
     put_here,
 )
-from tests.unit.samples import DESTINATION, FACTS, MIGRATION, MOVED, SOURCE
+from tests.unit.samples import DESTINATION, FACTS, MIGRATION, MOVED, NOTE, SOURCE
 from wire.errors import ErrorCode, MigrationError
 from wire.facts import DomainFacts
 from wire.history import JobRecord
@@ -110,6 +112,21 @@ def test_a_source_that_has_a_vm_that_is_held_takes_it_back_without_asking(site: 
 def test_a_source_whose_libvirt_remembers_that_the_vm_has_left_finishes_without_asking(site: Site) -> None:
     assert site.settle(SOURCE, MIGRATED, NOBODY) is Outcome.MOVED
     assert (site.ran, site.asked) == (["FINISH"], [])
+
+
+def test_a_source_that_another_job_has_moved_the_vm_from_is_not_told_as_moved_by_this_one(site: Site) -> None:
+    assert site.settle(SOURCE, MOVED_BY_ANOTHER, ABSENT) is Outcome.ROLLED_BACK
+    assert site.ran == ["ROLL_BACK"]
+    own = dataclasses.replace(MIGRATED, moved=dataclasses.replace(NOTE, job_id=HELD.job_id))
+    assert site.settle(SOURCE, own, NOBODY) is Outcome.MOVED
+
+
+def test_a_source_does_nothing_while_another_job_moves_the_vm(site: Site, tmp_path: Path) -> None:
+    JobHistory(tmp_path).put(JobRecord(
+        arguments=StepArguments(migration=OTHER_JOB, facts=FACTS), asked_by="x", since=1))
+    doing = {OTHER_JOB.job_id: (Command.LIVE_MIGRATION,)}
+    assert site.settle(SOURCE, BUSY, ABSENT, doing=doing) is None
+    assert (site.ran, site.asked) == ([], [])
 
 
 ON_SOURCE: list[tuple[DomainView, DomainView | None, DomainFacts, Migration, Outcome | None]] = [
@@ -217,6 +234,9 @@ def test_what_was_made_for_a_vm_that_never_came_is_cleared_away_if_its_source_ha
     assert site.ran == ["ROLL_BACK source keeps"] * 3
     # Shut off with its host, for example: what never came is cleared away too.
     assert site.settle(DESTINATION, ABSENT, SHUT_OFF) is Outcome.ROLLED_BACK
+    # Moved elsewhere meanwhile.
+    assert site.settle(DESTINATION, ABSENT, MOVED_BY_ANOTHER) is Outcome.ROLLED_BACK
+    assert site.settle(DESTINATION, ARRIVED, MOVED_BY_ANOTHER, migration=POST_COPY) is None
     site.cleared_to = HALF
     assert site.settle(DESTINATION, ABSENT, RUNNING) is None
 
