@@ -143,23 +143,6 @@ def test_an_agent_that_was_killed_or_hangs_is_started_again(node: Machine, signa
     assert json.loads(node.says("vmmigration", "--json", "check"))["hosts"][0]["agent_version"] == VERSION
 
 
-def test_an_agent_whose_port_is_taken_comes_up_once_it_is_free(node: Machine) -> None:
-    node.run("systemctl", "stop", AGENT)
-    taken = node.start("python3", "-c", (
-        "import socket, time; taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
-        "taken.bind(('0.0.0.0', 8002)); time.sleep(600)"))
-    try:
-        wait_until("the port is taken", lambda: ":8002" in node.says("ss", "-lun"))
-        node.run("systemctl", "start", AGENT, check=False)
-        wait_until("it was tried again", lambda: int(node.unit(AGENT, "NRestarts")) > 1)
-        assert node.unit(AGENT, "ActiveState") != "active"
-    finally:
-        taken.kill()
-        taken.wait()
-    wait_until("it listens", lambda: node.unit(AGENT, "ActiveState") == "active")
-    assert "UDP 0.0.0.0 port 8002 cannot be opened" in node.journal(AGENT)
-
-
 def test_a_restart_leaves_the_work_to_the_next_agent_and_a_stop_ends_it(node: Machine) -> None:
     node.run("systemctl", "restart", AGENT)
     assert "leaving 0 job step(s) to the agent that is started next" in node.journal(AGENT)
@@ -168,6 +151,22 @@ def test_a_restart_leaves_the_work_to_the_next_agent_and_a_stop_ends_it(node: Ma
     assert "stopping; 0 job step(s)" in node.journal(AGENT)
     assert (node.unit(AGENT, "ActiveState"), node.unit(AGENT, "Result")) == ("inactive", "success")
     node.run("systemctl", "start", AGENT)
+
+
+def test_an_agent_whose_port_is_taken_comes_up_once_it_is_free(node: Machine) -> None:
+    node.run("systemctl", "stop", AGENT)
+    taken = node.start("python3", "-c", (
+        "import socket, sys; taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+        "taken.bind(('0.0.0.0', 8002)); sys.stdin.read()"), stdin=subprocess.PIPE)
+    try:
+        wait_until("the port is taken", lambda: ":8002" in node.says("ss", "-lun"))
+        node.run("systemctl", "start", AGENT, check=False)
+        wait_until("it was tried again", lambda: int(node.unit(AGENT, "NRestarts")) > 1)
+        assert node.unit(AGENT, "ActiveState") != "active"
+    finally:
+        taken.communicate()
+    wait_until("it listens", lambda: node.unit(AGENT, "ActiveState") == "active")
+    assert "UDP 0.0.0.0 port 8002 cannot be opened" in node.journal(AGENT)
 
 
 def test_what_it_starts_outlives_it(node: Machine) -> None:

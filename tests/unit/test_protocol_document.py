@@ -32,7 +32,7 @@ from wire.findings import Check
 from wire.forms import JOB_ID_PATTERN, USER_PATTERN
 from wire.history import LIST_LIMIT
 from wire.message import _KINDS, ARGUMENTS, RESULTS, Reply, Request, decode, encode
-from wire.records import CancelReport
+from wire.records import _DISKS_BYTES, CancelReport
 from wire.schema import LONGEST_TEXT, _absent
 
 DOCUMENT = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -196,6 +196,7 @@ def test_every_kind_of_reply_is_there_with_what_may_follow() -> None:
     f"It gives up after {constant.GIVE_UP_SECONDS:.0f} s without a word (a HELLO at the start of a run after "
     f"{constant.HELLO_GIVE_UP_SECONDS:.0f} s)",
     f"What changes nothing is given up after {constant.CHECK_LIMIT_SECONDS:.0f} s",
+    f"as take at most {_DISKS_BYTES} bytes",
     f"There are at most {constant.PAGES_LIMIT}.",
     f"There are at most {constant.REQUEST_PAGES_LIMIT}, so that",
     f"It keeps {constant.UNFINISHED_LIMIT} incomplete requests at most, each for {constant.CHALLENGE_SECONDS:.0f} s",
