@@ -235,7 +235,8 @@ class Controller:
         self._talk.cancel()
         arguments = StepArguments(migration=migration, facts=facts)
         for host, command in ((migration.source, Command.LIVE_MIGRATION), (migration.source, Command.COPY_DISK_FILE),
-                              (migration.destination, Command.COPY_DISK_FILE)):
+                              (migration.destination, Command.COPY_DISK_FILE),
+                              (migration.destination, Command.PREPARE_DESTINATION)):
             running = known.running(host, command)
             if running is None:
                 continue

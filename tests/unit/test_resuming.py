@@ -300,6 +300,14 @@ def test_files_that_are_on_their_way_are_cancelled_at_both_ends() -> None:
     assert report.outcome is Outcome.ROLLED_BACK
 
 
+def test_what_is_being_made_at_the_destination_is_waited_for_before_it_is_removed() -> None:
+    makes = step(Command.PREPARE_DESTINATION, 7, ended=False)
+    report, agents, _notes = resumed(known(None, [makes]), BEFORE, cancel=True)
+    assert agents.calls() == [*LOOKED, *CANCELLING, PREPARING, *ROLLING_BACK]
+    assert ids_of(agents, PREPARING) == [f"{7:032x}"]
+    assert report.outcome is Outcome.ROLLED_BACK
+
+
 def test_a_job_of_which_nothing_runs_is_undone() -> None:
     report, agents, _notes = resumed(known(COPIED, PREPARED), BEFORE, cancel=True)
     assert agents.calls() == LOOKED + CANCELLING + ROLLING_BACK
