@@ -155,7 +155,7 @@ def test_an_agent_that_is_started_on_a_full_disk_needs_no_room_for_a_journal_tha
                 refused = site.ask(node, COMMANDS, job_id=JOB).finish().results()[-1]
                 assert refused.error == ErrorCode.JOURNAL_NOT_WRITTEN.value
             else:
-                assert node.running.wait() == ExitCode.INPUT
+                assert node.running.wait() == ExitCode.REFUSED
                 assert "cannot keep its journal" in node.running.log.read_text()
         if had_journal:
             results = site.ask(node, COMMANDS, job_id=JOB).finish().results()
