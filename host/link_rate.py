@@ -35,8 +35,8 @@ _ENOUGH_PIECES = 3
 _SLOW = 4
 _LEAST_PART = 0.25
 # Nor is a slow link waited for until the end once enough pieces, one behind the other, came at the same rate: at
-# 100 Mbit/s that takes half the time. Slow start doubles its rate from one round trip to the next, and a long way
-# brings its bytes in bursts: neither looks the same.
+# 100 Mbit/s that takes half the time. TCP's slow start doubles its rate from one round trip to the next: no two pieces
+# are the same then.
 _STEADY_PART = 0.4
 _SAME = 0.9
 
