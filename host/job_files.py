@@ -272,6 +272,8 @@ def make_directory(path: str, host: str) -> FileIdentity:
     """
     try:
         os.mkdir(path, 0o711)
+        # Whatever umask the agent was started with.
+        os.chmod(path, 0o711)  # noqa: S103 - others may only pass through
     except OSError as error:
         facts = {"path": path, "host": host, "reason": error.strerror or str(error)}
         raise MigrationError(ErrorCode.DIRECTORY_MISSING, facts) from error

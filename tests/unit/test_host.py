@@ -24,6 +24,7 @@ from host.job_files import (
     Ledger,
     MadeKind,
     in_system_directory,
+    make_directory,
     make_socket_directory,
     remove_socket_directory,
     socket_directory,
@@ -510,6 +511,15 @@ def test_a_link_put_in_place_of_a_new_image_is_not_followed(
 
 
 # Whether QEMU may enter a directory.
+
+
+def test_a_directory_is_made_for_others_to_enter_whatever_umask_the_agent_was_started_with(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        make_directory(str(tmp_path / "swtpm"), "here")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "swtpm").stat().st_mode & 0o777 == 0o711
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
