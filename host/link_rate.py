@@ -130,7 +130,6 @@ class Counting:
         """Times are the monotonic clock's."""
         self._seconds = seconds
         self._at_most = at_most
-        self._begin = now
         self._end = _Mark(now, arrived)
         self._all = [self._end]
         self._warm: list[_Mark] = []
@@ -138,14 +137,14 @@ class Counting:
     def add(self, now: float, size: int) -> None:
         """So many bytes more have arrived."""
         self._end = _Mark(now, self._end.arrived + size)
-        warm = now > self._begin + self._seconds * _WARM_UP or self._end.arrived > self._at_most * _WARM_UP
+        warm = now > self._all[0].time + self._seconds * _WARM_UP or self._end.arrived > self._at_most * _WARM_UP
         for marks in (self._all, self._warm) if warm else (self._all,):
             if not marks or self._end.arrived - marks[-1].arrived >= self._at_most * _PIECE:
                 marks.append(self._end)
 
     def goes_on(self) -> bool:
         """Whether more has to arrive."""
-        passed = self._end.time - self._begin
+        passed = self._end.time - self._all[0].time
         if self._end.arrived >= self._at_most or (passed >= self._seconds * _STEADY_PART and self._steady()):
             return False
         return passed < self._seconds or (passed < self._seconds * _SLOW and not self._has_told())

@@ -19,11 +19,13 @@ pytest.importorskip("libvirt", reason="libvirt-python is not installed (apt-get 
 
 from constant import DomainState, Pause
 from host.hypervisor import SYSTEM_URI, Hypervisor, OtherDomain
+from host.job_history import JobHistory
 from host.job_statistics import JobStatistics
 from steps.context import Cancellation, StepContext
 from tests.unit.samples import AGENTS, MOVED, NOTE, FakeClock
 from wire.errors import ErrorCode, MigrationError
-from wire.records import MigrationReport, Progress
+from wire.history import JobRecord
+from wire.records import Migration, MigrationReport, Progress, StepArguments
 from wire.situation import DomainView
 
 RUNNING = DomainView(state=DomainState.RUNNING, persistent=True)
@@ -171,6 +173,12 @@ def put_clock(patch: pytest.MonkeyPatch) -> FakeClock:
     patch.setattr("time.monotonic", clock)
     patch.setattr("time.sleep", clock.sleep)
     return clock
+
+
+def put_job(state_directory: Path, migration: Migration) -> None:
+    """A job that has begun on this host."""
+    JobHistory(state_directory).put(JobRecord(
+        arguments=StepArguments(migration=migration, facts=FACTS), asked_by="198.51.100.1", since=1))
 
 
 def context_on(host: str, state_directory: Path, told: list[Progress] | None = None) -> StepContext:

@@ -19,7 +19,6 @@ from host.domain_xml import describe
 from host.file_identity import FileIdentity
 from host.hypervisor import OtherDomain
 from host.job_files import JobSockets, Ledger, MadeKind
-from host.job_history import JobHistory
 from steps import roll_back
 from tests.unit.libvirtd import document
 from tests.unit.one_domain import (
@@ -38,6 +37,7 @@ from tests.unit.one_domain import (
     context_on,
     put_clock,
     put_here,
+    put_job,
 )
 from tests.unit.samples import DESTINATION, FACTS, MIGRATION, SOURCE, FakeClock
 from wire.errors import ErrorCode, MigrationError
@@ -248,12 +248,6 @@ def test_a_source_on_which_the_vm_stays_busy_says_so(rolled_back: RollBack) -> N
         rolled_back(OneDomain.of(RUNNING, jobs=1_000_000), host=SOURCE)
     assert caught.value.code is ErrorCode.NOT_AS_EXPECTED
     assert "still busy" in caught.value.message
-
-
-def put_job(directory: Path, migration: Migration) -> None:
-    """A job that has begun on this host."""
-    JobHistory(directory).put(JobRecord(
-        arguments=StepArguments(migration=migration, facts=FACTS), asked_by="198.51.100.1", since=1))
 
 
 @pytest.mark.parametrize("view", [RUNNING, HALF, MIGRATED, MOVED_BY_ANOTHER])

@@ -35,6 +35,7 @@ from tests.unit.one_domain import (
     context_on,
     put_clock,
     put_here,
+    put_job,
 )
 from tests.unit.samples import DESTINATION, FACTS, MIGRATION, MOVED, NOTE, SOURCE
 from wire.errors import ErrorCode, MigrationError
@@ -122,8 +123,7 @@ def test_a_source_that_another_job_has_moved_the_vm_from_is_not_told_as_moved_by
 
 
 def test_a_source_does_nothing_while_another_job_moves_the_vm(site: Site, tmp_path: Path) -> None:
-    JobHistory(tmp_path).put(JobRecord(
-        arguments=StepArguments(migration=OTHER_JOB, facts=FACTS), asked_by="x", since=1))
+    put_job(tmp_path, OTHER_JOB)
     doing = {OTHER_JOB.job_id: (Command.LIVE_MIGRATION,)}
     assert site.settle(SOURCE, BUSY, ABSENT, doing=doing) is None
     assert (site.ran, site.asked) == ([], [])
