@@ -627,10 +627,9 @@ def test_the_device_of_a_move_that_fails_is_blank_again_but_not_while_something_
     finally:
         holder.kill()
         holder.wait()
-    # It is still written down, and goes as soon as it can.
+    # It is still written down, and goes as soon as it can: the agent, which looks every few seconds, may be the first.
     ended = admin.command("repair", "vain", node1.address, node2.address)
     assert ended.code == 0, ended.text
-    assert f"removed {there}" in ended.text
     assert not Path(there).read_bytes()[:1 << 20].strip(b"\0")
     assert job_leftovers(node1) == job_leftovers(node2) == []
     assert guest.witness.report().sound
