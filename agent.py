@@ -66,7 +66,7 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 30.0
 # After that its controller wants the result, and to hear how the VM is: a round trip or two, some of them lost.
 _LINGER_SECONDS = 4.0
-_CANCELLED = Phrase("its controller was told to stop")
+_CANCELLED = Phrase("the admin asked for that")
 # How long a step's thread may keep the receive loop waiting; Python's own 5 ms are felt in the answers.
 _SWITCH_SECONDS = 0.0005
 # The niceness of the receive loop and the journal, which do little and are waited for, and that of the work.

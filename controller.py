@@ -32,7 +32,7 @@ from udpmodule import ControllerSocket
 from wire.errors import ErrorCode, MigrationError, first_of
 from wire.facts import DomainFacts
 from wire.findings import Check, Finding
-from wire.phrase import SEMICOLON, Phrase, joined
+from wire.phrase import SEMICOLON, Phrase, joined, template
 from wire.records import Migration, MigrationReport, RollBackReport, StepArguments, StepReport, post_copy_failed
 from wire.situation import DomainView, has_whole
 
@@ -83,7 +83,9 @@ class Controller:
             self.settings.agent_keys(address)
         return self._followed(migration, lambda: self._run(migration))
 
-    def _followed(self, migration: Migration, run: Callable[[], RunReport]) -> RunReport:
+    def _followed(
+        self, migration: Migration, run: Callable[[], RunReport], *, resumed: bool = False,
+    ) -> RunReport:
         """The report of a run, whatever comes in between."""
         began = self.clock()
         try:
@@ -105,7 +107,7 @@ class Controller:
             report, seconds=self.clock() - began, steps=tuple(self._talk.steps), dry_run=self.dry_run,
             findings=checked.findings if checked is not None else (), sent=self._sent,
             state=report.state if facts is None or report.runs_on is not None else facts.state,
-            plan=checked.plan if checked is not None else None)
+            plan=checked.plan if checked is not None else None, resumed=resumed)
         self.on_ended(report)
         return report
 
@@ -168,7 +170,7 @@ class Controller:
             report = self._ended(migration, facts, look.outcome)
             self.on_ended(report)
             return report
-        return self._followed(migration, lambda: self._go_on(migration, facts, known))
+        return self._followed(migration, lambda: self._go_on(migration, facts, known), resumed=True)
 
     def cancel(self, job_id: str) -> RunReport:
         """Have a job end and undo it. Raises MigrationError JOB_UNKNOWN or TOO_LATE."""
@@ -180,7 +182,7 @@ class Controller:
             if moved is None and look.outcome is not None:
                 reason = Phrase("it has ended, {outcome}", {"outcome": Phrase(look.outcome.value)})
             raise MigrationError(ErrorCode.TOO_LATE, {"job": job_id, "reason": reason})
-        return self._followed(migration, lambda: self._cancelled(migration, facts, known))
+        return self._followed(migration, lambda: self._cancelled(migration, facts, known), resumed=True)
 
     def _recalled(self, job_id: str) -> tuple[Migration, DomainFacts, Recalled, JobLook]:
         """What all agents together know of a job."""
@@ -203,13 +205,19 @@ class Controller:
 
     def _ended(self, migration: Migration, facts: DomainFacts, outcome: Outcome) -> RunReport:
         """Of a job that has ended: what became of the VM since is told, but is no error of the job's."""
-        has_it = migration.destination if outcome is Outcome.MOVED else migration.source
+        has_it, other = migration.source, migration.destination
+        if outcome is Outcome.MOVED:
+            has_it, other = other, has_it
         try:
-            state = locate(self._talk, has_it, migration.name_on(has_it)).state
+            view = locate(self._talk, has_it, migration.name_on(has_it))
+            if view.half or not view.has_it:
+                # Another move may have taken it to the other host since, or be at it.
+                there = locate(self._talk, other, migration.name_on(other))
+                if there.has_it and not there.half:
+                    has_it, view = other, there
         except (MigrationError, SilenceError) as error:
-            return RunReport(
-                migration, outcome, None, 0.0, errors=(reason_of(error),), state=facts.state, as_before=False)
-        return RunReport(migration, outcome, has_it, 0.0, state=state, as_before=state is facts.state)
+            return RunReport(migration, outcome, None, 0.0, errors=(reason_of(error),), state=facts.state, before=True)
+        return RunReport(migration, outcome, has_it, 0.0, state=view.state, before=True)
 
     def _go_on(self, migration: Migration, facts: DomainFacts, known: Recalled) -> RunReport:
         """From the step that the job is at. None that may have had its effect is asked for again."""
@@ -447,6 +455,8 @@ class Controller:
             return RunReport(migration, Outcome.MOVED_INCOMPLETE, migration.destination, 0.0, errors=(error,),
                              state=self._moved.state)
         reason = Phrase("{error} What had been begun was not followed to its end.", {"error": error.message})
+        if error.code is ErrorCode.MIGRATION_CANCELLED:
+            reason = Phrase("Ctrl-C ended this command before both hosts had told what became of it")
         return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(_state_unknown(migration, reason),))
 
 
@@ -523,9 +533,18 @@ def _moved(report: MigrationReport) -> str:
     return joined(words or [Phrase("done")])
 
 
+# By whether the copy that an earlier move had left is there, and whether anything was removed.
+_UNDONE = {
+    (False, False): template("VM {state} here"),
+    (False, True): template("VM {state} here, removed {paths}"),
+    (True, False): template("only the copy of an earlier move here, as it was"),
+    (True, True): template("only the copy of an earlier move here, as it was; removed {paths}"),
+}
+
+
 def _rolled_back(report: RollBackReport) -> str:
     facts = {"state": Phrase(report.state.value), "paths": joined(report.removed)}
-    said = Phrase("VM {state} here, removed {paths}" if report.removed else "VM {state} here", facts)
+    said = Phrase(_UNDONE[report.older_copy, bool(report.removed)], facts)
     if not report.spared:
         return said
     return joined((said, Phrase("{paths} left alone, another VM uses it as well", {

@@ -244,16 +244,18 @@ class Display:
 
     def leaving(self, seconds: float) -> None:
         """Say what Ctrl-C does."""
-        words = translate("Leaving: the job goes on. Ctrl-C once more within {seconds} s cancels it.")
+        words = translate("Leaving: the step that runs goes on. Ctrl-C once more within {seconds} s cancels the job.")
         self._say("leaving", words.format(seconds=f"{seconds:.0f}"))
 
     def cancelling(self, *, possible: bool, pressed: bool = True) -> None:
         """Say that Ctrl-C, or `cancel`, was understood."""
         if possible:
             self._say("cancelling", translate(
-                "Cancelling: the VM stays where it is. Another Ctrl-C leaves at once, with the state unknown."
+                "Cancelling: the VM stays where it is if it has not moved yet. Another Ctrl-C leaves at once, with the "
+                "state unknown."
                 if pressed else
-                "Cancelling: the VM stays where it is. Ctrl-C leaves at once, with the state unknown."))
+                "Cancelling: the VM stays where it is if it has not moved yet. Ctrl-C leaves at once, with the state "
+                "unknown."))
         else:
             self._say("too-late-to-cancel", translate(
                 "Too late to cancel: this clears up. Another Ctrl-C leaves at once, with that unfinished."))

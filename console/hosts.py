@@ -34,7 +34,7 @@ def _row(host: HostLook) -> tuple[str, ...]:
         return (host.address, translate("NO ANSWER") if host.error is None else host.error.code.value, *[""] * 6)
     return (
         host.address, facts.hostname, facts.version, translate(version_text(facts.libvirt_version)),
-        translate(version_text(facts.qemu_version)), f"{host.clock:+.1f} s",
+        translate(version_text(facts.qemu_version)), f"{round(host.clock, 1) + 0.0:+.1f} s",
         translate("{free} of {all}").format(free=facts.free_slots, all=facts.slots),
         translate("{size} in {path}").format(size=size(facts.space_free), path=facts.space_path))
 

@@ -41,7 +41,9 @@ def _state(job: JobLook) -> str:
     if job.outcome is not None:
         return translate(job.outcome.value)
     doing = [Phrase("{command} on {host}", {"command": command.value, "host": host}) for command, host in job.doing]
-    return translate(joined(doing or [Phrase("not finished: nothing runs")]))
+    idle = (Phrase("has moved, not finished: no step runs") if job.told.downtime >= 0 else
+            Phrase("not finished: no step runs"))
+    return translate(joined(doing or [idle]))
 
 
 def jobs_json(report: JobsReport) -> dict[str, object]:

@@ -168,7 +168,8 @@ def _planned_figures(plan: Plan | None) -> Iterator[tuple[str, str, str]]:
 def _real_figures(run: RunPage) -> Iterator[tuple[str, str, str]]:
     report, moved = run.report, run.report.moved
     expected = expected_text(report.plan)
-    yield translate("total time"), seconds_text(report.seconds), (
+    whole = not report.resumed and report.outcome is not Outcome.DETACHED
+    yield translate("total time") if whole else translate("followed for"), seconds_text(report.seconds), (
         translate("expected {range}").format(range=expected) if expected else "")
     if moved is None:
         crossed = crossed_bytes(run.recording, report.migration.source)
@@ -355,8 +356,9 @@ def _came(run: RunPage) -> Markup:
     roles = {report.migration.source: translate("source"), report.migration.destination: translate("destination")}
     names = {address: listed((role, run.hosts[address].hostname if address in run.hosts else address))
              for address, role in roles.items()}
+    going_on = {(span.command, span.host) for span in run.recording.spans if span.result is None}
     parts = [*([plan_table(report, report.plan, came)] if report.plan is not None else []),
-             *([step_table(report, names)] if report.steps or report.plan is not None else [])]
+             *([step_table(report, going_on, names)] if report.steps or report.plan is not None else [])]
     return _section(translate("Plan and course"), *parts) if parts else NOTHING
 
 

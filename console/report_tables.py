@@ -6,7 +6,7 @@ Pure functions; what stands in them comes from other hosts, and is escaped where
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from console.figures import duration, size
@@ -14,7 +14,7 @@ from console.language import listed, readable, translate
 from console.markup import NOTHING, Markup, element, joined
 from console.report_charts import stretch
 from console.report_rates import Pass
-from constant import DomainState
+from constant import Command, DomainState, Outcome
 from control.conversation import StepResult
 from control.plan import Plan, PlannedStep
 from control.report import RunReport
@@ -92,7 +92,8 @@ def plan_table(report: RunReport, plan: Plan, came: Came) -> Markup:
     live = report.state is not DomainState.SHUT_OFF
     rows = [
         (translate("whole run"), expected_text(plan) or translate("could not be said"),
-         _against(report.seconds, plan) if real else seconds_text(report.seconds)),
+         _against(report.seconds, plan) if real else
+         NOT_KNOWN if report.outcome is Outcome.DETACHED else seconds_text(report.seconds)),
         (translate("disks and files"), size(plan.disk_bytes),
          size(moved.disk_bytes + report.sent) if moved is not None else ""),
         (translate("memory"), translate("up to {amount}").format(amount=size(plan.memory_bytes)),
@@ -137,8 +138,8 @@ def _rates(came: Came) -> str:
     return listed(parts)
 
 
-def step_table(report: RunReport, names: Mapping[str, str]) -> Markup:
-    """Every step that was run or planned: where, what it was to do, and what came of it."""
+def step_table(report: RunReport, going_on: Collection[tuple[Command, str]], names: Mapping[str, str]) -> Markup:
+    """Every step that was run or planned: where, what it was to do, and what came of it; or that it is `going_on`."""
     planned = list(report.plan.steps) if report.plan is not None else []
     rows: list[tuple[str, ...]] = []
     for step in report.steps:
@@ -147,7 +148,9 @@ def step_table(report: RunReport, names: Mapping[str, str]) -> Markup:
             planned.remove(of_plan)
         rows.append((_step_on(step, names), _does(of_plan), _result(step), seconds_text(step.seconds)))
     not_run = translate("not in a dry run") if report.dry_run else translate("not run")
-    rows += [(_step_on(each, names), _does(each), not_run, NOT_KNOWN) for each in planned]
+    rows += [(
+        _step_on(each, names), _does(each),
+        translate("goes on") if (each.command, each.host) in going_on else not_run, NOT_KNOWN) for each in planned]
     return table(translate("Every step"), (
         translate("step"), translate("planned"), translate("came of it"), translate("took")), rows, "steps")
 

@@ -19,6 +19,14 @@ _IS_SO = {
     DomainState.RUNNING: Phrase("runs"), DomainState.PAUSED: Phrase("is paused"),
     DomainState.SHUT_OFF: Phrase("is shut off"), DomainState.ABSENT: Phrase("is absent")}
 
+# By whether an earlier command had begun it, and whether anything has crossed.
+_AMOUNTS = {
+    (False, True): template("total {seconds} s, moved {size} ({parts})"),
+    (False, False): template("total {seconds} s, moved {size}"),
+    (True, True): template("taken up {seconds} s ago, moved {size} in all ({parts})"),
+    (True, False): template("taken up {seconds} s ago, moved {size} in all"),
+}
+
 
 def result_text(report: RunReport) -> str:
     """The result in a few lines."""
@@ -30,10 +38,12 @@ def result_text(report: RunReport) -> str:
 def _where(report: RunReport) -> Phrase:
     """Where the VM is, and how."""
     migration = report.migration
-    if report.runs_on is None and report.outcome in (Outcome.MOVED, Outcome.ROLLED_BACK):
-        # It has ended before, and how the VM is since could not be asked.
-        return Phrase("Job {job} has ended: {outcome}.", {
-            "job": migration.job_id, "outcome": Phrase(report.outcome.value)})
+    if report.before:
+        told = template("Job {job} has ended: {outcome}.") if report.runs_on is None else template(
+            "Job {job} has ended: {outcome}. {name} {is_so} on {host} now.")
+        return Phrase(told, {
+            "job": migration.job_id, "outcome": Phrase(report.outcome.value), "is_so": _IS_SO[report.state],
+            "name": migration.name_on(report.runs_on or migration.destination), "host": report.runs_on or "?"})
     words = {
         Outcome.NOTHING_CHANGED: template("Nothing was changed on either host."),
         Outcome.MOVED: template("{there} {is_so} on {host} now."),
@@ -41,7 +51,7 @@ def _where(report: RunReport) -> Phrase:
         Outcome.ROLLED_BACK: template("Rolled back: {vm} {is_so} on {host} as before.") if report.as_before else
         template("Rolled back: {vm} {is_so} on {host}."),
         Outcome.UNKNOWN: template("STATE UNKNOWN: look for {vm} on both hosts before you do anything."),
-        Outcome.DETACHED: template("Left: job {job} of {vm} goes on."),
+        Outcome.DETACHED: template("Left: job {job} of {vm} goes on with its step."),
     }
     return Phrase(words[report.outcome], {
         "vm": migration.domain, "there": migration.name_there, "is_so": _IS_SO[report.state],
@@ -57,7 +67,7 @@ def _figures(report: RunReport) -> list[str]:
         (template("files {size}"), report.sent), (template("disk {size}"), moved.disk_bytes),
         (template("memory {size}"), moved.memory_bytes))
     parts = [Phrase(words, {"size": size(amount)}) for words, amount in amounts if amount]
-    told = [Phrase("total {seconds} s, moved {size} ({parts})" if parts else "total {seconds} s, moved {size}", {
+    told = [Phrase(_AMOUNTS[report.resumed, bool(parts)], {
         "seconds": f"{report.seconds:.1f}", "size": size(moved.disk_bytes + moved.memory_bytes + report.sent),
         "parts": joined(parts)})]
     if report.state is not DomainState.SHUT_OFF:

@@ -23,7 +23,7 @@ _COMMAND, _HOST, _SECONDS = 22, 15, 9
 _FIGURES, _FEW_FIGURES = 59, 23
 _LONGEST_BAR, _SHORTEST_BAR = 40, 6
 # Progress comes twice a second.
-_SILENCE_SECONDS = 10.0
+_SILENCE_SECONDS = 5.0
 
 
 class Paint(Enum):

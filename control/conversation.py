@@ -249,7 +249,9 @@ class Conversation:
                 continue
             summary = Phrase("{host}, libvirt {version}", {
                 "host": facts.hostname, "version": version_text(facts.libvirt_version)})
-            self._ended(StepResult(Command.HELLO, host, self.clock() - began, summary))
+            # Another one may have been waited for since.
+            self._ended(StepResult(
+                Command.HELLO, host, min(self.clock(), self.contacts[host].until) - began, summary))
         return errors
 
     def _try_hello(self, host: str) -> Exchange | MigrationError:

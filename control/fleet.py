@@ -27,7 +27,10 @@ _ADDRESSES_LIMIT = 1024
 
 @dataclass(frozen=True)
 class HostLook:
-    """One host: what its agent told, or why it did not. `clock` is how many seconds it is ahead of this host's."""
+    """One host: what its agent told, or why it did not.
+
+    `clock` is how many seconds it is certain to be ahead of this host's, however long the answer took.
+    """
 
     address: str
     facts: Optional[HostFacts] = None
@@ -128,7 +131,7 @@ def _host(address: str, talk: Conversation, errors: dict[str, MigrationError], w
     if contact is None:
         return HostLook(address, error=errors[address])
     least, most = contact.clock_offset()
-    return HostLook(address, contact.facts, (least + most) / 2 - wall_offset)
+    return HostLook(address, contact.facts, max(least - wall_offset, min(most - wall_offset, 0.0)))
 
 
 def _pairs(talk: Conversation, answered: list[str], user: str) -> Iterator[PairLook]:

@@ -47,6 +47,10 @@ class RunReport:
     """How the VM is on `runs_on`; where that is not known, how it was when it began."""
     as_before: bool = True
     """After a roll-back: whether it is as it was, and not shut off because its host was, for example."""
+    before: bool = False
+    """Whether the job had ended before this command looked at it; `state` and `runs_on` are of now."""
+    resumed: bool = False
+    """Whether an earlier command had begun the job; `seconds` and `steps` are of this one alone."""
     sent: int = 0
     """Bytes of data that crossed as files, besides what QEMU copied."""
 

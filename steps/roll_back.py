@@ -49,6 +49,7 @@ def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
             return RollBackReport(state=state, removed=(), arrived=has_arrived(view), split=view.split)
         ledger = context.ledger(migration)
         put_back(hypervisor, migration.name_there, ledger)
+        view = hypervisor.view(migration.name_there)
         others = DisksOfOthers.of(hypervisor, migration.name_there, context.host)
     coming = _coming(context, migration)
     spared = ledger.spare(lambda path: path in coming or others.include(path))
@@ -57,7 +58,8 @@ def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
         raise MigrationError(ErrorCode.NOT_AS_EXPECTED, {
             "host": context.host, "problem": Phrase("cannot remove {problem}", {
                 "problem": joined(problems, SEMICOLON)}), "domain": migration.domain})
-    return RollBackReport(state=state, removed=tuple(removed), cleared=True, spared=spared)
+    return RollBackReport(
+        state=state, removed=tuple(removed), cleared=True, spared=spared, older_copy=view.state is not state)
 
 
 def _coming(context: StepContext, migration: Migration) -> set[str]:

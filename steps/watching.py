@@ -222,8 +222,9 @@ def as_progress(statistics: JobStatistics, control: ConvergenceControl, memory: 
     `memory` is what is expected of it until libvirt counts it: or else the end of the disks would pass for the end.
     """
     done = statistics.disk_done + statistics.memory_done
-    total = statistics.disk_total + (statistics.memory_total or memory) if statistics.disk_total else (
-        statistics.memory_total)
+    # Pages of zeros are part of its size and do not cross: what is left tells better than what there is in all.
+    of_memory = statistics.memory_done + statistics.memory_left if statistics.passes else statistics.memory_total
+    total = statistics.disk_total + (of_memory or memory) if statistics.disk_total else of_memory
     return Progress(
         phase=control.phase(), done=done, total=max(done, total),
         memory=control.memory())

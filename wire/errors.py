@@ -180,7 +180,8 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.SAME_HOST: ErrorText(
         _INPUT, "Source and destination are both {address}.", "Name two different hosts."),
     ErrorCode.AGENT_NOT_LISTED: ErrorText(
-        _INPUT, "{address} is not in {path}.", "Add the line `{address}` to that file if it is one of your nodes."),
+        _INPUT, "{address} is not in {path} on this host.",
+        "Add the line `{address}` to that file if it is one of your nodes."),
     ErrorCode.FILE_UNREADABLE: ErrorText(
         _INPUT, "{path} cannot be read: {reason}.", "Mend what is said of it, then repeat the command."),
     ErrorCode.FILE_NOT_WRITTEN: ErrorText(
@@ -197,7 +198,7 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         _INPUT, "{path} names {count} addresses, more than the {limit} that are asked at once.",
         "Name the nodes themselves there instead of a wide network."),
     ErrorCode.KEY_MISSING: ErrorText(
-        _INPUT, "There is no key in {path}.",
+        _INPUT, "There is no key on this host: {path} is missing or empty.",
         "On the management host run `vmmigration.py new-key` once, then `vmmigration.py agent-key IP` for each node "
         "and put its output into that node's AgentKey.txt (mode 600). `--insecure` relies on the IP lists alone."),
     ErrorCode.KEY_INVALID: ErrorText(
@@ -396,8 +397,9 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
         "at {since}.", "Move it from where it is now; `vmmigration.py restore-source {job}` brings this copy back, "
         "without what was written since."),
     ErrorCode.STALE_COPY_REPLACED: ErrorText(
-        _REFUSED, "{host} still has the copy of VM {domain} that job {job} left there: the VM takes its place, its old "
-        "disks stay as {paths}.", "Remove those once the VM is back and well; `--source-after delete` leaves none."),
+        _REFUSED, "{host} still has the copy of VM {domain} that job {job} left there: the VM takes its place. Old "
+        "disks that stay: {paths}.",
+        "Remove them once the VM runs well there. A move with `--source-after delete` leaves none on its source."),
     ErrorCode.PATH_TAKEN: ErrorText(
         _REFUSED, "{path} exists already on {host}.",
         "Nothing is overwritten: move that file away on {host} if nobody needs it."),
@@ -576,7 +578,8 @@ ERRORS: Mapping[ErrorCode, ErrorText] = MappingProxyType({
     ErrorCode.DETACHED: ErrorText(
         ErrorKind.UNKNOWN, "This command has left; job {job} of VM {domain} goes on with its step.",
         "`vmmigration.py resume {job}` takes it up again, from any management host; `status {job}` shows it, `cancel "
-        "{job}` ends it. If nobody does, the two hosts finish or undo it by themselves after {seconds} s."),
+        "{job}` ends it. If nobody does, the two hosts finish or undo it by themselves, {seconds} s after the end of "
+        "that step."),
     ErrorCode.TOO_LATE: ErrorText(
         _REFUSED, "Job {job} cannot be cancelled any more: {reason}.",
         "`vmmigration.py resume {job}` finishes what is left to do, if anything is."),

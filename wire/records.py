@@ -346,6 +346,8 @@ class RollBackReport:
     """Whether a part of its memory is on the other host: it is in post-copy, or that broke off."""
     spared: tuple[str, ...] = ()
     """What the job made or took that another VM uses meanwhile: it is that VM's now."""
+    older_copy: bool = False
+    """On the destination: whether the copy is there, as it was, that an earlier move of the VM has left."""
 
 
 @record

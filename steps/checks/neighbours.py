@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from constant import LIBVIRT_SOCKETS, DomainState
-from host.stale_copy import leftovers
+from host.stale_copy import StaleCopy, leftovers
 from steps.checks.look import Looks, Saw, fine, stops, warns
 from steps.checks.machine import DestinationView
 from wire.errors import ErrorCode
@@ -87,8 +87,8 @@ def vm_name(view: DestinationView) -> Iterator[Saw]:
     found = view.hypervisor.view(domain)
     own = libvirt_conf_path(domain)
     if found.moved is not None and found.gone and view.hypervisor.name_of(view.facts.uuid) == domain:
-        placement = view.migration.placement(view.facts)
-        kept = leftovers(placement.path(disk.path) for disk in view.facts.disks)
+        # The copy's own disks: the VM may come back to other paths.
+        kept = leftovers(StaleCopy.of(view.hypervisor, domain, found.moved.job_id, view.host).files)
         yield warns(ErrorCode.STALE_COPY_REPLACED, domain=domain, job=found.moved.job_id,
                     paths=joined(kept) or Phrase("none"))
     elif found.state is not DomainState.ABSENT:

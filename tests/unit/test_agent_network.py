@@ -130,7 +130,7 @@ def test_work_that_was_begun_under_the_old_key_is_asked_for_under_the_new_one(st
     ("AgentIPAddr.txt", "# nodes\n\n192.0.2.0/33\n", "AgentIPAddr.txt, line 3: '192.0.2.0/33'"),
     ("ControllerIPAddr.txt", "# nobody\n", "ControllerIPAddr.txt names no address"),
     ("AgentKey.txt", f"{NEW_KEY.secret.hex()}\nsecret\n", "AgentKey.txt, line 2: not a key"),
-    ("AgentKey.txt", "", "There is no key in"),
+    ("AgentKey.txt", "", "There is no key on this host"),
 ])
 def test_what_cannot_be_read_again_leaves_all_as_it_was_and_is_logged_with_its_line(
     start: Start, caplog: pytest.LogCaptureFixture, name: str, content: str, said: str,

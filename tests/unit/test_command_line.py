@@ -212,8 +212,8 @@ def test_what_goes_on_with_a_job_names_every_agent_that_is_silent(run: Run, monk
     ("AgentIPAddr.txt", b"\xff\xfe", "cannot be read: it is not UTF-8"),
     ("AgentIPAddr.txt", b"# nothing\n", "names no address"),
     ("AgentIPAddr.txt", b"192.0.2.11\nnode2\n", "line 2: 'node2'"),
-    ("ControllerKey.txt", None, "There is no key in"),
-    ("ControllerKey.txt", b"", "There is no key in"),
+    ("ControllerKey.txt", None, "There is no key on this host"),
+    ("ControllerKey.txt", b"", "There is no key on this host"),
     ("ControllerKey.txt", b"secret\n", "line 1: not a key"),
 ])
 def test_a_bad_file_is_named_with_what_is_wrong(
@@ -342,12 +342,12 @@ def test_each_kind_of_end_has_its_exit_code_and_its_sentence(
 
 
 def test_leaving_with_ctrl_c_is_told_with_the_job_that_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for options, said in (([], "Leaving: the job goes on. Ctrl-C once more within 2 s cancels it."),
+    for options, said in (([], "Leaving: the step that runs goes on. Ctrl-C once more within 2 s cancels the job."),
                           (["--progress", "json"], '{"event": "leaving"}')):
         agents = scripted(monkeypatch, {(Command.LIVE_MIGRATION, SOURCE): Interrupt(MOVED)})
         code, out, err = run(*options, *WORDS)
         assert code == 8
-        job = re.fullmatch(r"Left: job ([0-9a-f]{8}) of VM1 goes on\.\n", out)
+        job = re.fullmatch(r"Left: job ([0-9a-f]{8}) of VM1 goes on with its step\.\n", out)
         assert job is not None
         assert said in err
         assert f"vmmigration.py resume {job[1]}" in err
@@ -626,7 +626,7 @@ def test_the_end_of_a_terminal_or_a_service_is_taken_like_ctrl_c(
     code, out, err = run(*WORDS)
     assert code == 8
     assert out.startswith("Left: job ")
-    assert "Leaving: the job goes on." in err
+    assert "Leaving: the step that runs goes on." in err
     assert agents.calls()[-1] == (Command.COPY_DISK_FILE, SOURCE)
 
 

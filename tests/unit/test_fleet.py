@@ -43,10 +43,13 @@ def script_of(*changes: Mapping[Call, object]) -> dict[Call, object]:
 
 
 def look(
-    script: Mapping[Call, object], *lines: str, unusable: str = "",
+    script: Mapping[Call, object], *lines: str, unusable: str = "", taking: float = 0.0,
 ) -> tuple[FleetReport, ScriptedAgents]:
-    """A look at what these lines of a list name; every address that the script does not know is silent."""
-    agents = ScriptedAgents(step_seconds=0.0, tells_when=True, before=cannot_send_to(unusable))
+    """A look at what these lines of a list name; every address that the script does not know is silent.
+
+    Each answer is `taking` so many seconds.
+    """
+    agents = ScriptedAgents(step_seconds=taking, tells_when=True, before=cannot_send_to(unusable))
     listed = AddressList(Path("AgentIPAddr.txt"), tuple(ipaddress.ip_network(line) for line in lines or NODES))
     addresses = [str(address) for network in listed.networks if network.num_addresses <= 1024
                  for address in network.hosts()]
@@ -54,7 +57,8 @@ def look(
         **{(Command.HELLO, address): Silence() for address in addresses if (Command.HELLO, address) not in HAPPY},
         **{(Command.HELLO, address): Silence() for address in addresses}, **script}
     talk = Conversation(ControllerSettings(listed, (MASTER,)), agents, Notes(), agents.clock)
-    return look_at_fleet(talk, "kvm", lambda: WALL), agents
+    began = agents.clock.now
+    return look_at_fleet(talk, "kvm", lambda: WALL + agents.clock.now - began), agents
 
 
 def links(agents: ScriptedAgents) -> list[LinkArguments]:
@@ -152,6 +156,15 @@ def test_a_clock_that_is_apart_is_told_once_whichever_way_it_is_off() -> None:
         assert {warning.facts["source"], warning.facts["destination"]} > {NODES[1]}
         assert report.hosts[1].clock == pytest.approx(seconds)
         assert report.exit_code is ExitCode.MOVED
+
+
+def test_an_answer_that_takes_long_makes_no_clock_wrong() -> None:
+    for read in (0.0, 2.5):
+        facts = dataclasses.replace(HOST_FACTS, clock=round((WALL + read) * 1000))
+        report, _agents = look(script_of({(Command.HELLO, NODES[0]): facts}), NODES[0], taking=2.5)
+        assert report.hosts[0].clock == 0.0
+    assert "+0.0 s" in fleet_text(look(script_of({(Command.HELLO, NODES[0]): dataclasses.replace(
+        HOST_FACTS, clock=round((WALL - 0.04) * 1000))}))[0])
 
 
 def test_one_host_alone_has_no_ways_and_no_clock_to_compare() -> None:

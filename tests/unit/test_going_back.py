@@ -36,7 +36,7 @@ from steps.checks.machine import DestinationView
 from steps.checks.neighbours import LOOKS
 from steps.context import StepContext
 from steps.table import STEPS
-from tests.unit.looking import CAPABILITIES, FINE, FakeHypervisor, found, said, stopping, warning
+from tests.unit.looking import CAPABILITIES, FINE, FakeHypervisor, found, said, stopping
 from tests.unit.one_domain import context_on, put_clock
 from wire.errors import ErrorCode, MigrationError
 from wire.findings import Check
@@ -255,6 +255,7 @@ def test_a_kept_copy_is_set_aside_for_the_vm_that_comes_back_and_put_back_if_it_
     assert {path.name for path in (tmp_path / "images").iterdir()} == {"node.qcow2", old.name}
     report = roll_back.run(context, migration)
     assert (report.state, report.cleared, report.arrived) == (DomainState.ABSENT, True, False)
+    assert report.older_copy is True
     assert libvirtd.lookupByName("VM1").text == before
     assert {path.name for path in (tmp_path / "images").iterdir()} == {old.name}
     assert old.read_text() == "the old disk"
@@ -317,14 +318,19 @@ def view(**libvirt: object) -> DestinationView:
         DESTINATION, MIGRATION, FACTS, FakeHypervisor(**libvirt).hypervisor(), CAPABILITIES)  # type: ignore[arg-type]
 
 
-def test_a_kept_copy_of_the_same_vm_is_replaced_and_its_old_disks_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("steps.checks.neighbours.leftovers", lambda paths: [f"{path}.moved-1" for path in paths])
-    kept = view(states={"VM1": DomainState.SHUT_OFF}, moved=EARLIER, same_uuid="VM1")
-    assert said(LOOKS, kept, Check.VM_NAME) == warning(ErrorCode.STALE_COPY_REPLACED)
-    (finding,) = found(LOOKS, kept, Check.VM_NAME)
-    assert finding.facts["paths"] == f"{QCOW2.path}.moved-1"
+def test_a_kept_copy_of_the_same_vm_is_replaced_and_its_old_disks_are_told_wherever_the_new_ones_go(
+    libvirtd: Libvirtd, disk: Path,
+) -> None:
+    libvirtd.add(document(str(disk)), note=EARLIER)
+    disk.rename(f"{disk}.moved-{EARLIER.job_id}")
+    with Hypervisor.open(DESTINATION) as hypervisor:
+        kept = DestinationView(DESTINATION, MIGRATION, FACTS, hypervisor, CAPABILITIES)
+        assert str(disk) not in {each.path for each in FACTS.disks}
+        (finding,) = found(LOOKS, kept, Check.VM_NAME)
+        assert said(LOOKS, kept, Check.VM_UUID) == FINE
+    assert (finding.severity, finding.code) == (Severity.WARNS, ErrorCode.STALE_COPY_REPLACED)
+    assert finding.facts["paths"] == f"{disk}.moved-{EARLIER.job_id}"
     assert f"job {EARLIER.job_id}" in finding.message
-    assert said(LOOKS, kept, Check.VM_UUID) == FINE
 
 
 @pytest.mark.parametrize("libvirt", [

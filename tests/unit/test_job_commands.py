@@ -117,7 +117,7 @@ def test_the_jobs_are_a_table_with_the_newest_first_and_nothing_on_stderr(run: R
 
 
 def test_a_job_that_nobody_drives_says_so(run: Run) -> None:
-    assert run("list", listing(job(1))).rows[0][-1] == "not finished: nothing runs"
+    assert run("list", listing(job(1))).rows[0][-1] == "not finished: no step runs"
 
 
 def test_what_an_admin_is_called_steers_no_terminal(run: Run) -> None:
@@ -221,7 +221,7 @@ def test_a_program_gets_the_status_as_it_is_now(run: Run) -> None:
 
 def test_ctrl_c_ends_the_following_and_not_the_job(run: Run) -> None:
     ran = run(f"status {JOB}", {**RUNNING, MIGRATING: Interrupt(MOVED)})
-    assert (ran.code, ran.rows[0][-1]) == (0, "not finished: nothing runs")
+    assert (ran.code, ran.rows[0][-1]) == (0, "not finished: no step runs")
     assert Command.CANCEL not in {command for command, _host in ran.agents.calls()}
 
 

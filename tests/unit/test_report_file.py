@@ -116,7 +116,7 @@ RUNS: Mapping[str, tuple[list[str], Mapping[Call, object], int, str]] = {
     "resumed and rolled back": (["resume", MIGRATION.job_id], {
         **known(COPIED, PREPARED), **BEFORE, MIGRATING: FAILED}, 5, "Rolled back"),
     "resumed too late": (["resume", MIGRATION.job_id], known(
-        COPIED, PREPARED, outcomes=(Outcome.MOVED, Outcome.MOVED)), 0, "VM1 runs on"),
+        COPIED, PREPARED, outcomes=(Outcome.MOVED, Outcome.MOVED)), 0, "Job 0badcafe has ended: moved. VM1 runs on"),
 }
 
 

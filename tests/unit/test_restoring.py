@@ -84,7 +84,7 @@ def three(view: object) -> tuple[ScriptedAgents, AddressList]:
 def test_the_source_brings_its_copy_back_once_all_others_say_that_the_vm_is_not_there() -> None:
     agents = agents_with()
     result = restored(agents)
-    assert agents.calls() == [*GREETED, *LISTED, LOCATING, RECALLED[0], RESTORING]
+    assert agents.calls() == [*GREETED, *LISTED, *LISTED, LOCATING, RECALLED[0], RESTORING]
     assert (result.migration, result.summary) == (MIGRATION, BACK.summary)
     assert agents.asked[-1].request.cmd_arguments == StepArguments(migration=MIGRATION)
 
@@ -302,6 +302,16 @@ def test_while_the_job_still_moves_the_vm_nothing_is_brought_back() -> None:
     error = refused(agents, job=job(1).job_id)
     assert error.code is ErrorCode.JOB_RUNS
     assert f"LIVE_MIGRATION on {SOURCE}" in error.message
+
+
+def test_while_another_job_brings_the_vm_somewhere_it_is_told_of_that_and_not_of_a_second_vm() -> None:
+    own = agents_with().script[LISTED[1]]
+    assert isinstance(own, JobList)
+    other = dataclasses.replace(job(7, None, Command.LIVE_MIGRATION), domain=MIGRATION.domain)
+    half = DomainView(state=DomainState.PAUSED, pause=Pause.MIGRATION)
+    error = refused(agents_with({LISTED[1]: JobList(jobs=(*own.jobs, other)), LOCATING: half}))
+    assert error.code is ErrorCode.JOB_RUNS
+    assert f"job {other.job_id} now" in error.message
 
 
 def test_a_job_that_nobody_knows_is_told() -> None:

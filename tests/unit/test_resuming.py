@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from constant import Command, DomainState, ExitCode, Outcome
+from constant import Command, DomainState, ExitCode, Outcome, Pause
 from control.report import RunReport
-from tests.unit.samples import DESTINATION, FACTS, ISO, KEPT, MIGRATION, MOVED, SOURCE
+from tests.unit.samples import DESTINATION, FACTS, ISO, KEPT, MIGRATION, MOVED, NOTE, SOURCE
 from tests.unit.scripted import (
     BEFORE,
     BEGUN,
@@ -151,14 +151,30 @@ def test_a_job_that_has_ended_is_told_with_how_the_vm_is_now_and_nothing_is_aske
     outcomes: tuple[Outcome, Outcome], outcome: Outcome, runs_on: str,
 ) -> None:
     looking = (Command.LOCATE, runs_on)
-    for state in (DomainState.RUNNING, DomainState.SHUT_OFF):
-        report, agents, _notes = resumed(known([], [], outcomes=outcomes), {looking: DomainView(state=state)})
-        assert agents.calls() == [*LOOKED, looking]
-        assert (report.outcome, report.runs_on, report.state, report.errors) == (outcome, runs_on, state, ())
-        assert report.as_before is (state is DomainState.RUNNING)
+    report, agents, _notes = resumed(known([], [], outcomes=outcomes), {looking: DomainView(state=DomainState.RUNNING)})
+    assert agents.calls() == [*LOOKED, looking]
+    assert (report.outcome, report.runs_on, report.state) == (outcome, runs_on, DomainState.RUNNING)
+    assert (report.before, report.errors) == (True, ())
     report, _agents, _notes = resumed(known([], [], outcomes=outcomes), {looking: Silence()})
-    assert (report.outcome, codes(report)) == (outcome, [ErrorCode.AGENT_SILENT])
-    assert (report.runs_on, report.as_before) == (None, False)
+    assert (report.outcome, report.runs_on, report.before) == (outcome, None, True)
+    assert codes(report) == [ErrorCode.AGENT_SILENT]
+
+
+@pytest.mark.parametrize("view", [
+    DomainView(state=DomainState.ABSENT), DomainView(state=DomainState.SHUT_OFF, moved=NOTE),
+    DomainView(state=DomainState.PAUSED, pause=Pause.MIGRATION)])
+@pytest.mark.parametrize(("there", "runs_on"), [
+    (DomainView(state=DomainState.RUNNING), SOURCE),
+    (DomainView(state=DomainState.PAUSED, pause=Pause.MIGRATION), DESTINATION),
+    (DomainView(state=DomainState.SHUT_OFF), DESTINATION),
+])
+def test_a_vm_that_another_move_took_elsewhere_is_told_of_where_it_is(
+    view: DomainView, there: DomainView, runs_on: str,
+) -> None:
+    report, _agents, _notes = resumed(known([], [], outcomes=(Outcome.MOVED, Outcome.MOVED)), {
+        (Command.LOCATE, DESTINATION): view, (Command.LOCATE, SOURCE): there})
+    assert (report.outcome, report.runs_on) == (Outcome.MOVED, runs_on)
+    assert report.state is (there if runs_on == SOURCE else view).state
 
 
 def test_a_job_that_has_ended_on_one_host_only_is_gone_on_with() -> None:
@@ -347,5 +363,6 @@ def test_a_vm_that_was_not_running_is_told_as_it_was() -> None:
     facts = dataclasses.replace(FACTS, state=DomainState.SHUT_OFF)
     record = dataclasses.replace(KEPT, arguments=StepArguments(migration=MIGRATION, facts=facts))
     report, _agents, _notes = resumed(known([], [], record=record, outcomes=(Outcome.MOVED, Outcome.MOVED)), {
-        (Command.LOCATE, DESTINATION): DomainView(state=DomainState.SHUT_OFF)})
+        (Command.LOCATE, DESTINATION): DomainView(state=DomainState.SHUT_OFF),
+        (Command.LOCATE, SOURCE): DomainView(state=DomainState.ABSENT)})
     assert report.state is DomainState.SHUT_OFF

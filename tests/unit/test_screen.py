@@ -165,7 +165,7 @@ def test_what_has_no_size_yet_has_no_bar() -> None:
 
 def test_it_is_said_that_nothing_moves_and_that_nothing_is_heard() -> None:
     assert block(dataclasses.replace(DISKS, stalled=True), WIDE)[1].endswith("1.05 GiB of 1.95 GiB  nothing is moving")
-    assert "no news" not in block(dataclasses.replace(DISKS, silent=9.9), WIDE)[1]
+    assert "no news" not in block(dataclasses.replace(DISKS, silent=4.9), WIDE)[1]
     silent = block(dataclasses.replace(DISKS, silent=75.0), WIDE)[1]
     assert silent.endswith("54 %  1.05 GiB of 1.95 GiB  no news for 1:15 min")
     assert "no news for 1:15 min" in "\n".join(block(dataclasses.replace(DISKS, silent=75.0), NARROW))

@@ -421,6 +421,8 @@ def test_the_storage_is_copied_as_asked_and_without_zeroing_by_default(asked: Co
     (JobStatistics(10, 100, 0, 0), "copying the disk", 10, 170),
     (JobStatistics(100, 100, 20, 50), "copying memory", 120, 150),
     (JobStatistics(100, 100, 90, 50), "copying memory", 190, 190),
+    # Of 50, 10 were pages of zeros: they are behind it and have not crossed.
+    (JobStatistics(100, 100, 35, 50, passes=1, memory_left=5), "copying memory", 135, 140),
 ])
 def test_progress_is_disk_and_memory_together_and_never_more_than_all(
     statistics: JobStatistics, phase: str, done: int, total: int,
