@@ -244,7 +244,7 @@ class Display:
 
     def leaving(self, seconds: float) -> None:
         """Say what Ctrl-C does."""
-        words = translate("Leaving: the step that runs goes on. Ctrl-C once more within {seconds} s cancels the job.")
+        words = translate("Leaving: the running step goes on. Ctrl-C once more within {seconds} s cancels the job.")
         self._say("leaving", words.format(seconds=f"{seconds:.0f}"))
 
     def cancelling(self, *, possible: bool, pressed: bool = True) -> None:

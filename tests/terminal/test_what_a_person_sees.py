@@ -332,7 +332,7 @@ def test_what_is_typed_meanwhile_leaves_nothing(stage: Stage) -> None:
     # What Ctrl-C leaves, the shell does not read.
     pane.type("C-c")
     lines = pane.wait_for_end()
-    place = lines.index("Leaving: the step that runs goes on. Ctrl-C once more within 2 s cancels it.")
+    place = lines.index("Leaving: the running step goes on. Ctrl-C once more within 2 s cancels the job.")
     assert is_seen(lines[:place], "go", BEFORE, [])
     pane.type("echo seen", "Enter")
     pane.wait_for_last("$ echo seen", "seen", "$")
@@ -344,10 +344,10 @@ def test_a_second_ctrl_c_cancels(stage: Stage) -> None:
     pane.type("go", "Enter")
     pane.wait_for("vdb")
     pane.type("C-c")
-    pane.wait_for("Leaving: the step that runs goes on.")
+    pane.wait_for("Leaving: the running step goes on.")
     pane.type("C-c")
     lines = pane.wait_for_end()
-    assert any(line.startswith("Cancelling: the VM stays where it is. Another Ctrl-C") for line in lines)
+    assert any(line.startswith("Cancelling: the VM stays where it is if it has not moved yet.") for line in lines)
     assert "copying the disk" not in "\n".join(lines)
     assert lines[-1].startswith("Rolled back: VM1 runs on ")
 

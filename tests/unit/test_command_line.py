@@ -342,7 +342,7 @@ def test_each_kind_of_end_has_its_exit_code_and_its_sentence(
 
 
 def test_leaving_with_ctrl_c_is_told_with_the_job_that_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for options, said in (([], "Leaving: the step that runs goes on. Ctrl-C once more within 2 s cancels the job."),
+    for options, said in (([], "Leaving: the running step goes on. Ctrl-C once more within 2 s cancels the job."),
                           (["--progress", "json"], '{"event": "leaving"}')):
         agents = scripted(monkeypatch, {(Command.LIVE_MIGRATION, SOURCE): Interrupt(MOVED)})
         code, out, err = run(*options, *WORDS)
@@ -626,7 +626,7 @@ def test_the_end_of_a_terminal_or_a_service_is_taken_like_ctrl_c(
     code, out, err = run(*WORDS)
     assert code == 8
     assert out.startswith("Left: job ")
-    assert "Leaving: the step that runs goes on." in err
+    assert "Leaving: the running step goes on." in err
     assert agents.calls()[-1] == (Command.COPY_DISK_FILE, SOURCE)
 
 

@@ -107,7 +107,7 @@ def test_what_ctrl_c_does_is_said_above_what_runs_in_as_many_lines_as_it_takes()
     screen.pass_time(1.25)
     screen.display.leaving(2.0)
     assert screen.pass_time(0.5) == [
-        "Leaving: the step that runs goes on.", "Ctrl-C once more within 2 s cancels the", "job.",
+        "Leaving: the running step goes on.", "Ctrl-C once more within 2 s cancels the", "job.",
         " LIVE_MIGRATION .11 1 s"]
     screen.display.cancelling(possible=False)
     assert screen.pass_time(0.5)[3:6] == [
