@@ -161,8 +161,8 @@ class WrittenRun:
             {address: contact.facts for address, contact in contacts.items()}, self._clocks(contacts))
 
     def _clocks(self, contacts: Mapping[str, Contact]) -> dict[str, float]:
-        """How many seconds each host's clock is ahead of this one's: an answer was on its way for half of the time."""
-        return {address: sum(contact.clock_offset()) / 2 - self._wall_offset for address, contact in contacts.items()}
+        """How many seconds each host's clock is certain to be ahead of this one's."""
+        return {address: contact.ahead(self._wall_offset) for address, contact in contacts.items()}
 
 
 def command_line(typed: Sequence[str]) -> str:

@@ -172,6 +172,11 @@ class Contact:
         """The least and the most that the agent's clock, in seconds since 1970, is ahead of ours, which is another."""
         return self.facts.clock / 1000 - self.until, self.facts.clock / 1000 - self.at
 
+    def ahead(self, wall_offset: float) -> float:
+        """How many seconds it is ahead for certain of this host's wall clock, which is so far ahead of ours."""
+        least, most = self.clock_offset()
+        return max(least - wall_offset, min(most - wall_offset, 0.0))
+
 
 def clock_skew(one: Contact, other: Contact) -> float:
     """How many seconds the clocks of two agents are apart at least, however long the answers took."""

@@ -130,8 +130,7 @@ def _host(address: str, talk: Conversation, errors: dict[str, MigrationError], w
     contact = talk.contacts.get(address)
     if contact is None:
         return HostLook(address, error=errors[address])
-    least, most = contact.clock_offset()
-    return HostLook(address, contact.facts, max(least - wall_offset, min(most - wall_offset, 0.0)))
+    return HostLook(address, contact.facts, contact.ahead(wall_offset))
 
 
 def _pairs(talk: Conversation, answered: list[str], user: str) -> Iterator[PairLook]:

@@ -66,6 +66,17 @@ def test_a_vm_that_its_source_never_gave_up_is_rolled_back_however_it_is_there_n
     assert agents.calls() == CHECKED + MOVING + ROLLING_BACK + again
 
 
+def test_the_copy_of_an_earlier_move_that_is_back_is_not_told_as_absent() -> None:
+    back = RollBackReport(state=DomainState.ABSENT, removed=("/x",), cleared=True, older_copy=True)
+    report, _agents, _notes = run({
+        **states(DomainState.RUNNING, DomainState.ABSENT), (Command.ROLL_BACK, DESTINATION): back,
+        (Command.LIVE_MIGRATION, SOURCE): FAILED})
+    assert report.outcome is Outcome.ROLLED_BACK
+    (told,) = [step.summary for step in report.steps
+               if (step.command, step.host) == (Command.ROLL_BACK, DESTINATION)]
+    assert told == "only the copy of an earlier move here, as it was; removed /x"
+
+
 UNCLEAR = [
     *[(here, there, None) for here in DomainState for there in DomainState
       if (here, there) not in [

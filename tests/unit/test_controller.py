@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -66,9 +66,10 @@ from tests.unit.scripted import (
     slow_at,
 )
 from wire.errors import ErrorCode, MigrationError
+from wire.exchange import Exchange, GaveUp
 from wire.facts import DomainFacts
 from wire.findings import CheckReport
-from wire.message import Request
+from wire.message import Reply, Request
 from wire.records import HelloArguments, MigrationReport, Progress, StepArguments
 
 
@@ -214,6 +215,24 @@ def test_what_was_found_on_the_source_is_told_even_if_the_check_of_the_destinati
     assert len(report.errors) == 1
     assert report.outcome is Outcome.NOTHING_CHANGED
     assert agents.calls() == LOOKED
+
+
+class SourceIsSlow(ScriptedAgents):
+    """The source's HELLO takes 10 s, for which the destination's answer lies there."""
+
+    def wait(self, exchange: Exchange, on_progress: Callable[[Progress], None]) -> Reply | GaveUp:
+        """Answer as the script says, at those times."""
+        answer = super().wait(exchange, on_progress)
+        if exchange.request.cmd is Command.HELLO and exchange.request.agent_ip == SOURCE:
+            self.clock.now += 10.0 - self.step_seconds
+        late = exchange.request.cmd is Command.HELLO and exchange.request.agent_ip == DESTINATION
+        exchange.ended_at = self.clock.now - (10.0 if late else 0.0)
+        return answer
+
+
+def test_a_greeting_takes_as_long_as_its_own_host_takes() -> None:
+    report, _agents, _notes = run({}, SourceIsSlow())
+    assert [step.seconds for step in report.steps[:2]] == [pytest.approx(10.0), pytest.approx(0.5)]
 
 
 def test_a_challenge_that_grows_old_is_fetched_anew_before_the_next_step() -> None:

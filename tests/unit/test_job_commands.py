@@ -118,6 +118,7 @@ def test_the_jobs_are_a_table_with_the_newest_first_and_nothing_on_stderr(run: R
 
 def test_a_job_that_nobody_drives_says_so(run: Run) -> None:
     assert run("list", listing(job(1))).rows[0][-1] == "not finished: no step runs"
+    assert run("list", listing(job(1, downtime=90))).rows[0][-1] == "has moved, not finished: no step runs"
 
 
 def test_what_an_admin_is_called_steers_no_terminal(run: Run) -> None:
@@ -250,7 +251,7 @@ def test_what_no_agent_knows_has_no_status_and_one_that_could_not_be_asked_is_to
 def test_a_job_that_is_gone_on_with_ends_like_a_migration(run: Run) -> None:
     ran = run(f"resume {JOB}", known([*COPIED, step(Command.LIVE_MIGRATION, 3)], PREPARED, moved=MOVED))
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out.startswith(f"VM1 runs on {DESTINATION} now.\n")
+    assert re.match(rf"VM1 runs on {DESTINATION} now\.\ntaken up [0-9.]+ s ago, moved .* in all \(", ran.out)
 
 
 def test_a_job_that_is_gone_on_with_and_fails_has_the_exit_code_and_the_errors_of_that(run: Run) -> None:

@@ -301,8 +301,8 @@ def test_a_clock_is_held_against_this_hosts_own() -> None:
         ControllerSettings(agents=AGENTS, keys=(MASTER,)), agents, Recorder(clock), clock, on_ended=written.ended)
     report = controller.migrate(MIGRATION)
     made = written._all_of_it(controller, report)
-    # It was asked at 0 s, and had answered after half a second.
-    assert made.clocks[SOURCE] == pytest.approx(7.0 - 0.25)
+    # It was asked at 0 s, and had answered after half a second: more than that is not certain.
+    assert made.clocks[SOURCE] == pytest.approx(7.0 - 0.5)
     assert made.began.timestamp() == 1_790_000_000.0
     assert made.began.tzinfo is not None
     assert set(made.hosts) == {SOURCE, DESTINATION}

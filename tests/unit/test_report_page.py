@@ -297,6 +297,14 @@ def test_each_step_is_told_once_with_what_was_planned_and_what_came_of_it(name: 
         assert (row[2] in ("not run", "not in a dry run", "goes on")) == (step in left)
 
 
+def test_a_run_that_was_left_is_not_told_as_one_that_is_over() -> None:
+    (going_on,) = [row for row in rows_of_steps(PAGES["detached"]) if row[0].startswith("LIVE_MIGRATION")]
+    assert going_on[2] == "goes on"
+    assert "not run" in {row[2] for row in rows_of_steps(PAGES["detached"])}
+    whole = Reader(PAGES["detached"]).text.partition("whole run")[2].partition("disks and files")[0]
+    assert whole.endswith(" - ")
+
+
 def test_what_is_to_be_typed_stands_as_code_in_a_remedy() -> None:
     assert "<code>--skip-check memory</code>" in PAGES["blocked"]
     assert "`" not in Reader(PAGES["blocked"]).text
