@@ -113,11 +113,11 @@ def _finding_text(finding: Finding) -> str:
     if finding.skipped:
         skipped = translate("skipped {check}: {message}").format(check=name, message=message)
         return f"{PROGRAM}: {skipped}\n"
-    hint = printable(translate(finding.hint))
+    hint, code = printable(translate(finding.hint)), finding.error().code.value
     if finding.severity is Severity.WARNS:
         warning = translate("warning: {message}").format(message=message)
-        return f"{PROGRAM}: {warning}\n  {hint}\n"
+        return f"{PROGRAM}: {warning} [{code}]\n  {hint}\n"
     skippable = ""
     if CHECKS[finding.check].skippable:
         skippable = "  " + translate("To go on all the same: --skip-check {check}").format(check=name) + "\n"
-    return f"{PROGRAM}: {message}\n  {hint}\n{skippable}"
+    return f"{PROGRAM}: {message} [{code}]\n  {hint}\n{skippable}"

@@ -124,4 +124,4 @@ def show_errors(errors: Sequence[MigrationError], stream: TextIO) -> None:
     for error in errors:
         # What is not the console's own words may name the command as well.
         hint = with_program_name(translate(error.hint))
-        write(stream, f"{PROGRAM}: {printable(translate(error.message))}\n  {printable(hint)}\n")
+        write(stream, f"{PROGRAM}: {printable(translate(error.message))} [{error.code.value}]\n  {printable(hint)}\n")

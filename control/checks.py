@@ -210,7 +210,8 @@ def summarise(report: CheckReport) -> Phrase:
         found.append(Phrase("{count} warning" if warnings == 1 else "{count} warnings", {"count": str(warnings)}))
     if not found:
         return Phrase("{count} checks, nothing in the way", {"count": checks})
-    return Phrase("{count} checks: {found}", {"count": checks, "found": joined(found)})
+    return Phrase("{count} checks: {found}" if checks != "1" else "{count} check: {found}", {
+        "count": checks, "found": joined(found)})
 
 
 def _clock(talk: Conversation, migration: Migration) -> Iterator[Finding]:

@@ -266,7 +266,7 @@ def test_the_obstacles_of_both_hosts_come_in_one_report_and_nothing_is_asked_aft
     assert obstacle_codes(report) == [*here, *there]
     assert agents.calls() == LOOKED
     assert (report.outcome, report.exit_code) == (Outcome.NOTHING_CHANGED, ExitCode.REFUSED)
-    assert [step.summary for step in report.steps[2:4]] == ["1 checks: 2 obstacles"] * 2
+    assert [step.summary for step in report.steps[2:4]] == ["1 check: 2 obstacles"] * 2
 
 
 @pytest.mark.parametrize("call", [(Command.CHECK_SOURCE, SOURCE), (Command.CHECK_DESTINATION, DESTINATION)])

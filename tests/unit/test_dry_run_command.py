@@ -154,8 +154,8 @@ def test_the_worst_comes_last_next_to_the_result() -> None:
     lines = [line for line in shown(TAKEN, FEW, FINE, fine=True).splitlines() if line.startswith("vmmigration.py")]
     assert lines == [
         "vmmigration.py: snapshots: it has no snapshots",
-        f"vmmigration.py: warning: VM VM1 has 8 virtual CPUs, {DESTINATION} has 2 CPUs.",
-        f"vmmigration.py: /srv/x exists already on {DESTINATION}."]
+        f"vmmigration.py: warning: VM VM1 has 8 virtual CPUs, {DESTINATION} has 2 CPUs. [cpus-fewer]",
+        f"vmmigration.py: /srv/x exists already on {DESTINATION}. [path-taken]"]
 
 
 def test_a_refusal_says_which_option_would_go_on_all_the_same_if_there_is_one() -> None:

@@ -267,7 +267,7 @@ def test_a_page_that_cannot_be_written_in_the_end_changes_no_exit_code(
     ran = run("-q", "--report", "run.html", *words, script=script)
     assert ran.code == code
     assert ran.out.splitlines()[0].partition("job")[0] == without.out.splitlines()[0].partition("job")[0]
-    assert ran.err.splitlines()[-2] == f"vmmigration.py: run.html cannot be written: {said}."
+    assert ran.err.splitlines()[-2] == f"vmmigration.py: run.html cannot be written: {said}. [file-not-written]"
     assert len(ran.err.splitlines()) == len(without.err.splitlines()) + 2
     assert (tmp_path / "run.html").read_bytes() == earlier
 
