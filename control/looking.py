@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -100,6 +100,19 @@ def find_job(talk: Conversation, job_id: str) -> tuple[JobLook, JobsReport]:
     if report.errors:
         raise first_of(report.errors)
     raise job_unknown(job_id)
+
+
+def moving_now(talk: Conversation, domains: Iterable[str]) -> Optional[JobLook]:
+    """A job that does something now with a VM of one of these names, as far as the agents that have greeted tell."""
+    with talk.unseen():
+        for domain in domains:
+            for host in sorted(talk.contacts):
+                # One that cannot tell of its jobs cannot tell where the VM is either, which is asked next.
+                with contextlib.suppress(MigrationError, SilenceError):
+                    for summary in _jobs_of(talk, host, domain):
+                        if summary.outcome is None and summary.doing:
+                            return JobLook({host: summary})
+    return None
 
 
 def job_unknown(job_id: str) -> MigrationError:

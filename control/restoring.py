@@ -7,7 +7,7 @@ from typing import Optional
 
 from constant import GIVE_UP_SECONDS, Command, ExitCode
 from control.conversation import Conversation, DetachedError, SilenceError, reason_of
-from control.looking import find_job, job_runs, job_unknown, look_at_jobs, recall, recalled_migration, unreached
+from control.looking import find_job, job_runs, job_unknown, moving_now, recall, recalled_migration, unreached
 from control.whereabouts import locate
 from wire.errors import ErrorCode, MigrationError, first_of
 from wire.phrase import Phrase, joined
@@ -43,11 +43,10 @@ def restore_source(talk: Conversation, job_id: str, *, without_destination: bool
     look, report = find_job(talk, job_id)
     source, destination = look.told.source, look.told.destination
     names = sorted({look.told.name_there, look.told.domain})
-    for name in names:
-        # What another move brings to a host is no second VM that an admin might end.
-        for job in look_at_jobs(talk, name).jobs:
-            if job.outcome is None and job.doing:
-                raise job_runs(job)
+    # What another move brings to a host is no second VM that an admin might end.
+    moving = look if look.outcome is None and look.doing else moving_now(talk, names)
+    if moving is not None:
+        raise job_runs(moving)
     warnings = list(report.errors)
     silent = unreached(talk, report, (source, destination))
     if without_destination:
