@@ -181,7 +181,7 @@ def test_an_admin_who_reads_chinese_reads_what_the_agents_found_in_it(scene: Sce
     assert run.code == REFUSED, run.text
     assert run.stdout == "实际迁移不能开始\uff1a有 1 项阻碍。\n"
     found = [line for line in run.stderr.splitlines() if re.match(r"vmmigration\.py: |  ", line)]
-    assert f"vmmigration.py: {IMAGE} 在 {scene.target.address} 上已经存在。" in found
+    assert f"vmmigration.py: {IMAGE} 在 {scene.target.address} 上已经存在。 [path-taken]" in found
     assert len(found) > 40
     # Names, paths, figures and commands aside, nothing is left in English.
     assert [line for line in found if re.search(r"[a-z]{2,} [a-z]{2,} [a-z]{2,}", re.sub("`.*?`", "", line))] == []
