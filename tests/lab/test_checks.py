@@ -141,7 +141,7 @@ def test_an_obstacle_is_named_with_its_remedy_and_nothing_else_is(scene: Scene, 
         assert expected in said.run.stderr, said.run.stderr
     for finding in said.result["findings"]:
         if finding["severity"] != "fine":
-            assert f"{finding['message']}\n  {finding['hint']}\n" in said.run.stderr
+            assert f"{finding['message']} [{finding['code']}]\n  {finding['hint']}\n" in said.run.stderr
 
 
 def test_between_two_hosts_that_are_in_order_nothing_stops_and_nothing_warns(scene: Scene) -> None:
