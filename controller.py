@@ -94,7 +94,8 @@ class Controller:
             report = RunReport(migration, Outcome.DETACHED, None, 0.0, errors=(MigrationError(ErrorCode.DETACHED, {
                 "job": migration.job_id, "domain": migration.domain, "seconds": f"{GIVE_UP_SECONDS:.0f}"}),))
         except KeyboardInterrupt:
-            report = self._left(migration, cancelled_by_admin(migration.domain))
+            report = self._left(migration, cancelled_by_admin(migration.domain), Phrase(
+                "Ctrl-C ended this command before both hosts had told what became of it"))
         except MigrationError as error:
             report = self._left(migration, error)
         except Exception as error:
@@ -447,16 +448,15 @@ class Controller:
             return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(state,))
         return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(state, _left_behind(migration, facts)))
 
-    def _left(self, migration: Migration, error: MigrationError) -> RunReport:
-        """The report of a run that was not followed to its end."""
+    def _left(self, migration: Migration, error: MigrationError, reason: Optional[Phrase] = None) -> RunReport:
+        """The report of a run that was not followed to its end, with the reason if it is another than the error."""
         if not self._talk.changed:
             return RunReport(migration, Outcome.NOTHING_CHANGED, None, 0.0, errors=(error,))
         if self._moved is not None:
             return RunReport(migration, Outcome.MOVED_INCOMPLETE, migration.destination, 0.0, errors=(error,),
                              state=self._moved.state)
-        reason = Phrase("{error} What had been begun was not followed to its end.", {"error": error.message})
-        if error.code is ErrorCode.MIGRATION_CANCELLED:
-            reason = Phrase("Ctrl-C ended this command before both hosts had told what became of it")
+        reason = reason or Phrase(
+            "{error} What had been begun was not followed to its end.", {"error": error.message})
         return RunReport(migration, Outcome.UNKNOWN, None, 0.0, errors=(_state_unknown(migration, reason),))
 
 

@@ -59,7 +59,8 @@ def run(context: StepContext, arguments: StepArguments) -> RollBackReport:
             "host": context.host, "problem": Phrase("cannot remove {problem}", {
                 "problem": joined(problems, SEMICOLON)}), "domain": migration.domain})
     return RollBackReport(
-        state=state, removed=tuple(removed), cleared=True, spared=spared, older_copy=view.state is not state)
+        state=state, removed=tuple(removed), cleared=True, spared=spared,
+        older_copy=view.state is not DomainState.ABSENT)
 
 
 def _coming(context: StepContext, migration: Migration) -> set[str]:

@@ -619,6 +619,7 @@ def test_the_device_of_a_move_that_fails_is_blank_again_but_not_while_something_
     failed = admin.migrate("vain", *options)
     assert failed.code == 5, failed.text
     assert not Path(there).read_bytes()[:1 << 20].strip(b"\0")
+    log = node2.path(AGENT_LOG).read_text()
     holder = node2.popen(["sh", "-c", f"exec sleep 600 <{there}"])
     try:
         failed = admin.migrate("vain", *options)
@@ -630,6 +631,8 @@ def test_the_device_of_a_move_that_fails_is_blank_again_but_not_while_something_
     # It is still written down, and goes as soon as it can: the agent, which looks every few seconds, may be the first.
     ended = admin.command("repair", "vain", node1.address, node2.address)
     assert ended.code == 0, ended.text
+    settled = "the job was settled here, rolled back" in node2.path(AGENT_LOG).read_text()[len(log):]
+    assert f"removed {there}" in ended.text or settled, ended.text
     assert not Path(there).read_bytes()[:1 << 20].strip(b"\0")
     assert job_leftovers(node1) == job_leftovers(node2) == []
     assert guest.witness.report().sound
